@@ -1,0 +1,1 @@
+"""What every part of lamer shares: records, messages, codec, configuration, transport and keys."""

@@ -1,0 +1,330 @@
+"""Everything that travels over the run's ZeroMQ socket, as one tagged union.
+
+The gateway binds a ROUTER; actors, inference hosts, the trainer and observers connect a DEALER each.
+
+    anyone    -> gateway   Hello, Heartbeat, Goodbye          gateway -> anyone    Welcome | Reject, Heartbeat, Shutdown
+    actor     -> gateway   TrialDone, TrialFailed             gateway -> actor     Lease, Ack, Nack, Servers
+    host      -> gateway   HostStatus                         gateway -> host      WeightAnnouncement
+    trainer   -> gateway   BatchRequest, Published,           gateway -> trainer   Batch
+                           UpdateReport, Checkpointed
+    observer  -> gateway   StatusRequest                      gateway -> observer  Status
+
+A finished trial is resent until it is acknowledged; the gateway acknowledges after the journal's commit is on disk.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from common.records import Purpose, Record, Task
+
+PROTOCOL_VERSION = 1
+
+
+class Role(enum.StrEnum):
+    """What a process that says Hello is."""
+
+    ACTOR = "actor"
+    HOST = "host"
+    TRAINER = "trainer"
+    OBSERVER = "observer"
+
+
+class NackKind(enum.StrEnum):
+    """Why a trial was not accepted: resend it later, never (kept in quarantine), or never because it came too late."""
+
+    RETRY = "retry"
+    INVALID = "invalid"
+    STALE = "stale"
+
+
+class MemoryMode(enum.StrEnum):
+    """What later episodes of a trial are shown of the earlier ones."""
+
+    NONE = "none"
+    REFLECTION = "reflection"
+    TRAJECTORY = "trajectory"
+    BOTH = "both"
+
+    @property
+    def has_reflections(self) -> bool:
+        """Whether the policy is asked to reflect between two episodes."""
+        return self in (MemoryMode.REFLECTION, MemoryMode.BOTH)
+
+    @property
+    def has_trajectories(self) -> bool:
+        """Whether past actions and observations are shown."""
+        return self in (MemoryMode.TRAJECTORY, MemoryMode.BOTH)
+
+
+class Phase(enum.StrEnum):
+    """What a run is doing."""
+
+    STARTING = "starting"
+    EVALUATING = "evaluating"
+    TRAINING = "training"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Message(Record, frozen=True, tag_field="type", tag=True):
+    """Base of all messages; the tag on the wire is the class name."""
+
+
+class Sampling(Record, frozen=True):
+    """How responses are sampled. top_k 0 and top_p 1 mean no restriction."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    max_response_tokens: int
+    max_reflection_tokens: int
+
+
+class ServerInfo(Record, frozen=True):
+    """An inference server as actors see it. `policy_version` is the version it was verified to hold."""
+
+    name: str
+    url: str
+    api_key: str
+    policy_version: int
+    max_running: int
+
+
+class Hello(Message, frozen=True):
+    """First message of every connection and of every reconnection.
+
+    capacity: trials an actor runs at once, 0 for the other roles. run and config_hash: what the sender expects, "" for
+    whatever the gateway runs. fingerprint: of a host's model folder (architecture, vocabulary, dtype), "" elsewhere.
+    """
+
+    protocol_min: int
+    protocol_max: int
+    role: Role
+    name: str
+    run: str = ""
+    config_hash: str = ""
+    capacity: int = 0
+    fingerprint: str = ""
+
+
+class Welcome(Message, frozen=True):
+    """The gateway accepted a Hello.
+
+    epoch: changes when the gateway restarts. config: the run's resolved configuration as JSON (`common.config`).
+    model_path: folder of the policy's tokenizer and first weights. credit_trials / credit_bytes: what may be unacknowledged.
+    """
+
+    protocol: int
+    epoch: int
+    run: str
+    config: str
+    config_hash: str
+    policy_version: int
+    model_path: str
+    credit_trials: int
+    credit_bytes: int
+    heartbeat_seconds: float
+
+
+class Reject(Message, frozen=True):
+    """The gateway refused a Hello; the sender exits with code 2 and prints `reason`."""
+
+    reason: str
+
+
+class Heartbeat(Message, frozen=True):
+    """Sent from the event loop by both ends, so that its absence means a dead or blocked process."""
+
+    in_flight: int = 0
+
+
+class Goodbye(Message, frozen=True):
+    """The sender leaves on purpose: its leases are given to others at once."""
+
+    reason: str
+
+
+class Shutdown(Message, frozen=True):
+    """The run is over: exit with `exit_code`."""
+
+    reason: str
+    exit_code: int
+
+
+class Lease(Message, frozen=True):
+    """Play this trial within `seconds` (counted on the receiver's monotonic clock)."""
+
+    trial_id: str
+    group_id: int
+    slot: int
+    purpose: Purpose
+    task: Task
+    episodes: int
+    memory: MemoryMode
+    sampling: Sampling
+    seconds: float
+
+
+class TrialDone(Message, frozen=True):
+    """A finished trial: `body` is the encoded `Trial`, journalled as it came."""
+
+    trial_id: str
+    body: bytes
+
+
+class TrialFailed(Message, frozen=True):
+    """A trial that ended for a reason of ours (server, environment, actor): its slot is leased again."""
+
+    trial_id: str
+    reason: str
+
+
+class Ack(Message, frozen=True):
+    """These trials are on the gateway's disk."""
+
+    trial_ids: tuple[str, ...]
+
+
+class Nack(Message, frozen=True):
+    """This trial was not accepted."""
+
+    trial_id: str
+    kind: NackKind
+    reason: str
+
+
+class Servers(Message, frozen=True):
+    """The inference servers that may be used now; replaces the list sent before."""
+
+    servers: tuple[ServerInfo, ...]
+
+
+class HostStatus(Message, frozen=True):
+    """A host's server: sent when it is ready, after every weight update, with every heartbeat and when it fails.
+
+    pause_seconds / update_seconds: of the last weight update. error: "" or why the server can't be used.
+    """
+
+    server: ServerInfo
+    is_ready: bool
+    running: int
+    waiting: int
+    pause_seconds: float = 0.0
+    update_seconds: float = 0.0
+    error: str = ""
+
+
+class WeightAnnouncement(Message, frozen=True):
+    """Policy version `version` lies in folder `path`; `digest` is the SHA-256 of its `model.safetensors`."""
+
+    version: int
+    path: str
+    digest: str
+
+
+class BatchRequest(Message, frozen=True):
+    """The trainer, holding `policy_version`, waits for the next batch."""
+
+    policy_version: int
+
+
+class Batch(Message, frozen=True):
+    """The batch of update `step` (1, 2, ...) is claimed in the journal; the trainer reads its trials there.
+
+    trial_ids: sorted. policy_version: the version trained from, step - 1.
+    """
+
+    step: int
+    policy_version: int
+    trial_ids: tuple[str, ...]
+
+
+class Published(Message, frozen=True):
+    """The trainer wrote policy version `version` to folder `path`."""
+
+    version: int
+    path: str
+    digest: str
+
+
+class Metric(Record, frozen=True, array_like=True):
+    """One measured figure; names are the ones shown in MLflow."""
+
+    name: str
+    value: float
+
+
+class UpdateReport(Message, frozen=True):
+    """What the trainer measured in update `step`."""
+
+    step: int
+    metrics: tuple[Metric, ...]
+
+
+class Checkpointed(Message, frozen=True):
+    """A durable checkpoint covers every batch up to and including `step`."""
+
+    step: int
+    path: str
+
+
+class StatusRequest(Message, frozen=True):
+    """An observer asks how the run is."""
+
+
+class Status(Message, frozen=True):
+    """How the run is: what the live panel shows. Rates are over the last ten seconds.
+
+    pass_at: pass@1, pass@2, ... of the trials of the last update. weight_age: seconds since the servers last changed weights.
+    """
+
+    run: str
+    phase: Phase
+    update: int
+    updates: int
+    pass_at: tuple[float, ...]
+    trials: int
+    trials_per_second: float
+    tokens_per_second: float
+    in_flight: int
+    staleness_mean: float
+    staleness_max: int
+    weight_age: float
+    policy_version: int
+    actors: int
+    servers: int
+    dropped: int
+    evaluated: int
+    evaluations: int
+    seconds: float
+    mlflow_url: str = ""
+
+
+AnyMessage = (
+    Hello
+    | Welcome
+    | Reject
+    | Heartbeat
+    | Goodbye
+    | Shutdown
+    | Lease
+    | TrialDone
+    | TrialFailed
+    | Ack
+    | Nack
+    | Servers
+    | HostStatus
+    | WeightAnnouncement
+    | BatchRequest
+    | Batch
+    | Published
+    | UpdateReport
+    | Checkpointed
+    | StatusRequest
+    | Status
+)
+
+MESSAGE_TYPES: tuple[type[msgspec.Struct], ...] = AnyMessage.__args__

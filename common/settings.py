@@ -1,0 +1,237 @@
+"""The configuration's schema: one small frozen dataclass a component, with its defaults and its ranges.
+
+Read by `common.config`, which merges YAML files and `key=value` overrides into it. A field's allowed range stands in its
+metadata (`_field`), and is checked with the full key in the error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.messages import MemoryMode
+
+
+def _field(default: Any, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()) -> Any:
+    """A field with a default and a range: low <= value <= high, or one of `choices`."""
+    return field(default=default, metadata={"low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where a run lives. name "": the configuration file's name and the next free number."""
+
+    name: str = ""
+    directory: str = "runs"
+    seed: int = _field(0, low=0)
+
+
+@dataclass(frozen=True)
+class PocketSettings:
+    """Size of the `pocket` model (Qwen3 architecture), created when `model.path` is empty."""
+
+    hidden: int = _field(96, low=8)
+    layers: int = _field(2, low=1)
+    heads: int = _field(4, low=1)
+    kv_heads: int = _field(2, low=1)
+    head_dim: int = _field(24, low=4)
+    intermediate: int = _field(192, low=8)
+    vocabulary: int = _field(512, low=260)
+    context: int = _field(1024, low=16)
+
+
+@dataclass(frozen=True)
+class WarmstartSettings:
+    """Supervised warm start on scripted random play: the output format, not the skill. steps 0: none."""
+
+    steps: int = _field(400, low=0)
+    trials: int = _field(2000, low=1)
+    batch: int = _field(64, low=1)
+    learning_rate: float = _field(3e-3, low=0.0)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The policy: a Hugging Face model folder, or "" for `pocket`. chat_template: use the folder's own template."""
+
+    path: str = ""
+    chat_template: bool = True
+    pocket: PocketSettings = field(default_factory=PocketSettings)
+    warmstart: WarmstartSettings = field(default_factory=WarmstartSettings)
+
+
+@dataclass(frozen=True)
+class EnvSettings:
+    """The environment by its registry name, and its own options (checked against the environment's schema)."""
+
+    name: str = "doors"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrialSettings:
+    """What one trial is, and how responses are sampled in training. Plain RL: episodes 1, memory none.
+
+    max_turns 0: the environment's own. max_prompt_tokens: a longer prompt ends the trial as context_overflow.
+    """
+
+    episodes: int = _field(3, low=1)
+    memory: MemoryMode = MemoryMode.BOTH
+    max_turns: int = _field(0, low=0)
+    max_prompt_tokens: int = _field(2048, low=1)
+    max_response_tokens: int = _field(1024, low=1)
+    max_reflection_tokens: int = _field(1024, low=1)
+    temperature: float = _field(1.0, low=0.01)
+    top_p: float = _field(1.0, low=0.01, high=1.0)
+    top_k: int = _field(0, low=0)
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """What one update trains on: `groups` tasks, each played by `group_size` trials.
+
+    max_staleness: how many updates old a trial's oldest token may be when it is trained; 0 is synchronous.
+    """
+
+    groups: int = _field(16, low=1)
+    group_size: int = _field(8, low=1)
+    updates: int = _field(300, low=0)
+    max_staleness: int = _field(4, low=0)
+    on_stale: str = _field("drop", choices=("drop", "train"))
+
+
+@dataclass(frozen=True)
+class CreditSettings:
+    """Returns: Eq. 3 and 4 of the paper. trial_discount 0: each episode for itself."""
+
+    form: str = _field("paper", choices=("paper", "reference"))
+    step_discount: float = _field(0.95, low=0.0, high=1.0)
+    trial_discount: float = _field(0.6, low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class AdvantageSettings:
+    """GiGPO: advantage = episode_weight * episode part + step_weight * step part."""
+
+    estimator: str = _field("gigpo", choices=("gigpo",))
+    episode_weight: float = _field(1.0, low=0.0)
+    step_weight: float = _field(1.0, low=0.0)
+    normalise: str = _field("mean", choices=("mean", "mean_std"))
+    invalid_action_penalty: float = _field(0.5, low=0.0)
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Token-level policy loss. importance_cap: upper bound of pi_prox / pi_behave. entropy goes linearly to entropy_final."""
+
+    kind: str = _field("decoupled_ppo", choices=("decoupled_ppo", "ppo_clip"))
+    clip_low: float = _field(0.2, low=0.0, high=1.0)
+    clip_high: float = _field(0.2, low=0.0)
+    dual_clip: float = _field(3.0, low=1.0)
+    importance_cap: float = _field(5.0, low=1.0)
+    entropy: float = _field(0.001, low=0.0)
+    entropy_final: float = _field(0.001, low=0.0)
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW. minibatches: optimizer steps per batch. pack_tokens: most tokens of one forward pass."""
+
+    learning_rate: float = _field(1e-6, low=0.0)
+    beta1: float = _field(0.9, low=0.0, high=1.0)
+    beta2: float = _field(0.999, low=0.0, high=1.0)
+    weight_decay: float = _field(0.01, low=0.0)
+    max_grad_norm: float = _field(1.0, low=0.0)
+    minibatches: int = _field(1, low=1)
+    pack_tokens: int = _field(16384, low=16)
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """Where and how the trainer computes. checkpoint_every: updates between durable checkpoints."""
+
+    device: str = "auto"
+    dtype: str = _field("auto", choices=("auto", "float32", "bfloat16"))
+    threads: int = _field(1, low=1)
+    checkpoint_every: int = _field(20, low=1)
+    keep_checkpoints: int = _field(2, low=1)
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """The inference servers. max_running: sequences in one server's batch. update_mode: how a weight update pauses it."""
+
+    engine: str = _field("embedded", choices=("embedded", "sglang"))
+    servers: int = _field(1, low=0)
+    max_running: int = _field(128, low=1)
+    cache_tokens: int = _field(65536, low=64)
+    update_mode: str = _field("in_place", choices=("in_place", "retract", "abort"))
+    request_seconds: float = _field(300.0, low=0.1)
+    retries: int = _field(5, low=0)
+
+
+@dataclass(frozen=True)
+class ActorSettings:
+    """processes: started by `lamer train`. trials: run at once by each."""
+
+    processes: int = _field(1, low=0)
+    trials: int = _field(128, low=1)
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """The learner's socket. port 0: a free one. slot_retries: leases of a slot before its group is dropped."""
+
+    bind: str = "tcp://127.0.0.1"
+    port: int = _field(0, low=0, high=65535)
+    keys: str = ""
+    lease_seconds: float = _field(900.0, low=0.1)
+    slot_retries: int = _field(3, low=0)
+    heartbeat_seconds: float = _field(2.0, low=0.05)
+    dead_after_seconds: float = _field(20.0, low=0.1)
+    credit_bytes: int = _field(256 * 1024 * 1024, low=1024)
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Measuring pass@k: `tasks` tasks (seeds disjoint from training's), one trial of `episodes` episodes each.
+
+    initial: measure the policy before training as well.
+    """
+
+    initial: bool = True
+    tasks: int = _field(128, low=0)
+    episodes: int = _field(3, low=1)
+    temperature: float = _field(0.7, low=0.01)
+    top_p: float = _field(1.0, low=0.01, high=1.0)
+    top_k: int = _field(0, low=0)
+
+
+@dataclass(frozen=True)
+class TrackingSettings:
+    """MLflow. uri "": a sqlite file in the run directory's parent."""
+
+    mlflow: bool = True
+    uri: str = ""
+    experiment: str = "lamer"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The whole configuration; every component is handed its own section of it."""
+
+    run: RunSettings = field(default_factory=RunSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    env: EnvSettings = field(default_factory=EnvSettings)
+    trial: TrialSettings = field(default_factory=TrialSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    credit: CreditSettings = field(default_factory=CreditSettings)
+    advantage: AdvantageSettings = field(default_factory=AdvantageSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
+    actor: ActorSettings = field(default_factory=ActorSettings)
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)

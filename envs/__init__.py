@@ -1,0 +1,1 @@
+"""Environments: game rules, text rendering, prompts and parsing. Adding one: `envs.base` and `envs.registry`."""
