@@ -34,8 +34,7 @@ def _encode_array(value: object) -> msgspec.msgpack.Ext:
     code = _CODES.get(value.dtype)
     if code is None or value.ndim != 1:
         raise CodecError(f"only 1-D int32 and float32 arrays travel, got {value.dtype} {value.shape}")
-    contiguous = np.ascontiguousarray(value, dtype=_DTYPES[code])
-    return msgspec.msgpack.Ext(code, memoryview(contiguous).cast("B") if contiguous.size else b"")
+    return msgspec.msgpack.Ext(code, np.ascontiguousarray(value, dtype=_DTYPES[code]).tobytes())
 
 
 def _decode_array(code: int, data: memoryview) -> np.ndarray:

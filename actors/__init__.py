@@ -1,0 +1,1 @@
+"""Actors: whole trials played against inference servers, streamed to the learner. No torch."""

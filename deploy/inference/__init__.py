@@ -1,0 +1,1 @@
+"""Inference hosts: the agent, how servers are started, and the embedded engine."""

@@ -1,0 +1,137 @@
+"""The administrative side of SGLang's HTTP contract: readiness, load, and weight updates. Generation is `actors.inference`.
+
+Admin routes take the admin key, the others the api key, as a server with both keys demands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import aiohttp
+import msgspec
+
+from common.errors import LamerError, Missing
+
+log = logging.getLogger("lamer.host")
+
+POLL_SECONDS = 0.2
+REQUEST_SECONDS = 600.0
+
+
+class ServerRefused(LamerError):
+    """The server answered an administrative request with an error; the message quotes it."""
+
+    exit_code = 1
+
+
+class ModelInfo(msgspec.Struct):
+    """What `/model_info` says, as far as we read it."""
+
+    model_path: str = ""
+    weight_version: str = ""
+
+
+class LoadFigures(msgspec.Struct):
+    """Requests of one data-parallel rank in `/v1/loads`."""
+
+    num_running_reqs: int = 0
+    num_waiting_reqs: int = 0
+
+
+class Loads(msgspec.Struct):
+    """What `/v1/loads` says, as far as we read it."""
+
+    loads: tuple[LoadFigures, ...] = ()
+
+
+class PauseBody(msgspec.Struct):
+    """Body of `/pause_generation`."""
+
+    mode: str
+
+
+class EmptyBody(msgspec.Struct):
+    """Body of `/continue_generation`, which must be JSON."""
+
+
+class LoadWeightsBody(msgspec.Struct):
+    """Body of `/update_weights_from_disk`."""
+
+    model_path: str
+    weight_version: str
+    flush_cache: bool
+    abort_all_requests: bool = False
+
+
+AdminBody = PauseBody | EmptyBody | LoadWeightsBody
+
+
+class ServerClient:
+    """One inference server, seen by the host agent that owns it."""
+
+    def __init__(self, url: str, api_key: str, admin_key: str) -> None:
+        self.url = url
+        self._user = {"Authorization": f"Bearer {api_key}"}
+        self._admin = {"Authorization": f"Bearer {admin_key}", "Content-Type": "application/json"}
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.close()
+
+    async def wait_ready(self, seconds: float) -> None:
+        """Wait until the server answers `/model_info`.
+
+        Raises:
+            Missing: it did not within `seconds`.
+        """
+        deadline = asyncio.get_running_loop().time() + seconds
+        while asyncio.get_running_loop().time() < deadline:
+            try:
+                await self.model_info()
+            except (aiohttp.ClientConnectionError, ServerRefused):
+                await asyncio.sleep(POLL_SECONDS)
+            else:
+                return
+        raise Missing(f"the inference server at {self.url} did not answer within {seconds:.0f} s")
+
+    async def model_info(self) -> ModelInfo:
+        """The model folder and weight version that the server holds."""
+        return msgspec.json.decode(await self._get("/model_info"), type=ModelInfo)
+
+    async def loads(self) -> LoadFigures:
+        """Running and waiting requests, summed over ranks."""
+        ranks = msgspec.json.decode(await self._get("/v1/loads"), type=Loads).loads
+        return LoadFigures(sum(rank.num_running_reqs for rank in ranks), sum(rank.num_waiting_reqs for rank in ranks))
+
+    async def pause(self, mode: str) -> None:
+        """Hold generation: `in_place`, `retract` or `abort`."""
+        await self._post("/pause_generation", PauseBody(mode))
+
+    async def resume(self) -> None:
+        """Let generation go on."""
+        await self._post("/continue_generation", EmptyBody())
+
+    async def load_weights(self, folder: str, weight_version: str, flush_cache: bool) -> None:
+        """Load the weights in `folder` and label them; a failure leaves the old ones in place.
+
+        Raises:
+            ServerRefused: the folder can't be loaded.
+        """
+        await self._post("/update_weights_from_disk", LoadWeightsBody(folder, weight_version, flush_cache))
+
+    async def _get(self, route: str) -> bytes:
+        async with self._http.get(self.url + route, headers=self._user) as response:
+            return await self._body(route, response)
+
+    async def _post(self, route: str, body: AdminBody) -> None:
+        data = msgspec.json.encode(body)
+        async with self._http.post(self.url + route, data=data, headers=self._admin) as response:
+            await self._body(route, response)
+
+    async def _body(self, route: str, response: aiohttp.ClientResponse) -> bytes:
+        data = await response.read()
+        if response.status != 200:
+            raise ServerRefused(f"{self.url}{route} answered {response.status}: {data[:300].decode(errors='replace')}")
+        return data
