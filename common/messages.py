@@ -98,6 +98,7 @@ class Hello(Message, frozen=True):
 
     capacity: trials an actor runs at once, 0 for the other roles. run and config_hash: what the sender expects, "" for
     whatever the gateway runs. fingerprint: of a host's model folder (architecture, vocabulary, dtype), "" elsewhere.
+    instance: random, the same on every reconnection of one process (`common.session` fills it in).
     """
 
     protocol_min: int
@@ -108,6 +109,7 @@ class Hello(Message, frozen=True):
     config_hash: str = ""
     capacity: int = 0
     fingerprint: str = ""
+    instance: str = ""
 
 
 class Welcome(Message, frozen=True):
@@ -115,6 +117,7 @@ class Welcome(Message, frozen=True):
 
     epoch: changes when the gateway restarts. config: the run's resolved configuration as JSON (`common.config`).
     model_path: folder of the policy's tokenizer and first weights. credit_trials / credit_bytes: what may be unacknowledged.
+    dead_after_seconds: silence after which either end takes the other for dead.
     """
 
     protocol: int
@@ -127,6 +130,7 @@ class Welcome(Message, frozen=True):
     credit_trials: int
     credit_bytes: int
     heartbeat_seconds: float
+    dead_after_seconds: float = 20.0
 
 
 class Reject(Message, frozen=True):

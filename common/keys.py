@@ -1,0 +1,101 @@
+"""CURVE keys as files: who may talk to a learner.
+
+A keys folder holds one Z85 key a file:
+
+    server.key, server.key_secret    the learner's pair; every client needs server.key
+    client.key, client.key_secret    the pair of the clients of this folder
+    allowed/NAME.key                 public keys that the learner accepts, read at every handshake
+
+A machine that joins a run needs server.key, client.key and client.key_secret. For a machine with its own client pair,
+put that pair's client.key into the learner's allowed/ under any name; deleting it there shuts the machine out at its
+next connection.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import BadInput, Missing
+from common.transport import KeyPair, make_key_pair
+
+_Z85 = re.compile(r"^[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}$")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerKeys:
+    """What the gateway needs: its own pair, and the folder of the public keys that it accepts."""
+
+    pair: KeyPair
+    allowed: Path
+
+    def is_allowed(self, public: str) -> bool:
+        """Whether a client with this public key (Z85) may connect at this moment."""
+        return any(path.read_text(encoding="ascii").strip() == public for path in sorted(self.allowed.glob("*.key")))
+
+
+@dataclass(frozen=True, slots=True)
+class ClientKeys:
+    """What a client needs: its own pair and the learner's public key."""
+
+    pair: KeyPair
+    server_public: str
+
+
+def create_keys(folder: Path) -> None:
+    """Make a new keys folder, whose own client pair is allowed. Secret files are readable by their owner only.
+
+    Raises:
+        BadInput: the folder already holds keys.
+    """
+    for name in ("server.key_secret", "client.key_secret"):
+        if (folder / name).exists():
+            raise BadInput(f"{folder / name} exists already: choose another folder, or delete the keys to replace them")
+    (folder / "allowed").mkdir(parents=True, exist_ok=True)
+    for name in ("server", "client"):
+        pair = make_key_pair()
+        _write(folder / f"{name}.key", pair.public, 0o644)
+        _write(folder / f"{name}.key_secret", pair.secret, 0o600)
+    _write(folder / "allowed" / "client.key", _read(folder / "client.key"), 0o644)
+
+
+def load_server_keys(folder: Path) -> ServerKeys:
+    """The gateway's keys.
+
+    Raises:
+        Missing: a file is not there. BadInput: a file holds no key.
+    """
+    pair = KeyPair(_read(folder / "server.key"), _read(folder / "server.key_secret"))
+    allowed = folder / "allowed"
+    if not allowed.is_dir():
+        raise Missing(f"{allowed} is not there: it holds the public keys of the clients that may connect")
+    return ServerKeys(pair, allowed)
+
+
+def load_client_keys(folder: Path) -> ClientKeys:
+    """A client's keys.
+
+    Raises:
+        Missing: a file is not there. BadInput: a file holds no key.
+    """
+    pair = KeyPair(_read(folder / "client.key"), _read(folder / "client.key_secret"))
+    return ClientKeys(pair, _read(folder / "server.key"))
+
+
+def _write(path: Path, key: str, mode: int) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="ascii") as file:
+        file.write(key + "\n")
+
+
+def _read(path: Path) -> str:
+    try:
+        key = path.read_bytes().decode("ascii", errors="replace").strip()
+    except FileNotFoundError as error:
+        raise Missing(
+            f"{path} is not there: `lamer keys create` makes a keys folder, or copy it from the learner"
+        ) from error
+    if not _Z85.match(key):
+        raise BadInput(f"{path} holds no CURVE key (40 characters of Z85), but {len(key)} characters")
+    return key

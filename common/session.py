@@ -1,0 +1,214 @@
+"""One process's connection to the gateway: what actors, hosts, trainers and observers talk through.
+
+    Session.open   connect, exchange keys, say Hello, get Welcome
+    send, receive  messages; heartbeats are exchanged inside and never seen
+    close          say Goodbye and hang up
+
+A task owned by the session reads, writes and beats. When the connection breaks, or nothing was heard for
+`Welcome.dead_after_seconds`, it opens a new one and says the same Hello again (same `instance`, so that the gateway
+knows the process); the new Welcome comes out of `receive`. Messages on their way at that moment may be lost: what must
+arrive is resent until it is answered. After `PATIENCE` times `dead_after_seconds` without a learner the session gives up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+
+import msgspec
+
+from common.codec import decode_message, encode_message
+from common.errors import BadInput, LamerError, Missing
+from common.keys import ClientKeys
+from common.messages import AnyMessage, Goodbye, Heartbeat, Hello, Reject, Shutdown, Welcome
+from common.transport import DealerEndpoint, Disconnected
+
+log = logging.getLogger("lamer.session")
+
+PATIENCE = 10.0
+OUTBOX_MESSAGES = 64
+_CLOSE_SECONDS = 2.0
+_RETRY_SECONDS = 0.5
+
+
+class Session:
+    """A connection that lives as long as the process wants it, made by `Session.open`. All methods are for one event loop.
+
+    welcome: the gateway's latest answer to our Hello. in_flight: what heartbeats report, set by the owner.
+    """
+
+    def __init__(self, url: str, keys: ClientKeys, hello: Hello, endpoint: DealerEndpoint, welcome: Welcome) -> None:
+        """Take over a connection on which Hello and Welcome were exchanged; use `open`."""
+        self.welcome = welcome
+        self.in_flight = 0
+        self._url = url
+        self._keys = keys
+        self._hello = hello
+        self._inbox: asyncio.Queue[AnyMessage | None] = asyncio.Queue()
+        self._outbox: asyncio.Queue[bytes] = asyncio.Queue(OUTBOX_MESSAGES)
+        self._unsent: bytes | None = None
+        self._was_heard = True
+        self._is_over = False
+        self._failure: BaseException | None = None
+        self._endpoint = endpoint
+        self._task = asyncio.create_task(self._run(), name=f"session {hello.name}")
+
+    @classmethod
+    async def open(cls, url: str, keys: ClientKeys, hello: Hello, timeout: float) -> Session:
+        """Connect to the gateway at `url`, trying for `timeout` seconds.
+
+        Raises:
+            Missing: nothing answers there, or a CURVE key is wrong. BadInput: the gateway refused the Hello.
+        """
+        if not hello.instance:
+            hello = msgspec.structs.replace(hello, instance=secrets.token_hex(8))
+        endpoint, welcome = await _connect(url, keys, hello, timeout)
+        return cls(url, keys, hello, endpoint, welcome)
+
+    async def send(self, message: AnyMessage) -> None:
+        """Queue a message. Waits while `OUTBOX_MESSAGES` are queued, as happens while the learner is away.
+
+        Raises:
+            CodecError: the message is too big. Missing, BadInput: the connection was given up.
+        """
+        data = encode_message(message)
+        self._raise_failure()
+        await self._outbox.put(data)
+        self._raise_failure()
+
+    async def receive(self) -> AnyMessage:
+        """The next message: what the gateway sent, a new Welcome after a reconnection among it.
+
+        Raises:
+            Missing: the learner was away for too long, or has gone after its Shutdown. BadInput: it refuses us.
+        """
+        message = await self._inbox.get()
+        if message is None:
+            self._inbox.put_nowait(None)
+            self._raise_failure()
+            raise Missing(f"the learner at {self._url} has ended")
+        return message
+
+    async def close(self, reason: str) -> None:
+        """Say Goodbye if the gateway is there, and hang up. Harmless when called again."""
+        if not self._task.done():
+            try:
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await self._outbox.put(encode_message(Goodbye(reason)))
+                    await self._outbox.join()
+            except TimeoutError:
+                log.warning("the learner at %s did not take our Goodbye within %g s", self._url, _CLOSE_SECONDS)
+            self._task.cancel()
+        await asyncio.wait([self._task])
+        self._endpoint.close()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    async def _run(self) -> None:
+        """Talk, and reconnect, until cancelled, over or given up."""
+        try:
+            while not self._is_over:
+                await self._converse()
+                self._endpoint.close(linger_ms=0)
+                if not self._is_over:
+                    await self._reconnect()
+        except Exception as error:  # kept for the owner: receive() and send() raise it
+            self._failure = error
+        finally:
+            self._inbox.put_nowait(None)
+            while not self._outbox.empty():  # lets go whoever waits in send()
+                self._outbox.get_nowait()
+                self._outbox.task_done()
+
+    async def _converse(self) -> None:
+        """Use one connection until it is lost."""
+        self._was_heard = True
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for work in (self._read(), self._write(), self._beat(), self._notice_silence(), self._notice_loss()):
+                    tasks.create_task(work)
+        except* Disconnected as lost:
+            if not self._is_over:
+                log.warning("%s", lost.exceptions[0])
+        except* LamerError as failed:
+            raise failed.exceptions[0] from None
+
+    async def _reconnect(self) -> None:
+        patience = PATIENCE * self.welcome.dead_after_seconds
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + patience
+        while True:
+            try:
+                self._endpoint, self.welcome = await _connect(self._url, self._keys, self._hello, give_up - clock())
+            except Missing:  # its keys may be out of step for a moment while it starts again
+                if clock() + _RETRY_SECONDS >= give_up:
+                    raise
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                log.info("connected again to the learner at %s", self._url)
+                self._inbox.put_nowait(self.welcome)
+                return
+
+    async def _read(self) -> None:
+        while True:
+            message = decode_message(await self._endpoint.receive())
+            self._was_heard = True
+            if isinstance(message, Reject):
+                raise BadInput(f"the learner refused us: {message.reason}")
+            if isinstance(message, Shutdown):
+                self._is_over = True
+            if not isinstance(message, Heartbeat):
+                self._inbox.put_nowait(message)
+
+    async def _write(self) -> None:
+        while True:
+            if self._unsent is None:
+                self._unsent = await self._outbox.get()
+            await self._endpoint.send(self._unsent)
+            self._unsent = None
+            self._outbox.task_done()
+
+    async def _beat(self) -> None:
+        while True:
+            await self._endpoint.send(encode_message(Heartbeat(self.in_flight)))
+            await asyncio.sleep(self.welcome.heartbeat_seconds)
+
+    async def _notice_silence(self) -> None:
+        """Counts silent heartbeat periods rather than time, so that a process that was suspended hears first."""
+        silent = 0.0
+        while silent < self.welcome.dead_after_seconds:
+            self._was_heard = False
+            await asyncio.sleep(self.welcome.heartbeat_seconds)
+            silent = 0.0 if self._was_heard else silent + self.welcome.heartbeat_seconds
+        raise Disconnected(f"nothing heard from the learner at {self._url} for {silent:g} s")
+
+    async def _notice_loss(self) -> None:
+        await self._endpoint.lost()
+        raise Disconnected(f"the connection to the learner at {self._url} broke")
+
+
+async def _connect(url: str, keys: ClientKeys, hello: Hello, timeout: float) -> tuple[DealerEndpoint, Welcome]:
+    """A new connection on which the gateway has welcomed us."""
+    clock = asyncio.get_running_loop().time
+    give_up = clock() + timeout
+    endpoint = DealerEndpoint(url, keys.pair, keys.server_public)
+    try:
+        await endpoint.connected(timeout)
+        async with asyncio.timeout_at(give_up):
+            await endpoint.send(encode_message(hello))
+            message = decode_message(await endpoint.receive())
+    except TimeoutError as error:
+        endpoint.close(linger_ms=0)
+        raise Missing(f"the learner at {url} took the connection but did not answer within {timeout:g} s") from error
+    except BaseException:
+        endpoint.close(linger_ms=0)
+        raise
+    if isinstance(message, Welcome):
+        return endpoint, message
+    endpoint.close(linger_ms=0)
+    if isinstance(message, Reject):
+        raise BadInput(f"the learner at {url} refused us: {message.reason}")
+    raise Missing(f"the learner at {url} answered Hello with {type(message).__name__}: the run is ending")

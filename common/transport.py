@@ -1,0 +1,247 @@
+"""The run's ZeroMQ sockets: bytes in, bytes out, encrypted and authenticated with CURVE. Only this module imports zmq.
+
+    RouterEndpoint   the gateway's end: binds, tells peers apart by their routing id, never waits for a slow one
+    DealerEndpoint   everyone else's end: connects, or says why it can't
+
+What ZeroMQ does silently is checked here: a frame over MAXMSGSIZE (the receiver hangs up and the message is gone) is
+refused at the sender; a failed CURVE handshake (nothing is raised at `send`) is read from the socket's monitor; a
+message for a peer that has gone or whose queue is full (`SEND_QUEUE`) makes `RouterEndpoint.send` answer False, and a
+dealer's `send` waits while `SEND_QUEUE` messages are queued or no learner is connected. A router stops reading from a
+peer that has `RECEIVE_QUEUE` messages waiting, which holds that peer back by TCP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import zmq
+import zmq.asyncio
+from zmq.utils import z85
+from zmq.utils.monitor import recv_monitor_message
+
+from common.codec import MAX_MESSAGE_BYTES, CodecError
+from common.errors import BadInput, LamerError, Missing
+
+SEND_QUEUE = 4096
+RECEIVE_QUEUE = 256
+LINGER_MS = 2000
+_RECONNECT_MS = 100
+_ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+_HANDSHAKE_FAILURES = (
+    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
+)
+
+
+class Disconnected(LamerError):
+    """The connection to the other end is gone; a new endpoint may reach it."""
+
+    exit_code = 3
+
+
+class HandshakeFailed(Missing):
+    """The other end refused our keys, or we its key."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A CURVE key pair as Z85 text, 40 characters each."""
+
+    public: str
+    secret: str
+
+
+def make_key_pair() -> KeyPair:
+    """A new random key pair."""
+    public, secret = zmq.curve_keypair()
+    return KeyPair(public.decode("ascii"), secret.decode("ascii"))
+
+
+def _check_size(data: bytes, max_bytes: int) -> None:
+    if len(data) > max_bytes:
+        raise CodecError(f"a message of {len(data)} bytes is over the socket's limit of {max_bytes}")
+
+
+class RouterEndpoint:
+    """The gateway's end of every connection. Made inside a running event loop; `serve` must run while it is used."""
+
+    def __init__(
+        self,
+        bind: str,
+        port: int,
+        keys: KeyPair,
+        is_allowed: Callable[[str], bool],
+        max_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
+        """Bind to `bind` (such as "tcp://0.0.0.0") at `port`, 0 for a free one.
+
+        is_allowed: asked with a client's public key (Z85) at every handshake.
+
+        Raises:
+            Missing: the port is taken. BadInput: `bind` is no address of this machine.
+        """
+        self._max_bytes = max_bytes
+        self._is_allowed = is_allowed
+        self._context = zmq.asyncio.Context()
+        self._zap = self._context.socket(zmq.REP)
+        self._zap.linger = 0
+        self._zap.bind(_ZAP_ENDPOINT)
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.curve_server = True
+        self._socket.curve_secretkey = keys.secret.encode("ascii")
+        self._socket.zap_domain = b"lamer"
+        self._socket.router_mandatory = True
+        self._socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
+        self._socket.setsockopt(zmq.SNDHWM, SEND_QUEUE)
+        self._socket.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE)
+        self._socket.linger = LINGER_MS
+        self._monitor = self._socket.get_monitor_socket(_HANDSHAKE_FAILURES)
+        try:
+            self._socket.bind(f"{bind}:{port or '*'}")
+        except zmq.ZMQError as error:
+            self.close()
+            raise _bind_error(bind, port, error) from error
+        self.url = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).replace("//0.0.0.0:", "//127.0.0.1:")
+
+    async def serve(self, on_refused: Callable[[str], None]) -> None:
+        """Answer handshakes, and tell `on_refused` of every one that failed, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._authenticate())
+            tasks.create_task(self._watch(on_refused))
+
+    async def _authenticate(self) -> None:
+        """ZAP (ZeroMQ RFC 27): libzmq asks for every client's key over an inproc socket."""
+        while True:
+            version, request, _domain, _address, _identity, mechanism, *credentials = await self._zap.recv_multipart()
+            is_allowed = mechanism == b"CURVE" and self._is_allowed(z85.encode(credentials[0]).decode("ascii"))
+            status, text = (b"200", b"OK") if is_allowed else (b"400", b"unknown key")
+            await self._zap.send_multipart([version, request, status, text, b"", b""])
+
+    async def _watch(self, on_refused: Callable[[str], None]) -> None:
+        while True:
+            event = await recv_monitor_message(self._monitor)
+            reason = "key not in allowed/" if event["event"] == zmq.Event.HANDSHAKE_FAILED_AUTH else "wrong server key"
+            on_refused(reason)
+
+    async def receive(self) -> tuple[bytes, bytes]:
+        """The next message: (routing id of the sender, data). A message of several frames comes as empty data."""
+        identity, *frames = await self._socket.recv_multipart()
+        return identity, frames[0] if len(frames) == 1 else b""
+
+    def send(self, identity: bytes, data: bytes) -> bool:
+        """Queue a message for a peer without waiting; False if the peer has gone or does not read its messages.
+
+        Raises:
+            CodecError: the message is too big to be received.
+        """
+        _check_size(data, self._max_bytes)
+        sent = self._socket.send_multipart([identity, data], flags=zmq.NOBLOCK)
+        error = sent.exception() if isinstance(sent, asyncio.Future) else None
+        if isinstance(error, zmq.ZMQError) and error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+            return False
+        if error is not None:
+            raise error
+        return True
+
+    def close(self) -> None:
+        """Close the socket; messages already queued get up to `LINGER_MS` to leave."""
+        _close([self._monitor, self._socket, self._zap], self._context)
+
+
+def _bind_error(bind: str, port: int, error: zmq.ZMQError) -> LamerError:
+    if error.errno == zmq.EADDRINUSE:
+        return Missing(f"port {port} of {bind} is taken: choose another gateway.port, or 0 for a free one")
+    return BadInput(f"can't listen at gateway.bind={bind} gateway.port={port}: {error.strerror}")
+
+
+def _close(sockets: Sequence[zmq.asyncio.Socket], context: zmq.asyncio.Context) -> None:
+    for socket in sockets:
+        if not socket.closed:
+            socket.close()
+    context.destroy()
+
+
+class DealerEndpoint:
+    """One connection to the gateway, used until it is lost; a new one is opened then."""
+
+    def __init__(self, url: str, keys: KeyPair, server_key: str, max_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        """Start to connect to `url`; `connected` tells when that is done.
+
+        Raises:
+            BadInput: `url` is no ZeroMQ address.
+        """
+        self.url = url
+        self._max_bytes = max_bytes
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.curve_publickey = keys.public.encode("ascii")
+        self._socket.curve_secretkey = keys.secret.encode("ascii")
+        self._socket.curve_serverkey = server_key.encode("ascii")
+        self._socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
+        self._socket.setsockopt(zmq.SNDHWM, SEND_QUEUE)
+        self._socket.setsockopt(zmq.RCVHWM, SEND_QUEUE)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
+        self._socket.linger = LINGER_MS
+        self._monitor = self._socket.get_monitor_socket(
+            _HANDSHAKE_FAILURES | zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
+        )
+        try:
+            self._socket.connect(url)
+        except zmq.ZMQError as error:
+            self.close(linger_ms=0)
+            raise BadInput(f"{url!r} is no address such as tcp://learner-host:5555 ({error.strerror})") from error
+
+    async def connected(self, timeout: float) -> None:
+        """Wait until keys are exchanged, `timeout` seconds at most.
+
+        Raises:
+            HandshakeFailed: a CURVE key is wrong. Missing: nothing listens there.
+        """
+        failures = 0
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    event = (await recv_monitor_message(self._monitor))["event"]
+                    if event == zmq.Event.HANDSHAKE_SUCCEEDED:
+                        return
+                    failures += bool(event & _HANDSHAKE_FAILURES)
+                    if event == zmq.Event.HANDSHAKE_FAILED_AUTH:
+                        raise HandshakeFailed(
+                            f"wrong CURVE key: the learner at {self.url} does not allow this client's public key; "
+                            "put client.key into its keys folder under allowed/"
+                        )
+                    if failures > 1:  # one may be a gateway that stopped in the middle of a handshake
+                        raise HandshakeFailed(
+                            f"wrong CURVE key: the learner at {self.url} has another key than server.key "
+                            "of this keys folder; copy it from the learner"
+                        )
+        except TimeoutError as error:
+            raise Missing(
+                f"can't reach the learner at {self.url} within {timeout:g} s: is it running, and is the port open?"
+            ) from error
+
+    async def lost(self) -> None:
+        """Wait until the connection breaks."""
+        while (await recv_monitor_message(self._monitor))["event"] != zmq.Event.DISCONNECTED:
+            pass
+
+    async def send(self, data: bytes) -> None:
+        """Send a message; waits while the queue is full.
+
+        Raises:
+            CodecError: the message is too big to be received.
+        """
+        _check_size(data, self._max_bytes)
+        await self._socket.send(data)
+
+    async def receive(self) -> bytes:
+        """The next message."""
+        data: bytes = await self._socket.recv()
+        return data
+
+    def close(self, linger_ms: int = LINGER_MS) -> None:
+        """Close the connection; messages already queued get up to `linger_ms` to leave."""
+        self._socket.linger = linger_ms
+        _close([self._monitor, self._socket], self._context)
