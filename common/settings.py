@@ -111,9 +111,9 @@ class CreditSettings:
 
 @dataclass(frozen=True)
 class AdvantageSettings:
-    """GiGPO: advantage = episode_weight * episode part + step_weight * step part."""
+    """gigpo: advantage = episode_weight * episode part + step_weight * step part. grpo, rloo: from cross-episode returns."""
 
-    estimator: str = _field("gigpo", choices=("gigpo",))
+    estimator: str = _field("gigpo", choices=("gigpo", "grpo", "rloo"))
     episode_weight: float = _field(1.0, low=0.0)
     step_weight: float = _field(1.0, low=0.0)
     normalise: str = _field("mean", choices=("mean", "mean_std"))

@@ -1,1 +1,1 @@
-"""The learner: the gateway that admits, leases and journals trials, and the trainer that learns from them."""
+"""The learner: journal, groups and weights on one side, returns, advantages, loss and optimizer on the other."""
