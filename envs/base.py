@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from envs import history
+
 ConfigT = TypeVar("ConfigT")
 
 

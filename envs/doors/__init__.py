@@ -1,0 +1,7 @@
+"""Doors: K closed doors, one prize, one opening an episode; a miss tells on which side the prize lies.
+
+- factory.py: configuration, and the factory behind the name
+- game.py: the rules, and which doors are still possible
+- env.py: the environment: prompts, parsing, scripted play
+- references.py: exact pass@k of the best policy and of two random ones
+"""

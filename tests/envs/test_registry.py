@@ -1,0 +1,163 @@
+"""The registry: names, options and their ranges, canonical configurations, environments of other packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.errors import BadInput, Missing
+from common.records import Task
+from envs import registry
+
+PACKAGE = """
+import random
+from dataclasses import dataclass
+from envs.base import *
+
+@dataclass(frozen=True)
+class MazeConfig:
+    size: int = 3
+
+class MazeEnv(Env):
+    max_turns = 4
+    def __init__(self, size): self.size = size
+    def reset(self): return Observation(f"maze {self.size}", f"{self.size}")
+    def step(self, response): raise NotImplementedError
+    def play_prompt(self, view): return ""
+    def reflection_prompt(self, view): return ""
+    def parse_reflection(self, response): return None
+    def random_response(self, rng): return ""
+    def random_reflection(self, rng): return ""
+
+class MazeFactory(EnvFactory):
+    name = "maze"
+    config_class = MazeConfig
+    def make(self, config, seed): return MazeEnv(config.size)
+
+FACTORY = MazeFactory()
+"""
+
+
+def install(folder: Path, entry_points: str, source: str = PACKAGE) -> None:
+    """What a package manager leaves behind for a package with an entry point."""
+    (folder / "maze_package.py").write_text(source)
+    info = folder / "maze_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: maze-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[lamer.envs]\n{entry_points}\n")
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder on the import path."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "maze_package", raising=False)
+    return tmp_path
+
+
+def test_built_in_environments_are_listed() -> None:
+    assert {"doors", "minesweeper", "sokoban"} <= set(registry.names())
+
+
+def test_an_unknown_name_is_refused_with_the_closest_one() -> None:
+    with pytest.raises(BadInput, match=r"'dors'.*did you mean 'doors'"):
+        registry.get("dors")
+
+
+def test_an_unknown_option_is_refused_with_its_full_key_and_the_closest_one() -> None:
+    with pytest.raises(BadInput, match=r"env\.options\.dors.*did you mean 'doors'"):
+        registry.decode_config("doors", {"dors": 5})
+
+
+@pytest.mark.parametrize("value", [1, 100, "5", 5.5, True, None])
+def test_an_option_out_of_its_range_or_of_another_type_is_refused_with_its_value(value: object) -> None:
+    with pytest.raises(BadInput, match=r"env\.options\.doors = "):
+        registry.decode_config("doors", {"doors": value})
+
+
+@pytest.mark.parametrize("name", ["doors", "minesweeper", "sokoban"])
+def test_a_canonical_configuration_holds_all_defaults_and_decodes_to_itself(name: str) -> None:
+    canonical = registry.canonical_config(name, {})
+    options = json.loads(canonical)
+    assert canonical == json.dumps(options, sort_keys=True, separators=(",", ":"))
+    assert registry.canonical_config(name, options) == canonical
+
+
+def test_options_given_in_another_order_or_as_defaults_are_the_same_task_configuration() -> None:
+    first = registry.canonical_config("minesweeper", {"mines": 3, "board": 5})
+    assert first == registry.canonical_config("minesweeper", {"board": 5})
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3"])
+def test_a_task_whose_configuration_is_no_json_object_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match="'doors'"):
+        registry.make_env(Task("doors", text, 0))
+
+
+def test_references_come_from_the_environment() -> None:
+    found = registry.references("doors", registry.canonical_config("doors", {}), episodes=3)
+    assert found[0].name == "best policy"
+    assert found[0].pass_at == pytest.approx((0.2, 0.6, 1.0))
+
+
+def test_an_environment_of_an_installed_package_is_found_and_made(site: Path) -> None:
+    install(site, "maze = maze_package:FACTORY")
+    assert "maze" in registry.names()
+    task = Task("maze", registry.canonical_config("maze", {"size": 4}), seed=0)
+    assert registry.make_env(task).reset().text == "maze 4"
+
+
+def test_an_installed_environment_that_cannot_be_imported_is_named_in_the_error(site: Path) -> None:
+    install(site, "maze = maze_package:ABSENT")
+    with pytest.raises(Missing, match=r"'maze'.*maze_package:ABSENT"):
+        registry.get("maze")
+
+
+def test_an_installed_object_that_is_no_factory_is_refused(site: Path) -> None:
+    install(site, "maze = maze_package:MazeEnv")
+    with pytest.raises(BadInput, match="EnvFactory"):
+        registry.get("maze")
+
+
+def test_two_environments_of_one_name_are_refused(site: Path) -> None:
+    install(site, "doors = maze_package:FACTORY")
+    with pytest.raises(BadInput, match="two environments are called 'doors'"):
+        registry.names()
+
+
+def test_importing_the_registry_imports_no_environment() -> None:
+    code = "import sys, envs.registry; print([m for m in sys.modules if m.startswith('envs.') and m.count('.') > 1])"
+    environ = {**os.environ, "PYTHONPATH": str(Path(registry.__file__).parent.parent)}
+    result = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+STATES = """
+import json, sys
+from common.records import Task
+from envs import registry
+for env, config, seed in json.load(sys.stdin):
+    print(json.dumps(registry.make_env(Task(env, config, seed)).reset().text))
+"""
+
+
+def test_the_same_task_starts_equal_in_another_process_with_another_hash_seed() -> None:
+    cases = [
+        ("minesweeper", {}),
+        ("minesweeper", {"board": 4, "mines": 2, "prompt": "compact"}),
+        ("sokoban", {}),
+        ("sokoban", {"rows": 7, "cols": 8, "boxes": 1}),
+    ]
+    tasks = [(name, registry.canonical_config(name, options), seed) for name, options in cases for seed in range(5)]
+    here = [registry.make_env(Task(*task)).reset().text for task in tasks]
+    environ = {**os.environ, "PYTHONPATH": str(Path(registry.__file__).parent.parent), "PYTHONHASHSEED": "12345"}
+    result = subprocess.run(
+        [sys.executable, "-c", STATES], env=environ, input=json.dumps(tasks), capture_output=True, text=True, check=True
+    )
+    assert [json.loads(line) for line in result.stdout.splitlines()] == here
+    assert len(set(here)) > len(here) // 2
