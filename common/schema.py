@@ -1,0 +1,141 @@
+"""What a configuration tree must satisfy, told from the dataclasses of `common.settings`.
+
+    check_keys     before the merge: unknown keys (and what was probably meant), sections, switches, choices
+    check_values   after it: the ranges and choices that stand in a field's metadata, then what must hold between keys
+    leaves         every value of the resolved configuration by its full key
+
+Types are OmegaConf's business (`common.config`), the options of an environment that environment's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import math
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from common.errors import BadInput
+from common.settings import Settings
+
+Tree = Mapping[str, object]
+
+FREE_FORM = frozenset({"env.options"})
+
+
+class ConfigError(BadInput):
+    """A configuration that can't be used; the message names the full key and the value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One value of the resolved configuration by its full key, with the range its schema allows."""
+
+    key: str
+    value: object
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+def check_keys(tree: Tree, source: str) -> None:
+    """Refuse what OmegaConf would convert, or report without its key: unknown keys, no section, no switch, no choice.
+
+    Args:
+        source: where the tree was read, for the message.
+    """
+    _check_section(Settings, tree, "", source)
+
+
+def _check_section(schema: type, tree: Tree, prefix: str, source: str) -> None:
+    hints = typing.get_type_hints(schema)
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if name not in hints:
+            known = [f"{prefix}{known}" for known in hints]
+            raise ConfigError(f"unknown key {key} in {source}{suggestion(key, known, _all_keys(Settings, ''))}")
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{key} in {source} is a section with keys of its own, not {value!r}")
+            _check_section(typing.cast("type", hint), {str(k): v for k, v in value.items()}, f"{key}.", source)
+        elif hint is bool and not isinstance(value, bool):
+            raise ConfigError(f"{key} in {source} must be true or false, not {value!r}")
+        elif isinstance(hint, type) and issubclass(hint, enum.Enum):
+            values = [str(member.value) for member in hint]
+            if value not in values:
+                raise ConfigError(f"{key} in {source} is {value!r}; it must be one of {', '.join(values)}")
+        elif key in FREE_FORM and not (isinstance(value, Mapping) and all(isinstance(k, str) for k in value)):
+            raise ConfigError(f"{key} in {source} must be names with values, not {value!r}")
+
+
+def _all_keys(schema: type, prefix: str) -> list[str]:
+    keys: list[str] = []
+    for name, hint in typing.get_type_hints(schema).items():
+        is_section = dataclasses.is_dataclass(hint)
+        keys += _all_keys(typing.cast("type", hint), f"{prefix}{name}.") if is_section else [f"{prefix}{name}"]
+    return keys
+
+
+def suggestion(name: str, known: Sequence[str], others: Sequence[str] = ()) -> str:
+    """': did you mean X?' for the closest of `known`, else for that of `others` whose last part is closest, else ''."""
+    last = name.rpartition(".")[2]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    by_last = {other.rpartition(".")[2]: other for other in reversed(others)}
+    close = close or [by_last[match] for match in difflib.get_close_matches(last, by_last, n=1, cutoff=0.75)]
+    return f": did you mean {close[0]}?" if close else ""
+
+
+def leaves(section: object, prefix: str = "") -> Iterator[Leaf]:
+    """Every value of a section, depth first, in the schema's order."""
+    for item in dataclasses.fields(typing.cast("Settings", section)):
+        key, value = f"{prefix}{item.name}", getattr(section, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{key}.")
+        elif isinstance(value, dict):
+            yield from (Leaf(f"{key}.{name}", value[name]) for name in sorted(value))
+        else:
+            limits = item.metadata
+            yield Leaf(key, value, limits.get("low"), limits.get("high"), limits.get("choices", ()))
+
+
+def check_values(settings: Settings) -> Settings:
+    """Ranges and choices of every key, then what must hold between keys."""
+    for leaf in leaves(settings):
+        _check_leaf(leaf)
+    for is_right, problem in _relations(settings):
+        if not is_right:
+            raise ConfigError(problem)
+    return settings
+
+
+def _check_leaf(leaf: Leaf) -> None:
+    value = leaf.value
+    if leaf.choices and value not in leaf.choices:
+        raise ConfigError(f"{leaf.key} is {value!r}; it must be one of {', '.join(leaf.choices)}")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    is_below = leaf.low is not None and not value >= leaf.low  # not >=, so that NaN is refused
+    is_above = leaf.high is not None and not value <= leaf.high
+    if is_below or is_above or not math.isfinite(value):
+        limits = [] if math.isfinite(value) else ["finite"]
+        limits += [f"at least {leaf.low:g}"] if leaf.low is not None else []
+        limits += [f"at most {leaf.high:g}"] if leaf.high is not None else []
+        raise ConfigError(f"{leaf.key} is {value}; it must be {' and '.join(limits)}")
+
+
+def _relations(settings: Settings) -> Iterator[tuple[bool, str]]:
+    """(whether it holds, what to say if not) for every rule between keys."""
+    pocket, gateway = settings.model.pocket, settings.gateway
+    yield (
+        pocket.heads % pocket.kv_heads == 0,
+        f"model.pocket.kv_heads ({pocket.kv_heads}) must divide model.pocket.heads ({pocket.heads})",
+    )
+    yield pocket.head_dim % 2 == 0, f"model.pocket.head_dim is {pocket.head_dim}; rotary positions need an even number"
+    yield (
+        gateway.dead_after_seconds > gateway.heartbeat_seconds,
+        f"gateway.dead_after_seconds ({gateway.dead_after_seconds}) must be above gateway.heartbeat_seconds "
+        f"({gateway.heartbeat_seconds})",
+    )
