@@ -12,6 +12,7 @@ The tags that frame a response are tokens of their own and not special, so that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,6 +30,8 @@ TAGS = ("<action>", "</action>", "<remark>", "</remark>")
 SMALLEST_VOCABULARY = 256 + 2 + len(TAGS)
 
 _PIECES = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s"
+
+_TAG = re.compile("|".join(TAGS))
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -58,14 +61,13 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in TAGS])
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary - len(TAGS),
         special_tokens=[PAD_TOKEN, EOS_TOKEN],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((piece for text in texts for piece in _TAG.split(text)), trainer)
     tokenizer.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in TAGS])
     return tokenizer
 
