@@ -48,7 +48,7 @@ class DoorsEnv(Env):
         """Open the door named between the action tags; without one the episode fails and nothing is revealed."""
         door = self._parse_door(response)
         if door is None:
-            return StepResult(None, self._observe("invalid"), reward=0.0, is_done=True, is_solved=False)
+            return StepResult(None, self._observe("nothing"), reward=0.0, is_done=True, is_solved=False)
         hint = self._game.open(door)
         is_solved = hint is Hint.PRIZE
         reward = SUCCESS_REWARD if is_solved else 0.0

@@ -147,7 +147,7 @@ for env, config, seed in json.load(sys.stdin):
 
 
 def test_the_same_task_starts_equal_in_another_process_with_another_hash_seed() -> None:
-    cases = [
+    cases: list[tuple[str, dict[str, object]]] = [
         ("minesweeper", {}),
         ("minesweeper", {"board": 4, "mines": 2, "prompt": "compact"}),
         ("sokoban", {}),

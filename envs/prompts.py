@@ -1,0 +1,99 @@
+"""How an environment writes prompts, apart from its rules: one `PromptStyle` a layout (full, compact).
+
+`PromptedEnv` is an `Env` that hands everything about prompts and memory to its style.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from envs import history
+from envs.base import Env, MemoryStep, MemoryWindow, PastAttempt, PlayView, ReflectionView
+from envs.parsing import parse_remark
+
+
+class PromptStyle(ABC):
+    """The prompts of one environment in one layout, and how memory looks in them."""
+
+    @abstractmethod
+    def play(self, view: PlayView) -> str:
+        """The user message that asks for the next action."""
+
+    @abstractmethod
+    def reflection(self, view: ReflectionView) -> str:
+        """The user message that asks what to learn from the attempt that just failed."""
+
+    def steps(self, steps: Sequence[MemoryStep], window: MemoryWindow) -> str:
+        """Steps of one attempt."""
+        return history.render_steps(steps, window)
+
+    def past(self, attempts: Sequence[PastAttempt], window: MemoryWindow) -> str:
+        """Finished attempts."""
+        return history.render_past(attempts, window, self.steps)
+
+
+class CompactStyle(PromptStyle):
+    """Short prompts for small models: a rules line, what memory keeps, the board, the answer format."""
+
+    rules: str
+    play_request: str
+    reflection_request: str
+
+    def play(self, view: PlayView) -> str:
+        """Rules, earlier attempts, the board, the request."""
+        return join_lines(self.rules, view.past, view.observation, self.play_request)
+
+    def reflection(self, view: ReflectionView) -> str:
+        """Rules, earlier attempts, the attempt that just failed, the request."""
+        return join_lines(self.rules, view.past, view.current, self.reflection_request)
+
+    def past(self, attempts: Sequence[PastAttempt], window: MemoryWindow) -> str:
+        """Every attempt's steps, then its remark on one line."""
+        parts: list[str] = []
+        for attempt in attempts:
+            parts.append(self.steps(attempt.steps, window) if attempt.steps else "")
+            parts.append(" ".join(attempt.reflection.split()))
+        return join_lines(*parts)
+
+
+class PromptedEnv(Env):
+    """An environment whose prompts and memory are written by a `PromptStyle`."""
+
+    def __init__(self, style: PromptStyle) -> None:
+        self._style = style
+
+    def play_prompt(self, view: PlayView) -> str:
+        """The style's play prompt."""
+        return self._style.play(view)
+
+    def reflection_prompt(self, view: ReflectionView) -> str:
+        """The style's reflection prompt."""
+        return self._style.reflection(view)
+
+    def render_steps(self, steps: Sequence[MemoryStep], window: MemoryWindow) -> str:
+        """Steps as the style shows them."""
+        return self._style.steps(steps, window)
+
+    def render_past(self, attempts: Sequence[PastAttempt]) -> str:
+        """Finished attempts as the style shows them."""
+        return self._style.past(attempts, self.windows.past)
+
+    def parse_reflection(self, response: str) -> str | None:
+        """The text between the remark tags."""
+        return parse_remark(response)
+
+
+def join_lines(*parts: str) -> str:
+    """The parts that are not empty, each on lines of its own."""
+    return "\n".join(part for part in parts if part)
+
+
+def join_paragraphs(*parts: str) -> str:
+    """The parts that are not empty, with an empty line between two of them."""
+    return "\n\n".join(part for part in parts if part)
+
+
+def titled(title: str, body: str) -> str:
+    """A paragraph under its title, "" when there is no body."""
+    return f"{title}\n{body}" if body else ""
