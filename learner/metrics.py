@@ -1,0 +1,111 @@
+"""What an update is measured by. Names are the ones shown in MLflow.
+
+    trials    reward/mean, reward/episode_1.., train/pass@1.., train/episodes, train/valid_actions, train/valid_reflections,
+              staleness/mean, staleness/max
+    samples   train/samples, train/response_tokens, train/advantage_std
+    tokens    loss/policy, loss/entropy, loss/clip_fraction, loss/dual_clip_fraction, engine/...
+
+engine/logprob_gap_max and _mean are |trainer - engine| over tokens of age 0, where both hold the same weights: what remains is
+numerical. policy/logprob_shift_mean is the same over all tokens, staleness included. engine/importance_ess is the effective
+share of tokens under the weights pi_prox / pi_behave, before they are capped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from common.messages import Metric
+from common.records import Trial
+from learner.loss import PolicyLoss, effective_share, ratio
+from learner.samples import Sample
+
+
+def trial_metrics(trials: Sequence[Trial], episodes: int, policy_version: int) -> list[Metric]:
+    """Rewards, success and staleness of a batch.
+
+    Args:
+        trials: the batch.
+        episodes: most episodes of a trial; pass@k is given for each k up to it.
+        policy_version: the version trained from.
+
+    reward/episode_k is the mean over the trials that played episode k; pass@k is over all trials.
+    """
+    metrics = [Metric("reward/mean", _mean([sum(episode.reward for episode in trial.episodes) for trial in trials]))]
+    for index in range(episodes):
+        rewards = [trial.episodes[index].reward for trial in trials if index < len(trial.episodes)]
+        if rewards:
+            metrics.append(Metric(f"reward/episode_{index + 1}", _mean(rewards)))
+        solved = [trial.solved_at is not None and trial.solved_at <= index for trial in trials]
+        metrics.append(Metric(f"train/pass@{index + 1}", _mean(solved)))
+    turns = [turn.is_valid for trial in trials for episode in trial.episodes for turn in episode.turns]
+    reflections = [reflection.is_valid for trial in trials for reflection in trial.reflections]
+    ages = [policy_version - trial.oldest_version for trial in trials]
+    metrics += [
+        Metric("train/episodes", _mean([len(trial.episodes) for trial in trials])),
+        Metric("train/valid_actions", _mean(turns)),
+        Metric("staleness/mean", _mean(ages)),
+        Metric("staleness/max", float(max(ages))),
+    ]
+    if reflections:
+        metrics.append(Metric("train/valid_reflections", _mean(reflections)))
+    return metrics
+
+
+def sample_metrics(samples: Sequence[Sample]) -> list[Metric]:
+    """Size and spread of what a batch became."""
+    return [
+        Metric("train/samples", float(len(samples))),
+        Metric("train/response_tokens", float(sum(len(sample.ids) for sample in samples))),
+        Metric("train/advantage_std", float(np.std([sample.advantage for sample in samples]))),
+    ]
+
+
+@dataclass(slots=True)
+class TokenMeter:
+    """Collects what the packs of an update say of their tokens; read once at the end, so that a GPU isn't waited for."""
+
+    _sums: list[torch.Tensor] = field(default_factory=list)
+    _tokens: int = 0
+    _proximal: list[torch.Tensor] = field(default_factory=list)
+    _behaviour: list[torch.Tensor] = field(default_factory=list)
+    _ages: list[torch.Tensor] = field(default_factory=list)
+
+    def add(self, loss: PolicyLoss, entropies: torch.Tensor) -> None:
+        """Count a pack that was trained on."""
+        rows = (loss.losses, entropies, loss.clipped, loss.dual_clipped, loss.capped)
+        self._sums.append(torch.stack([row.detach().double().sum() for row in rows]))
+        self._tokens += len(entropies)
+
+    def compare(self, proximal: torch.Tensor, behaviour: torch.Tensor, ages: torch.Tensor) -> None:
+        """Count tokens whose logprobs under the policy that the update starts from are known, [n] each."""
+        self._proximal.append(proximal)
+        self._behaviour.append(behaviour)
+        self._ages.append(ages)
+
+    def metrics(self) -> list[Metric]:
+        """The figures; the gap is left out where no token has age 0."""
+        policy, entropy, clipped, dual_clipped, capped = (torch.stack(self._sums).sum(0) / self._tokens).tolist()
+        proximal, behaviour = torch.cat(self._proximal), torch.cat(self._behaviour)
+        gaps = (proximal - behaviour).abs()
+        current = gaps[torch.cat(self._ages) == 0]
+        metrics = [
+            Metric("loss/policy", policy),
+            Metric("loss/entropy", entropy),
+            Metric("loss/clip_fraction", clipped),
+            Metric("loss/dual_clip_fraction", dual_clipped),
+            Metric("loss/importance_capped", capped),
+            Metric("engine/importance_ess", effective_share(ratio(proximal, behaviour))),
+            Metric("policy/logprob_shift_mean", float(gaps.mean())),
+        ]
+        if len(current):
+            metrics.append(Metric("engine/logprob_gap_max", float(current.max())))
+            metrics.append(Metric("engine/logprob_gap_mean", float(current.mean())))
+        return metrics
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(sum(values)) / len(values)
