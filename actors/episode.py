@@ -1,0 +1,137 @@
+"""One episode: prompt, response, environment step, until it is done, out of turns, or something fails.
+
+A failure does not raise: it is the episode's status, and `EpisodeResult.failure` says what happened.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
+
+from actors.memory import AttemptMemory, Memory
+from actors.policy import ContextOverflow, InferenceError, Policy, Request, RequestKind, sampling_seed
+from actors.rendering import Renderer
+from common.messages import Lease
+from common.records import Completion, Episode, EpisodeStatus, Turn
+from envs.base import Env, EnvironmentFault, Observation, PlayView
+
+log = logging.getLogger("lamer.actor")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TrialLimits:
+    """Bounds of a trial. max_turns: of an episode, 0 for the environment's own. max_prompt_tokens: of any prompt."""
+
+    max_turns: int
+    max_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What stays the same over a trial: who plays what, by which rules."""
+
+    lease: Lease
+    env: Env
+    policy: Policy
+    renderer: Renderer
+    limits: TrialLimits
+
+    async def ask(self, prompt: str, kind: RequestKind, episode: int, turn: int) -> tuple[Completion, str]:
+        """The policy's response to a user message, as ids and as text.
+
+        Raises:
+            ContextOverflow: the prompt is too long. InferenceError: there is no usable response.
+        """
+        sampling, is_play = self.lease.sampling, kind is RequestKind.PLAY
+        prompt_ids = self.renderer.render(prompt)
+        if len(prompt_ids) > self.limits.max_prompt_tokens:
+            raise ContextOverflow(
+                f"the prompt has {len(prompt_ids)} tokens, trial.max_prompt_tokens is {self.limits.max_prompt_tokens}"
+            )
+        request = Request(
+            prompt_ids=prompt_ids,
+            max_tokens=sampling.max_response_tokens if is_play else sampling.max_reflection_tokens,
+            stop=self.env.stop if is_play else self.env.reflection_stop,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            seed=sampling_seed(self.lease.trial_id, episode, turn),
+            kind=kind,
+        )
+        completion = await self.policy.complete(request)
+        return completion, self.renderer.decode(completion.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeResult:
+    """An episode, its steps for memory, its first observation, and why it failed ("" when it was played out)."""
+
+    episode: Episode
+    attempt: AttemptMemory
+    initial: str
+    failure: str = ""
+
+
+FAILURES = (ContextOverflow, InferenceError, EnvironmentFault)
+"""What ends an episode for a reason of ours."""
+
+
+def failure_status(error: Exception) -> EpisodeStatus:
+    """The status of an episode that one of `FAILURES` ended."""
+    if isinstance(error, ContextOverflow):
+        return EpisodeStatus.CONTEXT_OVERFLOW
+    if isinstance(error, InferenceError):
+        return EpisodeStatus.INFERENCE_ERROR
+    return EpisodeStatus.ENVIRONMENT_ERROR
+
+
+def guarded(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What a function of the environment returns; whatever it raises comes out as an `EnvironmentFault`."""
+    try:
+        return function(*args, **kwargs)
+    except EnvironmentFault:
+        raise
+    except Exception as error:
+        log.exception("the environment raised in %s", getattr(function, "__qualname__", function))
+        raise EnvironmentFault(f"{type(error).__name__}: {error}") from error
+
+
+async def play_episode(stage: Stage, index: int, memory: Memory) -> EpisodeResult:
+    """Play attempt `index` from the task's initial state, with what `memory` shows of the earlier ones."""
+    attempt = AttemptMemory(stage.env)
+    turns: list[Turn] = []
+    initial, failure = "", ""
+    try:
+        first = guarded(stage.env.reset)
+        initial = first.text
+        status = await _play_turns(stage, index, guarded(memory.past), first, attempt, turns)
+    except FAILURES as error:
+        status, failure = failure_status(error), str(error)
+        log.warning("%s: episode %d ended as %s: %s", stage.lease.trial_id, index, status.value, failure)
+    return EpisodeResult(Episode(index, tuple(turns), status), attempt, initial, failure)
+
+
+async def _play_turns(
+    stage: Stage, index: int, past: str, first: Observation, attempt: AttemptMemory, turns: list[Turn]
+) -> EpisodeStatus:
+    """Add to `turns` and `attempt` until the episode is over."""
+    observation = first
+    for turn in range(stage.limits.max_turns or stage.env.max_turns):
+        view = PlayView(first.text, observation.text, past, guarded(attempt.for_playing), index, turn)
+        prompt = guarded(stage.env.play_prompt, view)
+        completion, response = await stage.ask(prompt, RequestKind.PLAY, index, turn)
+        result = guarded(stage.env.step, response)
+        if not math.isfinite(result.reward):
+            raise EnvironmentFault(f"the reward of turn {turn} is {result.reward}")
+        turns.append(Turn(completion, result.action, float(result.reward), observation.anchor_state))
+        attempt.add(result)
+        observation = result.observation
+        if result.is_done:
+            return EpisodeStatus.SOLVED if result.is_solved else EpisodeStatus.FAILED
+    return EpisodeStatus.MAX_TURNS

@@ -1,0 +1,179 @@
+"""The body of SGLang's `/generate`: a `Request` as JSON, and its JSON answer as a `Completion`.
+
+Pure functions, no network. Decoding is typed (msgspec), so an answer of another shape is a `BadAnswer`.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+import numpy as np
+
+from actors.policy import ContextOverflow, InferenceError, InferenceRefused, Request
+from actors.versions import UnknownVersion, to_policy_version
+from common.records import Completion, FinishReason, InvalidRecord, VersionSpan
+
+_OVERFLOW = re.compile(r"context length|maximum (allowed|input) length|too long", re.IGNORECASE)
+_QUOTED = 300
+
+
+class BadAnswer(InferenceError):
+    """An answer with nothing usable in it (aborted, empty, malformed): the request is sent again."""
+
+
+class SamplingParams(msgspec.Struct):
+    """SGLang's sampling parameters. Its text is not used, and its ids keep special tokens and stop texts."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    max_new_tokens: int
+    stop: tuple[str, ...]
+    sampling_seed: int
+    skip_special_tokens: bool = False
+    no_stop_trim: bool = True
+
+
+class GenerateBody(msgspec.Struct):
+    """What is sent."""
+
+    input_ids: list[int]
+    sampling_params: SamplingParams
+    return_logprob: bool = True
+
+
+class Finish(msgspec.Struct):
+    """Why generation ended, in SGLang's words."""
+
+    type: str
+    message: str = ""
+
+
+class WeightSpan(msgspec.Struct):
+    """Tokens start <= i < end were generated under the label `version`."""
+
+    version: str
+    start: int
+    end: int
+
+
+class MetaInfo(msgspec.Struct):
+    """What the answer says about itself. output_token_logprobs: (logprob, id, text or null) of each token."""
+
+    finish_reason: Finish
+    cached_tokens: int = 0
+    weight_version: str = ""
+    weight_versions: tuple[WeightSpan, ...] | None = None
+    output_token_logprobs: list[tuple[float, int, str | None]] = []
+
+
+class GenerateAnswer(msgspec.Struct):
+    """What comes back."""
+
+    output_ids: list[int]
+    meta_info: MetaInfo
+
+
+class ErrorDetail(msgspec.Struct):
+    """The inside of an error."""
+
+    message: str = ""
+
+
+class ErrorAnswer(msgspec.Struct):
+    """What comes back with a status other than 200."""
+
+    error: ErrorDetail | str = ""
+
+
+_ENCODER = msgspec.json.Encoder()
+_ANSWERS = msgspec.json.Decoder(GenerateAnswer)
+_ERRORS = msgspec.json.Decoder(ErrorAnswer)
+
+
+def check_ids(request: Request, vocab_size: int) -> None:
+    """Refuse a prompt that would kill the server: SGLang's scheduler dies of an id outside its vocabulary.
+
+    Raises:
+        InferenceRefused: an id is not in 0 <= id < vocab_size, or there is none.
+    """
+    ids = request.prompt_ids
+    if len(ids) == 0:
+        raise InferenceRefused("the prompt is empty")
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= vocab_size:
+        raise InferenceRefused(
+            f"the prompt holds token id {low if low < 0 else high}, the vocabulary ends at {vocab_size}"
+        )
+
+
+def encode_request(request: Request, seed: int) -> bytes:
+    """The JSON body that asks for `request` with this sampling seed."""
+    params = SamplingParams(
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k or -1,
+        max_new_tokens=request.max_tokens,
+        stop=request.stop,
+        sampling_seed=seed,
+    )
+    return _ENCODER.encode(GenerateBody(request.prompt_ids.tolist(), params))
+
+
+def decode_answer(data: bytes, request: Request) -> Completion:
+    """The completion in the body of an answer with status 200.
+
+    Raises:
+        BadAnswer: aborted, without tokens, or not what SGLang's contract says.
+        InferenceRefused: the weights have a label that no host of ours gave them.
+    """
+    try:
+        answer = _ANSWERS.decode(data)
+    except msgspec.DecodeError as error:
+        raise BadAnswer(f"the answer is not of /generate's shape: {error}") from error
+    meta, ids = answer.meta_info, answer.output_ids
+    if meta.finish_reason.type == FinishReason.ABORT:
+        raise BadAnswer(f"aborted after {len(ids)} tokens {meta.finish_reason.message}".rstrip())
+    if not ids:
+        raise BadAnswer(f"no tokens came back, finish reason {meta.finish_reason.type}")
+    if [triple[1] for triple in meta.output_token_logprobs] != ids:
+        raise BadAnswer(f"{len(ids)} ids came back with logprobs of {len(meta.output_token_logprobs)} other ones")
+    try:
+        return Completion(
+            prompt_ids=request.prompt_ids,
+            ids=np.array(ids, dtype=np.int32),
+            behaviour_logprobs=np.array([triple[0] for triple in meta.output_token_logprobs], dtype=np.float32),
+            versions=_spans(meta, len(ids)),
+            finish_reason=FinishReason(meta.finish_reason.type),
+            temperature=request.temperature,
+            cached_tokens=meta.cached_tokens,
+        )
+    except UnknownVersion as error:
+        raise InferenceRefused(str(error)) from error
+    except (InvalidRecord, ValueError) as error:
+        raise BadAnswer(f"the answer contradicts itself: {error}") from error
+
+
+def refusal(status: int, data: bytes) -> InferenceRefused | ContextOverflow:
+    """The error that an answer with status 4xx stands for."""
+    message = error_message(data)
+    if status in (400, 413) and _OVERFLOW.search(message):
+        return ContextOverflow(message)
+    return InferenceRefused(f"status {status}: {message}")
+
+
+def error_message(data: bytes) -> str:
+    """What an error's body says, in at most a few lines."""
+    try:
+        error = _ERRORS.decode(data).error
+    except msgspec.DecodeError:
+        return data[:_QUOTED].decode(errors="replace")
+    return (error.message if isinstance(error, ErrorDetail) else error)[:_QUOTED]
+
+
+def _spans(meta: MetaInfo, length: int) -> tuple[VersionSpan, ...]:
+    """Version spans of the response; a server without spans has one version for all of it."""
+    if not meta.weight_versions:
+        return (VersionSpan(to_policy_version(meta.weight_version), 0, length),)
+    return tuple(VersionSpan(to_policy_version(span.version), span.start, span.end) for span in meta.weight_versions)
