@@ -1,8 +1,8 @@
 """Which inference server gets a request: affinity with bounded load, over the list that the gateway sent last.
 
 A trial stays with the server that holds its prefix as long as that server carries no more than `SLACK` times its share
-of the requests; otherwise the least loaded server takes it. A server that failed is set aside for a moment, each time in a
-row for twice as long. Requests wait while no server may be used; the list may be replaced while requests run.
+of the requests; otherwise the least loaded server takes it. A server that failed is set aside for a moment, each time
+in a row for twice as long. Requests wait while no server may be used; the list may be replaced while requests run.
 
 Belongs to one event loop and needs no locks: nothing awaits between looking and counting.
 """
@@ -25,7 +25,7 @@ LONGEST_SET_ASIDE_SECONDS = 15.0
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """A server as this process uses it. in_flight: our requests there. usable_at: loop time when it is no more set aside."""
+    """A server as this process sees it. in_flight: requests of ours. usable_at: loop time until which it is set aside."""
 
     info: ServerInfo
     in_flight: int = 0
