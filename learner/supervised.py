@@ -57,7 +57,7 @@ class FineTuning:
 
 @dataclass(frozen=True, slots=True)
 class FineTuned:
-    """What it measured. loss: mean cross-entropy in nats per response token over the last steps; tokens: per step in all."""
+    """What it measured. loss: mean cross-entropy in nats per response token over the last steps."""
 
     loss: float
     first_loss: float
@@ -128,7 +128,7 @@ def _train(model: torch.nn.Module, examples: Sequence[Example], plan: FineTuning
 
 
 def response_loss(model: torch.nn.Module, examples: Sequence[Example]) -> torch.Tensor:
-    """Mean cross-entropy in nats per response token. Padding is on the right, where causal attention never looks back to."""
+    """Mean cross-entropy in nats per response token. Padding stands on the right, out of causal attention's sight."""
     length = max(len(example) for example in examples) - 1
     ids = np.zeros((len(examples), length), dtype=np.int64)
     rows: list[np.ndarray] = []

@@ -1,0 +1,170 @@
+"""Scripted random play: whole trials, played as actors play them, by a policy that asks the environment what to answer.
+
+    ScriptedPolicy   answers with `Env.random_response` and `Env.random_reflection`, encoded by the model's tokenizer
+    play_scripted    trials of the configured environment, memory and number of episodes
+
+The answers are legal and teach nothing about the task. The prompts are the ones a policy meets: the same rendering, the
+same memory, the same chat template.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+from tokenizers import Tokenizer
+
+from actors.policy import Request, RequestKind
+from actors.rendering import Renderer, TokenizerFile
+from actors.trial import TrialLimits, play_trial
+from common.errors import BadInput, Missing
+from common.messages import Lease, Sampling
+from common.records import Completion, FinishReason, Purpose, Task, TokenIds, Trial, VersionSpan, make_trial_id
+from common.settings import Settings
+from envs import registry
+from envs.base import Env
+
+UNBOUNDED_TOKENS = 2**30
+TRIAL_SECONDS = 3600.0
+
+_SEED_STRIDE = 1_000_003
+_SEED_RANGE = 2**30
+
+
+FileT = TypeVar("FileT", bound=msgspec.Struct)
+
+
+class _Ids(msgspec.Struct):
+    """The one entry of `generation_config.json` and `config.json` that is read here."""
+
+    eos_token_id: int | tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """Encodes responses for one model: the text, then the end-of-sequence token."""
+
+    tokenizer: Tokenizer
+    eos: int
+
+    @classmethod
+    def load(cls, folder: Path) -> Encoder:
+        """Read the tokenizer of a model folder and its end-of-sequence token.
+
+        Raises:
+            Missing: there is no tokenizer. BadInput: no file names an end-of-sequence token.
+        """
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise Missing(f"{path} is not there: a model folder needs its tokenizer in the `tokenizers` format")
+        tokenizer = Tokenizer.from_file(str(path))
+        return cls(tokenizer, _end_of_sequence(folder, tokenizer))
+
+    def encode(self, response: str) -> TokenIds:
+        """Response ids, int32 [R]."""
+        return np.array([*self.tokenizer.encode(response, add_special_tokens=False).ids, self.eos], dtype=np.int32)
+
+
+class ScriptedPolicy:
+    """A policy for one trial: random legal actions and empty reflections of its environment."""
+
+    def __init__(self, env: Env, encoder: Encoder, seed: str) -> None:
+        self._env = env
+        self._encoder = encoder
+        self._rng = random.Random(seed)
+
+    async def complete(self, request: Request) -> Completion:
+        """A random answer of the kind asked for; its behaviour logprobs are 0 and mean nothing."""
+        is_play = request.kind is RequestKind.PLAY
+        text = self._env.random_response(self._rng) if is_play else self._env.random_reflection(self._rng)
+        ids = self._encoder.encode(text)
+        return Completion(
+            prompt_ids=request.prompt_ids,
+            ids=ids,
+            behaviour_logprobs=np.zeros(len(ids), dtype=np.float32),
+            versions=(VersionSpan(0, 0, len(ids)),),
+            finish_reason=FinishReason.STOP,
+        )
+
+
+def play_scripted(settings: Settings, model_path: Path, trials: int) -> tuple[Trial, ...]:
+    """Play `trials` tasks of the configured environment, one trial each; the same settings give the same trials.
+
+    The prompts are rendered by the model's tokenizer and template, however long they are.
+
+    Raises:
+        BadInput: the environment or its options are not known, or the model names no end-of-sequence token.
+        Missing: the model folder has no tokenizer.
+    """
+    encoder = Encoder.load(model_path)
+    renderer = Renderer.load(model_path, settings.model.chat_template)
+    env_config = registry.canonical_config(settings.env.name, settings.env.options)
+    leases = [_lease(settings, env_config, index) for index in range(trials)]
+    return asyncio.run(_play_all(leases, renderer, encoder, settings.trial.max_turns))
+
+
+async def _play_all(leases: Sequence[Lease], renderer: Renderer, encoder: Encoder, max_turns: int) -> tuple[Trial, ...]:
+    played: list[Trial] = []
+    limits = TrialLimits(max_turns=max_turns, max_prompt_tokens=UNBOUNDED_TOKENS)
+    for lease in leases:
+        env = registry.make_env(lease.task)
+        try:
+            policy = ScriptedPolicy(env, encoder, lease.trial_id)
+            played.append(await play_trial(lease, env, policy, renderer, limits, "scripted"))
+        finally:
+            env.close()
+    return tuple(played)
+
+
+def _lease(settings: Settings, env_config: str, index: int) -> Lease:
+    """Trial `index`; its task is the one of training group `index`."""
+    seed = (settings.run.seed * _SEED_STRIDE + index) % _SEED_RANGE
+    sampling = Sampling(
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        max_response_tokens=settings.trial.max_response_tokens,
+        max_reflection_tokens=settings.trial.max_reflection_tokens,
+    )
+    return Lease(
+        trial_id=make_trial_id(f"scripted-{settings.run.seed}", Purpose.TRAIN, index, 0),
+        group_id=index,
+        slot=0,
+        purpose=Purpose.TRAIN,
+        task=Task(env=settings.env.name, env_config=env_config, seed=seed),
+        episodes=settings.trial.episodes,
+        memory=settings.trial.memory,
+        sampling=sampling,
+        seconds=TRIAL_SECONDS,
+    )
+
+
+def _end_of_sequence(folder: Path, tokenizer: Tokenizer) -> int:
+    """What ends a response: as the model's configuration says, else as its tokenizer's does."""
+    for name in ("generation_config.json", "config.json"):
+        value = _read(folder / name, _Ids).eos_token_id
+        if isinstance(value, tuple):
+            value = value[0] if value else None
+        if value is not None:
+            return value
+    token = _read(folder / "tokenizer_config.json", TokenizerFile).special_tokens().get("eos_token", "")
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise BadInput(f"{folder} names no end-of-sequence token (eos_token_id in config.json)")
+    return int(found)
+
+
+def _read(path: Path, kind: type[FileT]) -> FileT:
+    """What a JSON file says; the defaults where there is none."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return kind()
+    except msgspec.DecodeError as error:
+        raise BadInput(f"{path} can't be read: {error}") from error
