@@ -1,0 +1,95 @@
+"""What the name `sokoban` stands for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import msgspec
+
+from common.errors import BadInput
+from envs.base import EnvFactory
+from envs.sokoban.env import RewardScheme, SokobanEnv, SokobanRules
+from envs.sokoban.generator import Layout, RoomLimits, draw_layout
+from envs.sokoban.levels import read_levels
+from envs.sokoban.prompts import FullStyle, SokobanCompactStyle
+
+_CELLS_PER_BOX = 5
+_MOST_BOXES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class SokobanConfig:
+    """The defaults are the paper's sizes.
+
+    rows, cols: with the wall around. max_moves: moves an episode at most, standing still not counted.
+    boxes: at most one for five cells within the wall, and six; level files may have more.
+    min_solution, max_solution: moves of the shortest solution; the longest of `max_rooms` rooms where none fits.
+    reward: `paper` pays 10 for a solved room; `shaped` also charges moves and pays boxes.
+    levels: a level file in Boxoban's format; seed s plays its level s modulo their number, and the options that shape
+    generated rooms (rows to max_rooms) don't apply.
+    """
+
+    rows: Annotated[int, msgspec.Meta(ge=5, le=20)] = 6
+    cols: Annotated[int, msgspec.Meta(ge=5, le=20)] = 6
+    boxes: Annotated[int, msgspec.Meta(ge=1)] = 2
+    min_solution: Annotated[int, msgspec.Meta(ge=1)] = 5
+    max_solution: Annotated[int, msgspec.Meta(ge=1)] = 21
+    max_rooms: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+    levels: str = ""
+    max_turns: Annotated[int, msgspec.Meta(ge=1)] = 7
+    actions_per_turn: Annotated[int, msgspec.Meta(ge=1)] = 3
+    max_moves: Annotated[int, msgspec.Meta(ge=1)] = 30
+    end_on_deadlock: bool = False
+    reward: RewardScheme = "paper"
+    prompt: Literal["full", "compact"] = "full"
+
+    def __post_init__(self) -> None:
+        if self.levels:
+            return
+        most_boxes = min((self.rows - 2) * (self.cols - 2) // _CELLS_PER_BOX, _MOST_BOXES)
+        if self.boxes > most_boxes:
+            raise BadInput(
+                f"env.options.boxes = {self.boxes}: a room of {self.rows} x {self.cols} takes at most {most_boxes}"
+            )
+        if self.min_solution > self.max_solution:
+            raise BadInput(
+                f"env.options.min_solution = {self.min_solution}: more than max_solution = {self.max_solution}"
+            )
+        most_moves = min(self.max_moves, self.max_turns * self.actions_per_turn)
+        if self.max_solution > most_moves:
+            raise BadInput(
+                f"env.options.max_solution = {self.max_solution}: an episode has only {most_moves} moves, "
+                f"the least of max_moves = {self.max_moves} and "
+                f"max_turns * actions_per_turn = {self.max_turns * self.actions_per_turn}"
+            )
+
+
+class SokobanFactory(EnvFactory[SokobanConfig]):
+    """Makes rooms; only the size, the boxes, the solution's limits and the seed decide a generated room."""
+
+    name = "sokoban"
+    config_class = SokobanConfig
+
+    def make(self, config: SokobanConfig, seed: int) -> SokobanEnv:
+        """The room of `seed`, with prompts and rewards as configured."""
+        actions = config.actions_per_turn
+        style = SokobanCompactStyle(actions) if config.prompt == "compact" else FullStyle(actions)
+        rules = SokobanRules(
+            config.max_turns, actions, config.max_moves, config.reward, end_on_deadlock=config.end_on_deadlock
+        )
+        return SokobanEnv(layout_of(config, seed), style, rules)
+
+
+def layout_of(config: SokobanConfig, seed: int) -> Layout:
+    """The room that `seed` stands for: generated, or from the level file."""
+    if config.levels:
+        levels = read_levels(config.levels)
+        return levels[seed % len(levels)]
+    limits = RoomLimits(
+        config.rows, config.cols, config.boxes, config.min_solution, config.max_solution, config.max_rooms
+    )
+    return draw_layout(limits, seed)
+
+
+FACTORY = SokobanFactory()
