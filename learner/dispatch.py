@@ -1,0 +1,137 @@
+"""Who plays what next: leases go out as long as an actor has room and the run has work.
+
+While an evaluation is under way only its tasks are leased, and actors see only the servers that hold its version;
+else the pool's slots are. The actor with the most room relative to its capacity is served first.
+"""
+
+from __future__ import annotations
+
+from common.messages import Lease, MemoryMode, Role, Sampling, Servers
+from common.records import Purpose, Task, make_trial_id
+from common.settings import Settings
+from learner.evaluation import Evaluation, evaluation_task
+from learner.leases import LeaseTable
+from learner.peers import Link, Peer, PeerTable
+from learner.pool import TrialPool
+from learner.weight_server import WeightServer
+
+
+class Dispatcher:
+    """Leases trials to actors. evaluation: the one under way. is_training: whether training trials are leased."""
+
+    def __init__(
+        self,
+        run: str,
+        settings: Settings,
+        env_config: str,
+        pool: TrialPool,
+        peers: PeerTable,
+        link: Link,
+        weights: WeightServer,
+    ) -> None:
+        self._run = run
+        self._settings = settings
+        self._env_config = env_config
+        self._pool = pool
+        self._peers = peers
+        self._link = link
+        self._weights = weights
+        self.leases = LeaseTable()
+        self.evaluation: Evaluation | None = None
+        self.is_training = False
+
+    @property
+    def evaluation_sampling(self) -> Sampling:
+        """How responses are sampled in an evaluation."""
+        trial, evaluation = self._settings.trial, self._settings.evaluation
+        return Sampling(
+            evaluation.temperature,
+            evaluation.top_p,
+            evaluation.top_k,
+            trial.max_response_tokens,
+            trial.max_reflection_tokens,
+        )
+
+    def fill(self, now: float) -> None:
+        """Lease as much as actors have room for and the run has work for."""
+        while (actor := self._roomiest()) is not None and (lease := self._next_lease()) is not None:
+            self.leases.grant(lease, actor.key, now)
+            self._link.send(actor, lease)
+
+    def greet(self, actor: Peer) -> None:
+        """Tell an actor the servers, and again the leases that it holds: some may have been lost before its Hello."""
+        self._link.send(actor, self._servers())
+        for lease in self.leases.of(actor.key):
+            self._link.send(actor, lease)
+
+    def announce_servers(self) -> None:
+        """Tell all actors which servers they may use."""
+        self._link.broadcast(self._servers(), Role.ACTOR)
+
+    def lost(self, actor: Peer, is_dead: bool) -> None:
+        """Take back the leases of an actor that died, or left on purpose."""
+        for lease in self.leases.release_all(actor.key):
+            self.take_back(lease, "actor_died" if is_dead else "")
+
+    def expire(self, now: float) -> None:
+        """Take back the leases whose deadline has passed."""
+        for lease in self.leases.expire(now):
+            self.take_back(lease, "lease_expired")
+
+    def take_back(self, lease: Lease, reason: str, outcome: str = "", tokens: int = 0) -> None:
+        """A released lease was not played out, for `reason` ("": nobody is to blame); its slot is leased again."""
+        if lease.purpose is Purpose.TRAIN:
+            if reason:
+                self._pool.fail(lease.group_id, lease.slot, reason, outcome or reason, tokens)
+            else:
+                self._pool.groups.return_slot(lease.group_id, lease.slot)
+        elif self.evaluation is not None and lease.slot == self.evaluation.policy_version:
+            if reason:
+                self.evaluation.fail(lease.group_id)
+            else:
+                self.evaluation.give_back(lease.group_id)
+
+    def _servers(self) -> Servers:
+        version = None if self.evaluation is None else self.evaluation.policy_version
+        return Servers(self._weights.servers(version))
+
+    def _roomiest(self) -> Peer | None:
+        room = [
+            (1.0 - self.leases.held_by(actor.key) / actor.hello.capacity, actor)
+            for actor in self._peers.of_role(Role.ACTOR)
+            if actor.is_reachable
+        ]
+        share, actor = max(room, key=lambda pair: pair[0], default=(0.0, None))
+        return actor if share > 0.0 else None
+
+    def _next_lease(self) -> Lease | None:
+        if self.evaluation is not None:
+            return self._next_evaluation(self.evaluation)
+        applied = self._weights.applied_version
+        taken = self._pool.take_slot(applied) if self.is_training and applied is not None else None
+        if taken is None:
+            return None
+        group, slot = taken
+        trial = self._settings.trial
+        sampling = Sampling(
+            trial.temperature, trial.top_p, trial.top_k, trial.max_response_tokens, trial.max_reflection_tokens
+        )
+        return self._lease(Purpose.TRAIN, group.group_id, slot, group.task, trial.episodes, sampling)
+
+    def _next_evaluation(self, evaluation: Evaluation) -> Lease | None:
+        if not self._weights.servers(evaluation.policy_version):
+            return None
+        index = evaluation.take()
+        if index is None:
+            return None
+        task = evaluation_task(self._settings.env.name, self._env_config, index)
+        episodes = self._settings.evaluation.episodes
+        return self._lease(Purpose.EVALUATE, index, evaluation.policy_version, task, episodes, self.evaluation_sampling)
+
+    def _lease(
+        self, purpose: Purpose, group_id: int, slot: int, task: Task, episodes: int, sampling: Sampling
+    ) -> Lease:
+        trial_id = make_trial_id(self._run, purpose, group_id, slot)
+        memory: MemoryMode = self._settings.trial.memory
+        seconds = self._settings.gateway.lease_seconds
+        return Lease(trial_id, group_id, slot, purpose, task, episodes, memory, sampling, seconds)

@@ -1,0 +1,451 @@
+"""The gateway: one socket that actors, inference hosts, the trainer and observers talk to, and what answers them.
+
+    peers       who is connected              dispatch   leases out            leases      who plays what until when
+    intake      trials in, acknowledged       pool       groups + journal      groups      admission to batch
+    batching    the trainer's side            admission  how old is too old    journal     what is on disk
+    weight_server  versions and servers       evaluation one measured version  status      rates and figures
+
+One event loop handles every message in order; what follows from it (a cut, new leases) is done by `_keep_advancing`,
+which any change wakes. Writing to disk happens in the journal's thread.
+
+    STARTING -> [initial evaluation] -> TRAINING -> final evaluation -> DONE, then Shutdown to everyone
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from common import config
+from common.codec import CodecError, decode_message, encode_message
+from common.errors import BadInput, LamerError, RunFailed
+from common.messages import (
+    PROTOCOL_VERSION,
+    AnyMessage,
+    BatchRequest,
+    Checkpointed,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    HostStatus,
+    Message,
+    Metric,
+    Phase,
+    Published,
+    Reject,
+    Role,
+    Shutdown,
+    Status,
+    StatusRequest,
+    TrialDone,
+    TrialFailed,
+    UpdateReport,
+    Welcome,
+)
+from common.transport import RouterEndpoint
+from learner.batching import Batcher
+from learner.dispatch import Dispatcher
+from learner.evaluation import Evaluation, EvaluationResult, pass_at
+from learner.groups import TrialEntry
+from learner.intake import Intake
+from learner.journal import Journal
+from learner.peers import Expectation, Link, Peer, PeerTable
+from learner.plan import GatewayPlan, ReferenceFigure, RunResult, Tracker
+from learner.pool import TrialPool
+from learner.weight_server import WeightServer, first_weights
+
+__all__ = ["GatewayPlan", "ReferenceFigure", "RunResult", "Tracker", "run_gateway"]
+
+log = logging.getLogger("lamer.gateway")
+
+GOODBYE_SECONDS = 5.0
+MESSAGES_A_TURN = 16
+INTERRUPTED = 130
+
+_SENDER: dict[type[Message], Role] = {
+    TrialDone: Role.ACTOR,
+    TrialFailed: Role.ACTOR,
+    HostStatus: Role.HOST,
+    BatchRequest: Role.TRAINER,
+    Published: Role.TRAINER,
+    UpdateReport: Role.TRAINER,
+    Checkpointed: Role.TRAINER,
+}
+
+
+async def run_gateway(plan: GatewayPlan, stop: asyncio.Event | None = None) -> RunResult:
+    """Run a whole training (or, with batch.updates 0, one evaluation) and return how it went.
+
+    Listens at settings.gateway.bind and .port, and writes the address to run_dir/address. Setting `stop` ends the run
+    early: peers are told to exit with 130 and the journal is committed.
+
+    Raises:
+        Missing: the port is taken, or the model folder is not there. BadInput: the run folder holds another run's
+        journal. RunFailed: the journal can't be written, or no group can be trained.
+    """
+    weights = await asyncio.to_thread(first_weights, Path(plan.model_path))
+    gateway = Gateway(plan, WeightServer(weights, plan.resume_step))
+    try:
+        return await gateway.run(stop or asyncio.Event())
+    finally:
+        await gateway.close()
+
+
+class Gateway:
+    """One run's gateway: wires its parts together and owns the tasks that drive them."""
+
+    def __init__(self, plan: GatewayPlan, weights: WeightServer) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", plan.run):
+            raise BadInput(f"a run's name is made of letters, digits, '.', '_' and '-', got {plan.run!r}")
+        journal_path = plan.run_dir / "journal.db"
+        if plan.resume_step is None and journal_path.exists():
+            raise BadInput(f"{plan.run_dir} holds a run already: resume it, or choose another run.name")
+        settings = plan.settings
+        self._plan = plan
+        self._settings = settings.gateway
+        self._config = config.to_json(settings)
+        self._expectation = Expectation(plan.run, config.config_hash(settings), plan.fingerprint)
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._training_since = self._started
+        self._training_seconds = 0.0
+        self._phase = Phase.STARTING
+        self._work = asyncio.Event()
+        self._alone = asyncio.Event()
+        self._failure: asyncio.Future[None] = self._loop.create_future()
+        self._malformed = 0
+        self._evaluations: list[EvaluationResult] = []
+        self._router = RouterEndpoint(
+            settings.gateway.bind, settings.gateway.port, plan.keys.pair, plan.keys.is_allowed
+        )
+        self._journal = Journal(journal_path, self._on_stored, self._on_journal_failure)
+        self._peers = PeerTable()
+        beat = settings.gateway.heartbeat_seconds
+        self._link = Link(self._router, self._peers, settings.gateway.dead_after_seconds, grace=2 * beat)
+        self._weights = weights
+        self._pool = TrialPool(plan.run, settings, plan.env_config, self._journal)
+        self._dispatcher = Dispatcher(plan.run, settings, plan.env_config, self._pool, self._peers, self._link, weights)
+        self._intake = Intake(
+            plan.run, plan.run_dir, settings.batch.group_size, self._pool, self._dispatcher, self._peers, self._link
+        )
+        self._batcher = Batcher(
+            plan.run_dir,
+            settings.batch.updates,
+            self._pool,
+            self._dispatcher.leases,
+            weights,
+            self._peers,
+            self._link,
+            plan.tracker,
+            self._metrics,
+        )
+
+    # --- the run -----------------------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event) -> RunResult:
+        """Play all phases, or until `stop`, and say Shutdown to everyone."""
+        try:
+            await self._restore()
+            async with asyncio.TaskGroup() as tasks:
+                background = [
+                    tasks.create_task(work)
+                    for work in (
+                        self._router.serve(lambda why: log.warning("a client was refused: %s", why)),
+                        self._keep_receiving(),
+                        self._keep_beating(),
+                        self._keep_advancing(),
+                    )
+                ]
+                self._write_address()
+                phases = tasks.create_task(self._play_phases())
+                stopping = tasks.create_task(stop.wait())
+                await asyncio.wait((phases, stopping, self._failure), return_when=asyncio.FIRST_COMPLETED)
+                if self._failure.done():
+                    self._failure.result()
+                exit_code = 0 if phases.done() else INTERRUPTED
+                phases.cancel()
+                stopping.cancel()
+                await self._dismiss("the run is done" if exit_code == 0 else "the run was interrupted", exit_code)
+                for task in background:
+                    task.cancel()
+        except* LamerError as errors:
+            failure = errors.exceptions[0]
+            assert isinstance(failure, LamerError)
+            self._phase = Phase.FAILED
+            self._link.broadcast(Shutdown(str(failure), failure.exit_code))
+            raise failure from None
+        return self._result(exit_code)
+
+    async def close(self) -> None:
+        """Commit the journal and close the socket."""
+        await self._journal.close()
+        self._router.close()
+
+    async def _play_phases(self) -> None:
+        plan = self._plan
+        if plan.resume_step is None and plan.settings.evaluation.initial and plan.settings.batch.updates > 0:
+            await self._evaluate("initial", 0)
+        if plan.settings.batch.updates > 0:
+            self._phase = Phase.TRAINING
+            self._training_since = self._loop.time()
+            self._dispatcher.is_training = True
+            self._work.set()
+            await self._batcher.finished.wait()
+            self._training_seconds = self._loop.time() - self._training_since
+            self._dispatcher.is_training = False
+        await self._evaluate("final", plan.settings.batch.updates)
+        self._phase = Phase.DONE
+
+    async def _evaluate(self, name: str, version: int) -> None:
+        """Measure a policy version; evaluation trials that an earlier gateway of this run stored are kept."""
+        plan = self._plan
+        if plan.settings.evaluation.tasks == 0:
+            return
+        self._phase = Phase.EVALUATING
+        started = self._loop.time()
+        evaluation = Evaluation(name, version, plan.settings.evaluation.tasks, self._settings.slot_retries)
+        evaluation.restore(await self._journal.evaluated(version))
+        self._dispatcher.evaluation = evaluation
+        self._dispatcher.announce_servers()
+        self._work.set()
+        await evaluation.finished.wait()
+        self._dispatcher.evaluation = None
+        self._dispatcher.announce_servers()
+        self._note_evaluation(evaluation, self._loop.time() - started)
+
+    async def _restore(self) -> None:
+        """Go on from the journal of a run that is resumed; its initial evaluation is read back, if it was complete."""
+        settings, step = self._plan.settings, self._plan.resume_step
+        if step is None:
+            return
+        state = await self._journal.resume(step)
+        self._pool.groups.restore(state.groups, state.trained, state.next_group_id, frozenset())
+        self._batcher.begin_at(step)
+        evaluation = Evaluation("initial", 0, settings.evaluation.tasks, 0)
+        evaluation.restore(await self._journal.evaluated(0))
+        if settings.evaluation.initial and settings.batch.updates > 0 and evaluation.finished.is_set():
+            self._note_evaluation(evaluation, 0.0)
+
+    def _note_evaluation(self, evaluation: Evaluation, seconds: float) -> None:
+        episodes = self._plan.settings.evaluation.episodes
+        result = evaluation.result(episodes, self._dispatcher.evaluation_sampling, seconds)
+        self._evaluations.append(result)
+        shares = (Metric(f"evaluation/pass_at_{k + 1}", share) for k, share in enumerate(result.pass_at))
+        entropy = Metric("evaluation/first_action_entropy", result.first_action_entropy)
+        valid = Metric("evaluation/valid_action_rate", result.valid_action_rate)
+        self._plan.tracker.log(result.policy_version, (*shares, entropy, valid))
+
+    async def _dismiss(self, reason: str, exit_code: int) -> None:
+        """Say Shutdown to all, and wait a bounded time for their Goodbyes."""
+        self._link.broadcast(Shutdown(reason, exit_code))
+        if len(self._peers) > 0:
+            self._alone.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._alone.wait(), GOODBYE_SECONDS)
+
+    # --- tasks -------------------------------------------------------------------------------------------------
+
+    async def _keep_receiving(self) -> None:
+        taken = 0
+        while True:
+            identity, data = await self._router.receive()
+            try:
+                message = decode_message(data)
+            except CodecError as error:
+                self._malformed += 1
+                log.warning("malformed message %d ignored: %s", self._malformed, error)
+                continue
+            await self._handle(identity, message)
+            await self._journal.drained(self._settings.credit_bytes)
+            taken += 1
+            if taken % MESSAGES_A_TURN == 0:  # receive() does not yield while messages are waiting
+                await asyncio.sleep(0)
+
+    async def _keep_beating(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.heartbeat_seconds)
+            self._link.broadcast(Heartbeat())
+            for peer in self._peers.age(self._settings.heartbeat_seconds, self._settings.dead_after_seconds):
+                log.warning("%s %s is silent and taken for dead", peer.role.value, peer.hello.name)
+                self._lose(peer, is_dead=True)
+            self._dispatcher.expire(self._loop.time())
+            self._work.set()
+
+    async def _keep_advancing(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            if self._dispatcher.is_training:
+                self._batcher.try_cut(self._training_since)
+            self._dispatcher.fill(self._loop.time())
+
+    def _on_stored(self, entries: Sequence[TrialEntry]) -> None:
+        self._intake.stored(entries)
+        self._work.set()
+
+    def _on_journal_failure(self, failure: RunFailed) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(failure)
+
+    # --- messages ----------------------------------------------------------------------------------------------
+
+    async def _handle(self, identity: bytes, message: AnyMessage) -> None:
+        if isinstance(message, Hello):
+            self._greet(identity, message)
+            return
+        peer = self._peers.heard(identity)
+        if peer is None:  # its connection is new and its Hello on the way, or was lost: it will say it again
+            return
+        expected = _SENDER.get(type(message))
+        if expected is not None and peer.role is not expected:
+            log.warning("%s from %s %s ignored", type(message).__name__, peer.role.value, peer.hello.name)
+            return
+        match message:
+            case Heartbeat():
+                return
+            case TrialDone():
+                self._intake.done(peer, message)
+            case TrialFailed():
+                self._intake.failed(peer, message)
+            case HostStatus():
+                self._note_host(peer, message)
+            case BatchRequest():
+                await self._batcher.requested(peer, message)
+            case Published():
+                self._batcher.published(message)
+            case UpdateReport():
+                self._batcher.reported(message)
+            case Checkpointed():
+                self._batcher.checkpointed(message)
+            case StatusRequest():
+                self._link.send(peer, self._status())
+            case Goodbye():
+                self._lose(peer, is_dead=False)
+            case _:
+                log.warning("%s from %s %s ignored", type(message).__name__, peer.role.value, peer.hello.name)
+        self._work.set()
+
+    def _greet(self, identity: bytes, hello: Hello) -> None:
+        refusal = self._expectation.refusal(hello)
+        if refusal:
+            log.warning("%s %s refused: %s", hello.role.value, hello.name, refusal)
+            self._router.send(identity, encode_message(Reject(refusal)))
+            return
+        peer = self._peers.welcome(identity, hello)
+        self._link.send(peer, self._welcome(hello))
+        if hello.role is Role.ACTOR:
+            self._dispatcher.greet(peer)
+        elif hello.role is Role.HOST and self._weights.current is not None:
+            self._link.send(peer, self._weights.current)
+        elif hello.role is Role.TRAINER:
+            for other in self._peers.of_role(Role.TRAINER):
+                if other is not peer:
+                    self._lose(other, is_dead=True)
+        log.info("%s %s joined", hello.role.value, hello.name)
+        self._work.set()
+
+    def _welcome(self, hello: Hello) -> Welcome:
+        return Welcome(
+            protocol=PROTOCOL_VERSION,
+            epoch=os.getpid() << 32 | int(time.time()),
+            run=self._plan.run,
+            config=self._config,
+            config_hash=self._expectation.config_hash,
+            policy_version=self._pool.trained_from,
+            model_path=self._plan.model_path,
+            credit_trials=hello.capacity,
+            credit_bytes=self._settings.credit_bytes,
+            heartbeat_seconds=self._settings.heartbeat_seconds,
+            dead_after_seconds=self._settings.dead_after_seconds,
+        )
+
+    def _note_host(self, host: Peer, status: HostStatus) -> None:
+        if status.error:
+            log.warning("inference host %s: %s", host.hello.name, status.error)
+        if self._weights.report(host.key, status, self._loop.time()):
+            self._dispatcher.announce_servers()
+
+    def _lose(self, peer: Peer, *, is_dead: bool) -> None:
+        self._peers.remove(peer)
+        if peer.role is Role.ACTOR:
+            self._dispatcher.lost(peer, is_dead)
+        elif peer.role is Role.HOST and self._weights.remove(peer.key):
+            self._dispatcher.announce_servers()
+        if len(self._peers) == 0:
+            self._alone.set()
+
+    # --- figures -----------------------------------------------------------------------------------------------
+
+    def _write_address(self) -> None:
+        temporary = self._plan.run_dir / "address.tmp"
+        temporary.write_text(self._router.url + "\n", encoding="ascii")
+        temporary.replace(self._plan.run_dir / "address")
+
+    def _metrics(self) -> tuple[Metric, ...]:
+        trials, tokens = self._intake.rates.rates(self._loop.time())
+        return (
+            Metric("rollout/trials_per_second", trials),
+            Metric("rollout/tokens_per_second", tokens),
+            Metric("rollout/in_flight", float(len(self._dispatcher.leases))),
+            Metric("rollout/trials", float(self._intake.trials)),
+            Metric("trainer/wait_seconds", self._batcher.wait_seconds),
+            Metric("weights/update_seconds", self._weights.update_seconds),
+            Metric("weights/pause_seconds", self._weights.pause_seconds),
+            *self._batcher.figures.metrics(self._plan.settings.trial.episodes),
+            *self._pool.drops.metrics(),
+        )
+
+    def _status(self) -> Status:
+        now = self._loop.time()
+        trials, tokens = self._intake.rates.rates(now)
+        evaluation = self._dispatcher.evaluation
+        figures = self._batcher.figures
+        return Status(
+            run=self._plan.run,
+            phase=self._phase,
+            update=self._batcher.reported_step,
+            updates=self._plan.settings.batch.updates,
+            pass_at=pass_at(figures.solved_at, self._plan.settings.trial.episodes) if figures.solved_at else (),
+            trials=self._intake.trials,
+            trials_per_second=trials,
+            tokens_per_second=tokens,
+            in_flight=len(self._dispatcher.leases),
+            staleness_mean=figures.age_mean,
+            staleness_max=figures.age_max,
+            weight_age=self._weights.age(now),
+            policy_version=self._pool.trained_from,
+            actors=len(self._peers.of_role(Role.ACTOR)),
+            servers=len(self._weights.servers()),
+            dropped=self._pool.drops.groups.total(),
+            evaluated=0 if evaluation is None else evaluation.done,
+            evaluations=0 if evaluation is None else evaluation.tasks,
+            seconds=now - self._started,
+            mlflow_url=self._plan.mlflow_url,
+        )
+
+    def _result(self, exit_code: int) -> RunResult:
+        drops = self._pool.drops
+        return RunResult(
+            run=self._plan.run,
+            exit_code=exit_code,
+            updates=self._batcher.reported_step,
+            policy_version=self._pool.trained_from,
+            evaluations=tuple(self._evaluations),
+            references=self._plan.references,
+            warmstart=self._plan.warmstart,
+            seconds=self._loop.time() - self._started,
+            training_seconds=self._training_seconds,
+            trials=self._intake.trials,
+            response_tokens=self._intake.tokens,
+            drops=tuple(Metric(reason, float(count)) for reason, count in sorted(drops.groups.items())),
+            dropped_trials=drops.trials,
+            dropped_solved=drops.solved,
+            staleness_max=self._batcher.staleness_max,
+            resumed_from=self._plan.resume_step,
+        )

@@ -1,0 +1,136 @@
+"""Who is connected: one peer a process, across its reconnections.
+
+A peer is known by its role and by the `instance` of its Hello, so that an actor that comes back on a new socket keeps
+its leases, while one that was restarted under the same name does not inherit them. Silence is counted in heartbeat
+periods of the gateway's own loop rather than read from a clock, so that a gateway that stood still hears its peers
+out first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from common.codec import encode_message
+from common.messages import PROTOCOL_VERSION, AnyMessage, Hello, Role
+from common.transport import RouterEndpoint
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Peer:
+    """One connected process.
+
+    identity: its routing id on the socket at this time. silent_seconds: since it was heard. is_reachable: whether the
+    last message to it could be sent.
+    """
+
+    key: str
+    identity: bytes
+    hello: Hello
+    silent_seconds: float = 0.0
+    is_reachable: bool = True
+
+    @property
+    def role(self) -> Role:
+        """What the process is."""
+        return self.hello.role
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Expectation:
+    """What a Hello must agree with."""
+
+    run: str
+    config_hash: str
+    fingerprint: str
+
+    def refusal(self, hello: Hello) -> str:
+        """Why a Hello is refused, "" if it is not."""
+        if not hello.protocol_min <= PROTOCOL_VERSION <= hello.protocol_max:
+            return (
+                f"this learner speaks protocol {PROTOCOL_VERSION}, {hello.name} speaks {hello.protocol_min} to "
+                f"{hello.protocol_max}: install the same version of lamer on both"
+            )
+        for name, theirs, ours in (
+            ("run", hello.run, self.run),
+            ("config hash", hello.config_hash, self.config_hash),
+            ("model fingerprint", hello.fingerprint, self.fingerprint),
+        ):
+            if theirs and ours and theirs != ours:
+                return f"{hello.name} expects {name} {theirs}, this learner has {ours}"
+        if hello.role is Role.ACTOR and hello.capacity < 1:
+            return f"an actor runs at least one trial at once, {hello.name} offers {hello.capacity}"
+        return ""
+
+
+class PeerTable:
+    """Every peer, by socket and by key."""
+
+    def __init__(self) -> None:
+        self._by_identity: dict[bytes, Peer] = {}
+        self._by_key: dict[str, Peer] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def welcome(self, identity: bytes, hello: Hello) -> Peer:
+        """Note a Hello: a new peer, or a known one on a new socket."""
+        key = f"{hello.role.value}:{hello.instance or identity.hex()}"
+        peer = self._by_key.get(key)
+        if peer is None:
+            peer = Peer(key, identity, hello)
+            self._by_key[key] = peer
+        self._by_identity.pop(peer.identity, None)
+        self._by_identity[identity] = peer
+        peer.identity, peer.hello, peer.silent_seconds, peer.is_reachable = identity, hello, 0.0, True
+        return peer
+
+    def heard(self, identity: bytes) -> Peer | None:
+        """The peer behind a socket, which spoke just now; None before its Hello."""
+        peer = self._by_identity.get(identity)
+        if peer is not None:
+            peer.silent_seconds = 0.0
+        return peer
+
+    def get(self, key: str) -> Peer | None:
+        """A connected peer by its key."""
+        return self._by_key.get(key)
+
+    def of_role(self, role: Role) -> tuple[Peer, ...]:
+        """The connected peers of a role, in the order of their first Hello."""
+        return tuple(peer for peer in self._by_key.values() if peer.role is role)
+
+    def all(self) -> tuple[Peer, ...]:
+        """Every connected peer."""
+        return tuple(self._by_key.values())
+
+    def remove(self, peer: Peer) -> None:
+        """Forget a peer that left or died."""
+        self._by_identity.pop(peer.identity, None)
+        self._by_key.pop(peer.key, None)
+
+    def age(self, seconds: float, dead_after: float) -> tuple[Peer, ...]:
+        """Count `seconds` of silence for every peer; those silent for `dead_after` or longer, still in the table."""
+        for peer in self._by_key.values():
+            peer.silent_seconds += seconds
+        return tuple(peer for peer in self._by_key.values() if peer.silent_seconds >= dead_after)
+
+
+class Link:
+    """How the gateway's parts talk to peers: encodes once a receiver, never waits."""
+
+    def __init__(self, router: RouterEndpoint, peers: PeerTable, dead_after: float, grace: float) -> None:
+        """grace: seconds that a peer whose connection broke has left to come back before it counts as dead."""
+        self._router = router
+        self._peers = peers
+        self._silence = max(dead_after - grace, 0.0)
+
+    def send(self, peer: Peer, message: AnyMessage) -> None:
+        """Send to one peer. One that can't be reached is soon taken for dead unless it comes back."""
+        peer.is_reachable = self._router.send(peer.identity, encode_message(message))
+        if not peer.is_reachable:
+            peer.silent_seconds = max(peer.silent_seconds, self._silence)
+
+    def broadcast(self, message: AnyMessage, role: Role | None = None) -> None:
+        """Send to every peer, or to every peer of a role."""
+        for peer in self._peers.all() if role is None else self._peers.of_role(role):
+            self.send(peer, message)
