@@ -15,7 +15,7 @@ from envs.sokoban.levels import read_levels
 from envs.sokoban.prompts import FullStyle, SokobanCompactStyle
 
 _CELLS_PER_BOX = 5
-_MOST_BOXES = 6
+_MOST_BOXES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,9 @@ class SokobanConfig:
     """The defaults are the paper's sizes.
 
     rows, cols: with the wall around. max_moves: moves an episode at most, standing still not counted.
-    boxes: at most one for five cells within the wall, and six; level files may have more.
+    boxes: at most one for five cells within the wall, and five; level files may have more.
     min_solution, max_solution: moves of the shortest solution; the longest of `max_rooms` rooms where none fits.
+    end_on_deadlock: an episode also ends when no solution is left; searched for after every push, slow in large rooms.
     reward: `paper` pays 10 for a solved room; `shaped` also charges moves and pays boxes.
     levels: a level file in Boxoban's format; seed s plays its level s modulo their number, and the options that shape
     generated rooms (rows to max_rooms) don't apply.

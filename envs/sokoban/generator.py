@@ -25,6 +25,7 @@ _TURN_CHANCE = 0.35
 _WIDEN_CHANCE = 0.7
 _WALK_FACTOR = 1.7
 _MAX_POSITIONS = 60_000
+_LAST_ROOM = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +54,13 @@ def draw_layout(limits: RoomLimits, seed: int) -> Layout:
     """The room of a seed. After `max_rooms` rooms without a start of an allowed length, the longest found is taken.
 
     Raises:
-        EnvironmentFault: not one of the rooms has any start, so the board is too small for its boxes.
+        EnvironmentFault: not one of 10 * max_rooms rooms has any start: they are too small for their boxes.
     """
     rng = task_rng("sokoban", limits.rows, limits.cols, limits.boxes, limits.min_moves, limits.max_moves, seed)
     fallback: Layout | None = None
-    for _ in range(limits.max_rooms):
+    for number in range(_LAST_ROOM * limits.max_rooms):
+        if fallback is not None and number >= limits.max_rooms:
+            return fallback
         layout = _draw_room(rng, limits)
         if layout is None:
             continue
@@ -65,9 +68,7 @@ def draw_layout(limits: RoomLimits, seed: int) -> Layout:
             return layout
         if fallback is None or len(layout.solution) > len(fallback.solution):
             fallback = layout
-    if fallback is None:
-        raise EnvironmentFault(f"sokoban seed {seed}: no room of {limits} has a start, use more cells or fewer boxes")
-    return fallback
+    raise EnvironmentFault(f"sokoban seed {seed}: no room of {limits} has a start, use more cells or fewer boxes")
 
 
 def _draw_room(rng: random.Random, limits: RoomLimits) -> Layout | None:
