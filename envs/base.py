@@ -4,8 +4,8 @@ One `Env` object lives for one trial. `reset` starts the next episode from the s
 remember what earlier episodes revealed (the doors environment needs that for its anchor states); what the *policy* is
 shown of earlier episodes is decided by `actors.memory`, which renders it and hands it to the prompts in a view.
 
-An `EnvFactory` is what a registry name stands for: the environment's own configuration class, a way to make an `Env` from
-a configuration and a seed, and the scripted and exact references to compare results with.
+An `EnvFactory` is what a registry name stands for: the environment's own configuration class, a way to make an `Env`
+from a configuration and a seed, and the scripted and exact references to compare results with.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ConfigT = TypeVar("ConfigT")
 
 
 class EnvironmentFault(RuntimeError):
-    """The environment itself failed (an engine crashed, data is broken): the trial is not trained and its slot leased again."""
+    """The environment itself failed (an engine crashed, data is broken): the trial's slot is leased again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class MemoryWindows:
 
 @dataclass(frozen=True, slots=True)
 class MemoryStep:
-    """One step as memory keeps it: the action as parsed (or what stood in its place) and the observation that followed."""
+    """One step as memory keeps it: the action as parsed (or what stands in its place) and what was observed after it."""
 
     action: str
     observation: str
@@ -71,7 +71,7 @@ class MemoryStep:
 
 @dataclass(frozen=True, slots=True)
 class PastAttempt:
-    """A finished attempt as memory hands it to an environment: `steps` empty or `reflection` "" where the mode leaves it out."""
+    """A finished attempt as memory hands it out: `steps` empty or `reflection` "" where the mode leaves it out."""
 
     index: int
     steps: tuple[MemoryStep, ...]
@@ -82,8 +82,9 @@ class PastAttempt:
 class PlayView:
     """What a play prompt is made of.
 
-    initial: the observation after reset. observation: the current one. past: earlier attempts as rendered by memory, "" in
-    the first episode or without memory. current: this attempt's steps so far as rendered by memory, "" at its first turn.
+    initial: the observation after reset. observation: the current one. past: earlier attempts as rendered by memory, ""
+    in the first episode or without memory. current: this attempt's steps so far as rendered by memory, "" at its first
+    turn.
     """
 
     initial: str
@@ -126,7 +127,7 @@ class Env(ABC):
 
     @abstractmethod
     def step(self, response: str) -> StepResult:
-        """Parse a response, apply its action and pay for it. A response without an action follows the environment's rule."""
+        """Parse a response, apply its action and pay for it; what a response without one does, the environment says."""
 
     @abstractmethod
     def play_prompt(self, view: PlayView) -> str:
@@ -150,18 +151,18 @@ class Env(ABC):
 
     @abstractmethod
     def random_response(self, rng: random.Random) -> str:
-        """A well-formed response with a uniformly random legal action: scripted play for the warm start and for references."""
+        """A well-formed response with a uniformly random legal action: scripted play for the warm start."""
 
     @abstractmethod
     def random_reflection(self, rng: random.Random) -> str:
         """A well-formed reflection that teaches nothing: scripted play for the warm start."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most environments hold nothing
         """Release what the environment holds."""
 
 
 class EnvFactory(ABC, Generic[ConfigT]):
-    """What the name of an environment stands for. `config_class` is a frozen dataclass whose defaults are the paper's sizes."""
+    """What the name of an environment stands for. `config_class`: a frozen dataclass with the paper's sizes as defaults."""
 
     name: str
     config_class: type[ConfigT]
