@@ -135,7 +135,10 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW. minibatches: optimizer steps per batch. pack_tokens: most tokens of one forward pass."""
+    """AdamW. minibatches: optimizer steps per batch. pack_tokens: most tokens of one forward pass.
+
+    max_grad_norm 0: gradients are not clipped.
+    """
 
     learning_rate: float = _field(1e-6, low=0.0)
     beta1: float = _field(0.9, low=0.0, high=1.0)

@@ -2,17 +2,19 @@
 
 One row = one response (a turn or a reflection) of any trial of the group; all arrays are float64 [n] in the same order.
 
-    gigpo   episode_weight * (score - mean(score)) + step_weight * (return - mean(return over rows with the same anchor))
+    gigpo   episode_weight * (score - mean(score)) + step_weight * (return - mean(return over rows with the same
+    anchor))
             Feng et al., 2025 (GiGPO); score = undiscounted reward of the row's own episode
     grpo    (return - mean(return)) / std(return)                                Shao et al., 2024
     rloo    return - mean(return of the other rows)                              Ahmadian et al., 2024
 
-Means and unbiased standard deviations are taken over rows, not over trials, as in the reference. Where this differs from it:
+Means and unbiased standard deviations are taken over rows, not over trials, as in the reference. Where this differs
+from it:
 
-- a reflection's score is the reward of the episode that follows it; the reference scores every reflection 0, which pushes
-  reflections down whenever the group does well;
-- a reflection's anchor is the state in which the following episode starts, marked as a reflection; the reference puts all
-  reflections of a group under one constant;
+- a reflection's score is the reward of the episode that follows it; the reference scores every reflection 0, which
+  pushes reflections down whenever the group does well;
+- a reflection's anchor is the state in which the following episode starts, marked as a reflection; the reference puts
+  all reflections of a group under one constant;
 - GRPO and RLOO use the cross-episode return of Eq. 4; in the reference the swap that was to bring it in does nothing.
   `credit.trial_discount` 0 gives each episode for itself, and `credit.step_discount` 1 its undiscounted outcome;
 - no row is duplicated to fill a batch, which would bias the group's statistics.
@@ -38,8 +40,9 @@ EPSILON = 1e-6
 class GroupRows:
     """The responses of one group, row by row.
 
-    rewards: undiscounted reward of the row's episode (a reflection: of the episode that follows it). returns: cross-episode
-    returns. penalties: what an invalid response costs, 0 elsewhere. anchors: rows with equal ones share a state.
+    rewards: undiscounted reward of the row's episode (a reflection: of the episode that follows it). returns:
+    cross-episode returns. penalties: what an invalid response costs, 0 elsewhere. anchors: rows with equal ones share
+    a state.
     """
 
     rewards: Values
@@ -87,8 +90,8 @@ def gigpo(
 ) -> Values:
     """GiGPO: compare episodes over the group, and steps over equal states, across trials and attempts.
 
-    Cross-episode credit enters through the step part: of two trials that differ in what they did in the same state, the one
-    whose later episodes went better has the higher return there.
+    Cross-episode credit enters through the step part: of two trials that differ in what they did in the same state,
+    the one whose later episodes went better has the higher return there.
     """
     return episode_weight * normalise(scores, how) + step_weight * within_anchors(returns, anchors, how)
 
@@ -109,8 +112,8 @@ def rloo(values: Values) -> Values:
 def group_advantages(group: GroupRows, settings: AdvantageSettings) -> Values:
     """The advantages of one group's responses by the configured estimator: float64 [n].
 
-    The penalty of an invalid response lowers the value that is compared over the group: the episode's reward for GiGPO, the
-    return for GRPO and RLOO.
+    The penalty of an invalid response lowers the value that is compared over the group: the episode's reward for
+    GiGPO, the return for GRPO and RLOO.
     """
     how: Normalise = "mean_std" if settings.normalise == "mean_std" else "mean"
     if settings.estimator == "grpo":

@@ -1,8 +1,9 @@
 """Attention along shared prefixes, as an attention function of transformers.
 
-The model runs over the flat tokens of a pack ([1, T]). Each segment's tokens attend to the positions on their path up to
-themselves, so a prefix that many samples share is computed once and every one of them attends to it. Segments of similar
-size are padded into blocks; a block gathers its queries, keys and values and runs one scaled dot-product attention:
+The model runs over the flat tokens of a pack ([1, T]). Each segment's tokens attend to the positions on their path up
+to themselves, so a prefix that many samples share is computed once and every one of them attends to it. Segments of
+similar size are padded into blocks; a block gathers its queries, keys and values and runs one scaled dot-product
+attention:
 
     queries  [n, Lq]   flat indices of the segments' own tokens          mask: key position <= query position,
     keys     [n, Lk]   flat indices along the segments' paths            which leaves padded keys out as well
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from common.errors import BadInput
 from learner.packing import Indices, Pack, Segment
 
 SHARED_PREFIX = "lamer_shared_prefix"
@@ -34,7 +36,8 @@ _MOST_SCORES = 64 * 1024 * 1024
 class Block:
     """Segments padded to one size.
 
-    queries: int64 [n, Lq]. keys: int64 [n, Lk]. mask: bool [n, 1, groups * Lq, Lk], groups = query heads of one key head.
+    queries: int64 [n, Lq]. keys: int64 [n, Lk]. mask: bool [n, 1, groups * Lq, Lk], groups = query heads of one key
+    head.
     """
 
     queries: torch.Tensor
@@ -44,7 +47,9 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class PrefixLayout:
-    """How the flat tokens of a pack attend. order: int64 [T], where each token's output stands in the blocks' outputs."""
+    """How the flat tokens of a pack attend. order: int64 [T], where each token's output stands in the blocks'
+    outputs.
+    """
 
     blocks: tuple[Block, ...]
     order: torch.Tensor
@@ -156,11 +161,13 @@ def shared_prefix_attention(
         the output [1, T, H, D] and no weights.
 
     Raises:
-        ValueError: a sequence is longer than the layer's sliding window.
+        BadInput: a sequence is longer than the layer's sliding window.
     """
     if sliding_window is not None and prefix_layout.longest > sliding_window:
-        raise ValueError(f"a sequence of {prefix_layout.longest} tokens does not fit the sliding window of {sliding_window}")
-    _, heads, tokens, head_dim = query.shape
+        raise BadInput(
+            f"a sequence of {prefix_layout.longest} tokens does not fit the sliding window of {sliding_window}"
+        )
+    heads, tokens, head_dim = query.shape[1:]
     key_heads = key.shape[1]
     flat_query, flat_key, flat_value = (
         states[0].transpose(0, 1).reshape(tokens, -1) for states in (query, key, value.to(key.dtype))

@@ -3,11 +3,11 @@
     <run>/checkpoints/step-00000020/
         model.safetensors       float32 parameters
         optimizer.safetensors   AdamW's moments and step counts, "<parameter>/<name>"
-        state.json              policy version (= the last batch trained, the journal position), settings hash, random states
-        manifest.json           SHA-256 of each of the others, written last
+        state.json              policy version (= the last batch trained, the journal position), settings hash, random
+        states manifest.json           SHA-256 of each of the others, written last
 
-A checkpoint is written under a temporary name, synced and renamed. `latest` checks every digest, and passes over a damaged
-one with a warning. Loading reads tensors and JSON only, nothing that could run code.
+A checkpoint is written under a temporary name, synced and renamed. `latest` checks every digest, and passes over a
+damaged one with a warning. Loading reads tensors and JSON only, nothing that could run code.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def folder(run_dir: Path, step: int) -> Path:
 
 
 def learning_hash(settings: Settings) -> str:
-    """Hash of the settings that decide what an update does; 16 hex digits. Sizes of the machine and of the run are not in it."""
+    """Hash of the settings that decide what an update does; 16 hex digits. Sizes of the machine and of the run are
+    not in it.
+    """
     sections = (settings.env, settings.trial, settings.credit, settings.advantage, settings.loss, settings.optimizer)
     encoded = msgspec.json.encode([msgspec.to_builtins(section) for section in sections], order="deterministic")
     return hashlib.sha256(encoded).hexdigest()[:16]
@@ -131,7 +133,9 @@ def verify(path: Path) -> None:
         if not (path / name).is_file():
             raise Damaged(f"checkpoint {path} has no {name}; remove it to go on from the one before")
         if file_digest(path / name) != manifest.sha256.get(name):
-            raise Damaged(f"{name} of checkpoint {path} is damaged (SHA-256 differs); remove it to go on from the one before")
+            raise Damaged(
+                f"{name} of checkpoint {path} is damaged (SHA-256 differs); remove it to go on from the one before"
+            )
 
 
 def checkpoints(run_dir: Path) -> tuple[Path, ...]:

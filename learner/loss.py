@@ -5,11 +5,11 @@
                     update starts from, and w corrects for the older (or the engine's) policy that sampled the tokens
     ppo_clip        max(-A r, -A clip(r)),      r = pi_theta / pi_behave                  Schulman et al., 2017
 
-clip(r) = r limited to 1 - clip_low .. 1 + clip_high. For A < 0 the loss is at most -A * dual_clip (Ye et al., 2020). Log ratios are
-limited to +-20 before exp.
+clip(r) = r limited to 1 - clip_low .. 1 + clip_high. For A < 0 the loss is at most -A * dual_clip (Ye et al., 2020).
+Log ratios are limited to +-20 before exp.
 
-Losses are sums divided by the number of response tokens of the whole minibatch, which the caller passes in: the same result
-for any packing. (The reference averages over micro-batches, so its loss depends on how samples are packed.)
+Losses are sums divided by the number of response tokens of the whole minibatch, which the caller passes in: the same
+result for any packing. (The reference averages over micro-batches, so its loss depends on how samples are packed.)
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class TokenLogprobs:
 class PolicyLoss:
     """Per-token losses, float32 [N] with gradient, and which tokens were limited, bool [N] each.
 
-    clipped: the clipped branch was the larger. dual_clipped: the bound for A < 0 held. capped: w was over importance_cap.
+    clipped: the clipped branch was the larger. dual_clipped: the bound for A < 0 held. capped: w was over
+    importance_cap.
     """
 
     losses: torch.Tensor
@@ -98,12 +99,16 @@ def k3_kl(logprobs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
 
 def effective_share(weights: torch.Tensor) -> float:
-    """Effective sample size of importance weights as a share of their number: (sum w)^2 / (N sum w^2), 1 when all are equal."""
+    """Effective sample size of importance weights as a share of their number: (sum w)^2 / (N sum w^2), 1 when all are
+    equal.
+    """
     weights = weights.double()
     return float(weights.sum().square() / (len(weights) * weights.square().sum()))
 
 
 def entropy_coefficient(settings: LossSettings, step: int, updates: int) -> float:
-    """The entropy bonus of update `step` (1, 2, ...): linear from `entropy` at the first to `entropy_final` at the last."""
+    """The entropy bonus of update `step` (1, 2, ...): linear from `entropy` at the first to `entropy_final` at the
+    last.
+    """
     progress = min(1.0, (step - 1) / max(1, updates - 1))
     return settings.entropy + (settings.entropy_final - settings.entropy) * progress

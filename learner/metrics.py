@@ -1,13 +1,13 @@
 """What an update is measured by. Names are the ones shown in MLflow.
 
-    trials    reward/mean, reward/episode_1.., train/pass@1.., train/episodes, train/valid_actions, train/valid_reflections,
-              staleness/mean, staleness/max
+    trials    reward/mean, reward/episode_1.., train/pass@1.., train/episodes, train/valid_actions,
+              train/valid_reflections, staleness/mean, staleness/max
     samples   train/samples, train/response_tokens, train/advantage_std
     tokens    loss/policy, loss/entropy, loss/clip_fraction, loss/dual_clip_fraction, engine/...
 
-engine/logprob_gap_max and _mean are |trainer - engine| over tokens of age 0, where both hold the same weights: what remains is
-numerical. policy/logprob_shift_mean is the same over all tokens, staleness included. engine/importance_ess is the effective
-share of tokens under the weights pi_prox / pi_behave, before they are capped.
+engine/logprob_gap_max and _mean are |trainer - engine| over tokens of age 0, where both hold the same weights: what
+remains is numerical. policy/logprob_shift_mean is the same over all tokens, staleness included. engine/importance_ess
+is the effective share of tokens under the weights pi_prox / pi_behave, before they are capped.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def sample_metrics(samples: Sequence[Sample]) -> list[Metric]:
 
 @dataclass(slots=True)
 class TokenMeter:
-    """Collects what the packs of an update say of their tokens; read once at the end, so that a GPU isn't waited for."""
+    """What the packs of an update say of their tokens; read once at the end, so that a GPU isn't waited for."""
 
     _sums: list[torch.Tensor] = field(default_factory=list)
     _tokens: int = 0

@@ -1,8 +1,8 @@
 """The policy as a torch module: a Hugging Face causal LM that scores packs, loaded from and saved as a model folder.
 
-Parameters and gradients are float32. With dtype bfloat16 the forward pass runs under autocast, so that small updates are not
-rounded away, and weights are published in bfloat16, which is what the forward pass used. Dropout is off: the engine samples
-without it.
+Parameters and gradients are float32. With dtype bfloat16 the forward pass runs under autocast, so that small updates
+are not rounded away, and weights are published in bfloat16, which is what the forward pass used. Dropout is off: the
+engine samples without it.
 
 Only the positions that predict a response token go through the output head, each once however many samples share it.
 """
@@ -20,9 +20,11 @@ from typing import cast
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from common.errors import BadInput, Missing
 from common.settings import TrainerSettings
@@ -35,7 +37,17 @@ WEIGHTS = "model.safetensors"
 HEAD_VALUES = 1 << 26
 """Most logits that are kept for the backward pass; a larger pack computes them in chunks, again when needed."""
 
-_WEIGHT_FILES = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
+_WEIGHT_FILES = (
+    ".safetensors",
+    ".safetensors.index.json",
+    ".bin",
+    ".bin.index.json",
+    ".pt",
+    ".pth",
+    ".gguf",
+    ".h5",
+    ".msgpack",
+)
 _TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 
 
@@ -88,11 +100,12 @@ def choose_dtype(settings: TrainerSettings, device: torch.device) -> torch.dtype
 def _load(path: Path, device: torch.device) -> PreTrainedModel:
     if not (path / "config.json").is_file():
         raise Missing(f"{path} is no model folder: it has no config.json")
+    disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=torch.float32, attn_implementation=SHARED_PREFIX, local_files_only=True
         )
-    except (ValueError, OSError, KeyError, RuntimeError) as error:
+    except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"the model in {path} can't be loaded: {error}") from error
     return cast(PreTrainedModel, model.to(device).eval())
 
@@ -114,7 +127,9 @@ class PolicyModel:
         self._decoder = cast(torch.nn.Module, self.module.base_model)
         self._head = cast(torch.nn.Module, self.module.get_output_embeddings())
         config = self.module.config
-        self._groups = config.num_attention_heads // (getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+        self._groups = config.num_attention_heads // (
+            getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        )
         self.vocabulary = int(config.vocab_size)
         self._check_scores()
 
@@ -126,7 +141,9 @@ class PolicyModel:
         """
         highest = int(max(pack.ids.max(), pack.targets.max()))
         if highest >= self.vocabulary:
-            raise BadInput(f"token id {highest} is outside the vocabulary of {self.vocabulary}; is the engine's model another one?")
+            raise BadInput(
+                f"token id {highest} is outside the vocabulary of {self.vocabulary}; is the engine's model another one?"
+            )
         return PackInput(
             ids=torch.from_numpy(pack.ids).to(self.device)[None],
             positions=torch.from_numpy(pack.positions).to(self.device)[None],
@@ -180,8 +197,8 @@ class PolicyModel:
     def _check_scores(self) -> None:
         """Compare two short responses with transformers' own forward pass.
 
-        Catches what the folder's architecture does differently: attention that doesn't go through transformers' interface,
-        scaled or capped logits, positions of another kind.
+        Catches what the folder's architecture does differently: attention that doesn't go through transformers'
+        interface, scaled or capped logits, positions of another kind.
         """
         tokens = np.arange(10, dtype=np.int32) % self.vocabulary
         samples = [_probe(tokens[:4], tokens[4:7]), _probe(tokens[:4], tokens[7:10])]
@@ -193,7 +210,9 @@ class PolicyModel:
         gap = float((found.sort().values - expected.sort().values).abs().max())
         if not gap <= _TOLERANCES[self.dtype]:
             name = type(self.module).__name__
-            raise BadInput(f"{name} in {self.path} can't be trained: its logprobs here differ by {gap:.3g} from its own forward pass")
+            raise BadInput(
+                f"{name} in {self.path} can't be trained: logprobs differ by {gap:.3g} from its own forward pass"
+            )
 
     def _plain_logprobs(self, sample: Sample) -> torch.Tensor:
         ids = torch.from_numpy(np.concatenate((sample.prompt_ids, sample.ids))).long().to(self.device)
@@ -215,7 +234,9 @@ class PolicyModel:
         """
         with whole_folder(target) as folder:
             _copy_companions(self.path, folder, self.dtype)
-            tensors = {name: value.detach().to(self.dtype).cpu().contiguous() for name, value in self.parameters().items()}
+            tensors = {
+                name: value.detach().to(self.dtype).cpu().contiguous() for name, value in self.parameters().items()
+            }
             save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
             digest = file_digest(folder / WEIGHTS)
             if target.exists():

@@ -1,8 +1,9 @@
 """Samples -> packs: flat runs of tokens in which a shared prefix stands once. numpy only.
 
-A response's logprobs depend on nothing but the tokens before them, so two samples that begin alike (the same prompt, or two
-prompts with the same rules and history) can share every position up to the first difference. Samples are sorted by their
-tokens; what a sample shares with the one before it in that order is the longest prefix it shares with any earlier one:
+A response's logprobs depend on nothing but the tokens before them, so two samples that begin alike (the same prompt,
+or two prompts with the same rules and history) can share every position up to the first difference. Samples are
+sorted by their tokens; what a sample shares with the one before it in that order is the longest prefix it shares with
+any earlier one:
 
     a b c d          flat tokens   a b c d | x | y z          segment 1: start 0, path 0 1 2 3
     a b x                                                     segment 2: start 2, path 0 1 4
@@ -33,8 +34,8 @@ ATTENDED_PER_TOKEN = 8
 class Segment:
     """The tokens that one sample adds to a pack.
 
-    start: position of the first of them in its sequence. path: flat index of every token of the sequence, int64 [L]; the
-    segment's own are path[start:], consecutive.
+    start: position of the first of them in its sequence. path: flat index of every token of the sequence, int64 [L];
+    the segment's own are path[start:], consecutive.
     """
 
     start: int
@@ -57,9 +58,9 @@ class TokenData:
 class Pack:
     """One forward pass over T flat tokens that scores N response tokens of one sampling temperature.
 
-    ids, positions: int64 [T]; positions count from the start of each sequence. rows: int64 [M], flat positions whose output
-    predicts a response token, ascending. token_rows: int64 [N], index into rows of each response token, ascending.
-    targets: int64 [N], the response tokens.
+    ids, positions: int64 [T]; positions count from the start of each sequence. rows: int64 [M], flat positions whose
+    output predicts a response token, ascending. token_rows: int64 [N], index into rows of each response token,
+    ascending. targets: int64 [N], the response tokens.
     """
 
     ids: Indices
@@ -149,7 +150,9 @@ class _PackBuilder:
 def _check(sample: Sample, pack_tokens: int) -> None:
     length = len(sample.prompt_ids) + len(sample.ids) - 1
     if length > pack_tokens:
-        raise BadInput(f"a prompt and response of {length} tokens do not fit optimizer.pack_tokens {pack_tokens}; raise it")
+        raise BadInput(
+            f"a prompt and response of {length} tokens do not fit optimizer.pack_tokens {pack_tokens}; raise it"
+        )
 
 
 def pack(samples: Iterable[Sample], pack_tokens: int) -> tuple[Pack, ...]:

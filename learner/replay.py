@@ -1,6 +1,7 @@
 """The plain synchronous loop that asynchronous training is measured against: recorded batches in, one update each.
 
-With max_staleness 0 a live run gives, bit for bit (float32, CPU), the parameters of this loop fed its journalled trials.
+With max_staleness 0 a live run gives, bit for bit (float32, CPU), the parameters of this loop fed its journalled
+trials.
 """
 
 from __future__ import annotations

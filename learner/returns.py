@@ -3,14 +3,16 @@
     g_t^(n) = sum_{l>=t} step_discount^(l-t) * r_l^(n)                          Eq. 3, within episode n
     G_t^(n) = g_t^(n) + sum_{m>n} trial_discount^(m-n) * g_0^(m)                Eq. 4, form "paper"
 
-Form "reference" is what the authors' code computes: walking backwards over the steps of the whole trial, R = r + step_discount * R
-inside an episode and R = r + trial_discount * R at its last step. It multiplies the credit from later episodes by the step
-discount as well, once for every step that is left in the episode; Eq. 4 does not.
+Form "reference" is what the authors' code computes: walking backwards over the steps of the whole trial, R = r +
+step_discount * R inside an episode and R = r + trial_discount * R at its last step. It multiplies the credit from
+later episodes by the step discount as well, once for every step that is left in the episode; Eq. 4 does not.
 
-A reflection is credited with G_0 of the episode that follows it ("trained using the reward obtained in the next episode"), undiscounted
-and whatever `trial_discount` is: with 0 every episode stands for itself and a reflection still answers for the one it prepares.
+A reflection is credited with G_0 of the episode that follows it ("trained using the reward obtained in the next
+episode"), undiscounted and whatever `trial_discount` is: with 0 every episode stands for itself and a reflection
+still answers for the one it prepares.
 
-Worked example, step_discount 0.95, trial_discount 0.6, episodes of 3, 2 and 2 steps, only the last reward 10, | = reflection:
+Worked example: step_discount 0.95, trial_discount 0.6, episodes of 3, 2 and 2 steps, only the last reward is 10;
+| stands before and after a reflection:
 
     paper       3.42, 3.42, 3.42   | 5.7   | 5.7, 5.7   | 9.5 | 9.5, 10
     reference   2.932, 3.087, 3.249 | 5.415 | 5.415, 5.7 | 9.5 | 9.5, 10
@@ -33,8 +35,8 @@ Form: TypeAlias = Literal["paper", "reference"]
 class TrialReturns:
     """The return of every response of a trial that has one.
 
-    turns[n][t]: of turn t of episode n. reflections[n]: of the reflection between episodes n and n + 1; one after the last
-    episode has no entry, because no outcome followed that it could answer for.
+    turns[n][t]: of turn t of episode n. reflections[n]: of the reflection between episodes n and n + 1; one after the
+    last episode has no entry, because no outcome followed that it could answer for.
     """
 
     turns: Returns
@@ -62,7 +64,7 @@ def discounted_sums(
 
 
 def paper_returns(rewards: Rewards, step_discount: float, trial_discount: float) -> Returns:
-    """Eq. 4: the episode's own discounted return plus the discounted returns of later episodes, the same at every step."""
+    """Eq. 4: the episode's own discounted return plus that of later episodes, which is the same at every step."""
     later = 0.0
     returns: list[tuple[float, ...]] = []
     for episode in reversed(rewards):

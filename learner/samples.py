@@ -1,7 +1,7 @@
 """Trials of whole groups -> samples: one per turn and one per reflection, each with its advantage. No torch.
 
-Trials are taken in the order of their ids, and a trial's responses in the order in which they were generated, so that the
-samples of a batch are a function of the set of its trials.
+Trials are taken in the order of their ids, and a trial's responses in the order in which they were generated, so that
+the samples of a batch are a function of the set of its trials.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ class SampleKind(enum.StrEnum):
 class Sample:
     """One response to train on.
 
-    prompt_ids: int32 [P]. ids: int32 [R]. behaviour_logprobs: float32 [R], at `temperature`. ages: int32 [R], updates between
-    the policy version that generated a token and the one trained from. advantage: of every token of the response.
+    prompt_ids: int32 [P]. ids: int32 [R]. behaviour_logprobs: float32 [R], at `temperature`. ages: int32 [R], updates
+    between the policy version that generated a token and the one trained from. advantage: of every token of the
+    response.
     """
 
     kind: SampleKind
@@ -106,7 +107,9 @@ def _check(trials: Sequence[Trial]) -> None:
     for trial in trials:
         if trial.purpose is not Purpose.TRAIN or not trial.is_trainable:
             statuses = [episode.status.value for episode in trial.episodes]
-            raise BadInput(f"trial {trial.trial_id} can't be trained: purpose {trial.purpose.value}, episodes {statuses}")
+            raise BadInput(
+                f"trial {trial.trial_id} can't be trained: purpose {trial.purpose.value}, episodes {statuses}"
+            )
 
 
 def make_samples(

@@ -1,11 +1,12 @@
 """One policy update: trials -> samples -> packs -> gradient steps -> the next policy version.
 
-`PolicyUpdater` owns the model, the optimizer and the version counter; it knows nothing of sockets or the journal. An update
-is a function of its state and of the set of trials: on CPU in float32 the same trials give bit-equal parameters.
+`PolicyUpdater` owns the model, the optimizer and the version counter; it knows nothing of sockets or the journal. An
+update is a function of its state and of the set of trials: on CPU in float32 the same trials give bit-equal
+parameters.
 
-A batch is trained in `optimizer.minibatches` optimizer steps. The proximal logprobs are those of the policy that the update starts
-from. For the first minibatch they are the current ones, since nothing has changed yet; for the others they are computed
-before the first step. With a single minibatch no token needs a second pass, whatever its age.
+A batch is trained in `optimizer.minibatches` optimizer steps. The proximal logprobs are those of the policy that the
+update starts from. For the first minibatch they are the current ones, since nothing has changed yet; for the others
+they are computed before the first step. With a single minibatch no token needs a second pass, whatever its age.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class UpdateResult:
 
 @dataclass(slots=True)
 class _LoadedPack:
-    """A pack on the model's device. proximal: logprobs [N] under the policy before the update, None while not computed."""
+    """A pack on the model's device. proximal: logprobs [N] under the policy before the update, None while not
+    computed.
+    """
 
     source: Pack
     data: PackInput
@@ -51,7 +54,9 @@ class _LoadedPack:
 
 
 def split_minibatches(samples: Sequence[Sample], minibatches: int, seed: int, step: int) -> list[list[Sample]]:
-    """Samples dealt to at most `minibatches` parts of equal size (within one), by a permutation that seed and step decide."""
+    """Samples dealt to at most `minibatches` parts of equal size (within one), by a permutation that seed and step
+    decide.
+    """
     if minibatches == 1:
         return [list(samples)]
     order = np.random.default_rng((seed, step)).permutation(len(samples))
@@ -73,7 +78,8 @@ class PolicyUpdater:
         longest = trial.max_prompt_tokens + max(trial.max_response_tokens, trial.max_reflection_tokens)
         if settings.optimizer.pack_tokens < longest:
             raise BadInput(
-                f"optimizer.pack_tokens {settings.optimizer.pack_tokens} is under the longest prompt and response, {longest} tokens"
+                f"optimizer.pack_tokens {settings.optimizer.pack_tokens} is under the longest prompt and response, "
+                f"{longest} tokens"
             )
         torch.set_num_threads(settings.trainer.threads)
         self._settings = settings
@@ -99,7 +105,9 @@ class PolicyUpdater:
             RunFailed: a loss or gradient that is not finite; the step that would have used it is not taken.
         """
         if step != self._version + 1:
-            raise BadInput(f"policy version {self._version} can be trained on batch {self._version + 1}, got batch {step}")
+            raise BadInput(
+                f"policy version {self._version} can be trained on batch {self._version + 1}, got batch {step}"
+            )
         begin = time.perf_counter()
         settings = self._settings
         samples = make_samples(trials, self._version, settings.credit, settings.advantage)
@@ -111,7 +119,10 @@ class PolicyUpdater:
             self._compute_proximal([item for batch in batches[1:] for item in batch])
         coefficient = entropy_coefficient(settings.loss, step, settings.batch.updates)
         meter = TokenMeter()
-        norms = [self._step(step, batch, coefficient, is_first=index == 0, meter=meter) for index, batch in enumerate(batches)]
+        norms = [
+            self._step(step, batch, coefficient, is_first=index == 0, meter=meter)
+            for index, batch in enumerate(batches)
+        ]
         self._version = step
         metrics = trial_metrics(trials, settings.trial.episodes, step - 1) + sample_metrics(samples) + meter.metrics()
         seconds = time.perf_counter() - begin
@@ -139,13 +150,15 @@ class PolicyUpdater:
         Returns:
             the folder.
         """
-        names = {parameter: name for name, parameter in self._model.parameters().items()}
+        names: dict[torch.Tensor, str] = {value: name for name, value in self._model.parameters().items()}
         moments = {
             f"{names[parameter]}/{key}": value
             for parameter, state in self._optimizer.state.items()
             for key, value in state.items()
         }
-        state = checkpoint.TrainingState(self._version, checkpoint.learning_hash(self._settings), checkpoint.random_states())
+        state = checkpoint.TrainingState(
+            self._version, checkpoint.learning_hash(self._settings), checkpoint.random_states()
+        )
         return checkpoint.save(folder, self._model.parameters(), moments, state)
 
     def load_checkpoint(self, folder: Path) -> None:
@@ -159,8 +172,9 @@ class PolicyUpdater:
         expected = checkpoint.learning_hash(self._settings)
         if state.settings_hash != expected:
             raise BadInput(
-                f"checkpoint {folder} was written under settings {state.settings_hash}, these are {expected}: env, trial, credit, "
-                "advantage, loss and optimizer must stay as they were; start a new run from its weights instead"
+                f"checkpoint {folder} was written under settings {state.settings_hash}, these are {expected}: "
+                "env, trial, credit, advantage, loss and optimizer must stay as they were, or a new run start from its "
+                "weights"
             )
         parameters = self._model.parameters()
         shapes = {name: tuple(value.shape) for name, value in parameters.items()}
@@ -205,7 +219,7 @@ class PolicyUpdater:
             logprobs = TokenLogprobs(scores.logprobs, proximal, item.behaviour)
             loss = policy_loss(logprobs, item.advantages, self._settings.loss)
             objective = (loss.losses.sum() - coefficient * scores.entropies.sum()) / tokens
-            objective.backward()
+            torch.autograd.backward(objective)
             total += objective.detach()
             meter.add(loss, scores.entropies)
             if item.proximal is not None:
@@ -215,8 +229,8 @@ class PolicyUpdater:
         if not (math.isfinite(norm) and math.isfinite(float(total))):
             largest = max(float(item.advantages.abs().max()) for item in packs)
             raise RunFailed(
-                f"update {step} is not finite: loss {float(total)}, gradient norm {norm}, largest advantage {largest:.4g} over "
-                f"{tokens} tokens; lower optimizer.learning_rate or loss.importance_cap and resume from a checkpoint"
+                f"update {step} is not finite: loss {float(total)}, gradient norm {norm}, largest advantage "
+                f"{largest:.4g}, {tokens} tokens; lower optimizer.learning_rate or loss.importance_cap and resume"
             )
         self._optimizer.step()
         return norm

@@ -1,0 +1,121 @@
+"""The policy loss against the reference's numbers and gradients (golden/policy_loss.json) and worked numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.settings import LossSettings
+from learner.loss import (
+    TokenLogprobs,
+    clipped_losses,
+    effective_share,
+    entropy_coefficient,
+    k3_kl,
+    policy_loss,
+    ratio,
+)
+
+DECOUPLED = LossSettings()
+
+
+def aggregate(losses: torch.Tensor, mask: torch.Tensor, mode: str) -> torch.Tensor:
+    """The reference's four ways to reduce [rows, tokens]; lamer trains with token-mean."""
+    if mode == "token-mean":
+        return (losses * mask).sum() / mask.sum()
+    sums = (losses * mask).sum(1)
+    if mode == "seq-mean-token-sum":
+        return sums.mean()
+    if mode == "seq-mean-token-mean":
+        return (sums / mask.sum(1)).mean()
+    return sums.mean() / mask.shape[1]
+
+
+def golden_cases(shared: Path) -> list[dict]:
+    return json.loads((shared / "golden" / "policy_loss.json").read_text())["cases"]
+
+
+def test_losses_gradients_and_clip_fractions_equal_the_golden_cases(shared):
+    for case in golden_cases(shared):
+        inputs, expected = case["inputs"], case["expected"]
+        old, advantages, mask = (torch.tensor(inputs[key]) for key in ("old_log_prob", "advantages", "response_mask"))
+        new = torch.tensor(inputs["log_prob"], requires_grad=True)
+        settings = LossSettings(clip_low=inputs["clip_low"], clip_high=inputs["clip_high"], dual_clip=inputs["clip_c"])
+        losses, clipped, bounded = clipped_losses(new, old, advantages, settings)
+        loss = aggregate(losses, mask, inputs["loss_agg_mode"])
+        loss.backward()
+        assert float(loss) == pytest.approx(expected["pg_loss"], abs=1e-4), case["id"]
+        torch.testing.assert_close(new.grad, torch.tensor(expected["grad_log_prob"]), atol=1e-4, rtol=1e-4)
+        assert float((clipped * mask).sum() / mask.sum()) == pytest.approx(expected["clipfrac"], abs=1e-6)
+        assert float((bounded * mask).sum() / mask.sum()) == pytest.approx(expected["clipfrac_lower"], abs=1e-6)
+
+
+def test_k3_equals_the_golden_cases(shared):
+    for case in golden_cases(shared):
+        new, old = torch.tensor(case["inputs"]["log_prob"]), torch.tensor(case["inputs"]["old_log_prob"])
+        torch.testing.assert_close(k3_kl(new, old), torch.tensor(case["expected"]["k3_kl"]), atol=1e-4, rtol=1e-4)
+
+
+def logprobs(current: float, proximal: float, behaviour: float) -> TokenLogprobs:
+    return TokenLogprobs(
+        torch.tensor([math.log(current)], requires_grad=True),
+        torch.tensor([math.log(proximal)]),
+        torch.tensor([math.log(behaviour)]),
+    )
+
+
+def test_the_decoupled_loss_weighs_a_clipped_step_from_the_proximal_policy():
+    # r = 0.3 / 0.2 = 1.5, clipped to 1.2; w = 0.2 / 0.1 = 2
+    loss = policy_loss(logprobs(0.3, 0.2, 0.1), torch.tensor([1.0]), DECOUPLED)
+    assert float(loss.losses) == pytest.approx(-2.4)
+    assert bool(loss.clipped)
+
+
+def test_importance_weights_are_capped_and_carry_no_gradient():
+    parts = logprobs(0.2, 0.2, 0.01)  # w = 20, capped at 5
+    loss = policy_loss(parts, torch.tensor([1.0]), DECOUPLED)
+    loss.losses.sum().backward()
+    assert float(loss.losses) == pytest.approx(-5.0)
+    assert float(parts.current.grad) == pytest.approx(-5.0)
+    assert bool(loss.capped)
+
+
+def test_ppo_clip_measures_the_step_from_the_policy_that_sampled():
+    loss = policy_loss(logprobs(0.3, 0.3, 0.2), torch.tensor([1.0]), LossSettings(kind="ppo_clip"))
+    assert float(loss.losses) == pytest.approx(-1.2)
+
+
+def test_on_policy_both_losses_have_the_plain_policy_gradient():
+    for kind in ("decoupled_ppo", "ppo_clip"):
+        parts = logprobs(0.2, 0.2, 0.2)
+        policy_loss(parts, torch.tensor([-0.7]), LossSettings(kind=kind)).losses.sum().backward()
+        assert float(parts.current.grad) == pytest.approx(0.7)
+
+
+def test_a_bad_action_that_became_likely_is_bounded_by_the_dual_clip():
+    parts = logprobs(0.9, 0.1, 0.1)  # r = 9, bound 3
+    loss = policy_loss(parts, torch.tensor([-1.0]), DECOUPLED)
+    loss.losses.sum().backward()
+    assert float(loss.losses) == pytest.approx(3.0)
+    assert float(parts.current.grad) == 0.0
+    assert bool(loss.dual_clipped)
+
+
+def test_ratios_stay_finite_for_impossible_tokens():
+    assert float(ratio(torch.tensor(0.0), torch.tensor(-1e4))) == pytest.approx(math.exp(20.0))
+
+
+def test_the_effective_share_is_one_for_equal_weights_and_one_nth_for_a_single_large_one():
+    assert effective_share(torch.full((8,), 3.0)) == pytest.approx(1.0)
+    assert effective_share(torch.tensor([1.0] + [0.0] * 7)) == pytest.approx(1 / 8)
+
+
+def test_the_entropy_bonus_goes_linearly_from_its_first_to_its_last_value():
+    settings = LossSettings(entropy=0.03, entropy_final=0.01)
+    assert [entropy_coefficient(settings, step, 3) for step in (1, 2, 3)] == pytest.approx([0.03, 0.02, 0.01])
+    assert entropy_coefficient(settings, 9, 3) == pytest.approx(0.01)
+    assert entropy_coefficient(settings, 1, 1) == pytest.approx(0.03)
