@@ -1,1 +1,1 @@
-"""Inference hosts: the agent, how servers are started, and the embedded engine."""
+"""Inference hosts: the embedded engine (`embedded/`), SGLang's launcher, and the host agent that applies weights."""

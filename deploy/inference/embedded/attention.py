@@ -1,0 +1,226 @@
+"""Attention of one packed step over the cache.
+
+The tokens of a step lie flat: first one token for each decoding row, ascending, then chunks of prompts. A `StepLayout`
+says which is which; it is computed once a step and used by every layer. Three kinds of attention:
+
+    decode   all decoding rows in one batched product over the slice of rows they span, masked by length
+    short    chunks of at most `SHORT` tokens, padded to one batch
+    long     one causal attention for each longer chunk
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from deploy.inference.embedded.cache import KVCache
+from deploy.inference.embedded.table import RowArray
+
+SHORT = 128
+_DENSE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens `start <= position < end` of the sequence in `row`, to be computed in this step."""
+
+    row: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecodePlan:
+    """rows: a slice where the decoding rows are dense, else their indices; place [D]: each token's row inside it.
+
+    mask: additive [rows * kv_heads, 1, length], or None when there is nothing to mask.
+    """
+
+    rows: slice | torch.Tensor
+    place: torch.Tensor | None
+    count: int
+    length: int
+    mask: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ShortPlan:
+    """Padded chunks: rows [N]; gather [N, Q] flat token of each query; scatter: (flat, padded) places of real queries.
+
+    mask: additive [N, 1, Q, length].
+    """
+
+    rows: torch.Tensor
+    gather: torch.Tensor
+    flat: torch.Tensor
+    padded: torch.Tensor
+    length: int
+    mask: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LongPlan:
+    """One long chunk at flat tokens `first <= i < first + end - start`; mask None: causal from the first token."""
+
+    chunk: Chunk
+    first: int
+    mask: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepLayout:
+    """Where each token's key and value go (`slots`, [T * kv_heads] in the flattened cache), and the three plans."""
+
+    slots: torch.Tensor
+    decode: DecodePlan | None
+    short: ShortPlan | None
+    long: tuple[LongPlan, ...]
+
+
+def plan_layout(
+    cache: KVCache,
+    decode_rows: RowArray,
+    decode_positions: RowArray,
+    chunks: list[Chunk],
+    flat_rows: RowArray,
+    flat_positions: RowArray,
+) -> StepLayout:
+    """The layout of a step whose flat tokens are `decode_rows` int64 [D] and then `chunks`, in this order."""
+    heads = np.arange(cache.shape.kv_heads)
+    slots = ((flat_rows[:, None] * cache.shape.kv_heads + heads) * cache.capacity + flat_positions[:, None]).reshape(-1)
+    first = len(decode_rows)
+    short: list[tuple[Chunk, int]] = []
+    long: list[tuple[Chunk, int]] = []
+    for chunk in chunks:
+        (short if chunk.end - chunk.start <= SHORT else long).append((chunk, first))
+        first += chunk.end - chunk.start
+    return StepLayout(
+        slots=torch.from_numpy(slots),
+        decode=_plan_decode(cache, decode_rows, decode_positions) if len(decode_rows) else None,
+        short=_plan_short(short) if short else None,
+        long=tuple(_plan_long(chunk, begin) for chunk, begin in long),
+    )
+
+
+def _additive(allowed: npt.NDArray[np.bool_], dtype: torch.dtype) -> torch.Tensor:
+    mask = torch.zeros(allowed.shape, dtype=dtype)
+    return mask.masked_fill_(torch.from_numpy(~allowed), -torch.inf)
+
+
+def _plan_decode(cache: KVCache, rows: RowArray, positions: RowArray) -> DecodePlan:
+    low, high, length = int(rows[0]), int(rows[-1]) + 1, int(positions.max()) + 1
+    is_dense = len(rows) >= _DENSE * (high - low)
+    count = high - low if is_dense else len(rows)
+    place = rows - low if is_dense else np.arange(len(rows))
+    last = np.zeros(count, np.int64)
+    last[place] = positions
+    allowed = np.arange(length) <= last[:, None]
+    mask = _additive(allowed, cache.shape.dtype).repeat_interleave(cache.shape.kv_heads, 0)[:, None]
+    return DecodePlan(
+        rows=slice(low, high) if is_dense else torch.from_numpy(rows),
+        place=None if count == len(rows) else torch.from_numpy(place),
+        count=count,
+        length=length,
+        mask=mask,
+    )
+
+
+def _plan_short(chunks: list[tuple[Chunk, int]]) -> ShortPlan:
+    sizes = np.array([chunk.end - chunk.start for chunk, _ in chunks])
+    starts = np.array([chunk.start for chunk, _ in chunks])
+    firsts = np.array([first for _, first in chunks])
+    longest, length = int(sizes.max()), int((starts + sizes).max())
+    query = np.arange(longest)
+    is_real = query < sizes[:, None]
+    gather = firsts[:, None] + np.minimum(query, sizes[:, None] - 1)
+    allowed = np.arange(length) <= (starts[:, None] + query)[:, :, None]
+    return ShortPlan(
+        rows=torch.tensor([chunk.row for chunk, _ in chunks]),
+        gather=torch.from_numpy(gather),
+        flat=torch.from_numpy(gather[is_real]),
+        padded=torch.from_numpy(np.flatnonzero(is_real)),
+        length=length,
+        mask=_additive(allowed, torch.float32)[:, None],
+    )
+
+
+def _plan_long(chunk: Chunk, first: int) -> LongPlan:
+    if chunk.start == 0:
+        return LongPlan(chunk, first, None)
+    allowed = np.arange(chunk.end) <= np.arange(chunk.start, chunk.end)[:, None]
+    return LongPlan(chunk, first, torch.from_numpy(allowed))
+
+
+def attend(
+    cache: KVCache,
+    layer: int,
+    layout: StepLayout,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float,
+) -> torch.Tensor:
+    """Writes `key` and `value` [T, kv_heads, D] to the cache and attends with `query` [T, heads, D]; [T, heads, D]."""
+    keys, values = cache.keys[layer], cache.values[layer]
+    width = key.shape[-1]
+    keys.view(-1, width).index_copy_(0, layout.slots, key.reshape(-1, width))
+    values.view(-1, width).index_copy_(0, layout.slots, value.reshape(-1, width))
+    decode = layout.decode
+    if decode is not None and layout.short is None and not layout.long:
+        return _attend_decode(decode, query, keys, values, scaling)
+    out = torch.empty_like(query, memory_format=torch.contiguous_format)
+    if decode is not None:
+        count = len(decode.place) if decode.place is not None else decode.count
+        out[:count] = _attend_decode(decode, query[:count], keys, values, scaling)
+    if layout.short is not None:
+        _attend_short(layout.short, query, keys, values, scaling, out)
+    for plan in layout.long:
+        chunk = plan.chunk
+        part = slice(plan.first, plan.first + chunk.end - chunk.start)
+        attended = F.scaled_dot_product_attention(
+            query[None, part].transpose(1, 2),
+            keys[chunk.row : chunk.row + 1, :, : chunk.end],
+            values[chunk.row : chunk.row + 1, :, : chunk.end],
+            attn_mask=plan.mask,
+            is_causal=plan.mask is None,
+            scale=scaling,
+            enable_gqa=True,
+        )
+        out[part] = attended[0].transpose(0, 1)
+    return out
+
+
+def _attend_decode(
+    plan: DecodePlan, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    """One query a row: query [D, heads, head_dim] against each row's first `length` keys. Query heads that share a
+    key head become the rows of one product.
+    """
+    heads, width, kv_heads = query.shape[1], query.shape[2], keys.shape[1]
+    if plan.place is not None:
+        spread = query.new_zeros((plan.count, heads, width))
+        query = spread.index_copy_(0, plan.place, query)
+    grouped = query.reshape(plan.count * kv_heads, heads // kv_heads, width)
+    key = keys[plan.rows, :, : plan.length].flatten(0, 1)
+    value = values[plan.rows, :, : plan.length].flatten(0, 1)
+    scores = torch.baddbmm(plan.mask, grouped, key.transpose(1, 2), alpha=scaling)
+    out = torch.bmm(torch.softmax(scores, -1), value).view(plan.count, heads, width)
+    return out if plan.place is None else out[plan.place]
+
+
+def _attend_short(
+    plan: ShortPlan, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float, out: torch.Tensor
+) -> None:
+    attended = F.scaled_dot_product_attention(
+        query[plan.gather].transpose(1, 2),
+        keys[plan.rows, :, : plan.length],
+        values[plan.rows, :, : plan.length],
+        attn_mask=plan.mask.to(query.dtype),
+        scale=scaling,
+        enable_gqa=True,
+    )
+    out[plan.flat] = attended.transpose(1, 2).flatten(0, 1)[plan.padded]
