@@ -63,7 +63,7 @@ class MemoryWindows:
 
 @dataclass(frozen=True, slots=True)
 class MemoryStep:
-    """One step as memory keeps it: the action as parsed (or what stands in its place) and what was observed after it."""
+    """One step as memory keeps it: the action as parsed (or what stands in its place) and what followed."""
 
     action: str
     observation: str
@@ -162,7 +162,7 @@ class Env(ABC):
 
 
 class EnvFactory(ABC, Generic[ConfigT]):
-    """What the name of an environment stands for. `config_class`: a frozen dataclass with the paper's sizes as defaults."""
+    """What an environment's name stands for. `config_class`: a frozen dataclass with the paper's sizes as defaults."""
 
     name: str
     config_class: type[ConfigT]
