@@ -128,7 +128,7 @@ def _is_under(key: str, prefixes: Sequence[str]) -> bool:
 
 
 def _find(file: Path) -> Path:
-    names = (file,) if file.suffix else (file, file.with_suffix(".yaml"))
+    names: tuple[Path, ...] = (file,) if file.suffix else (file, file.with_suffix(".yaml"))
     for place in (*names, *(PACKAGED / name for name in names)):
         if place.is_file():
             return place

@@ -1,0 +1,1 @@
+"""The commands of `lamer`, one a module. Importing them loads nothing heavy: a command imports what it runs."""

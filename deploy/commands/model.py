@@ -1,0 +1,27 @@
+"""`lamer model`: models for machines without a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.commands.options import ConfigFiles, Overrides, read_settings
+
+app = typer.Typer(help="Create models.", no_args_is_help=True)
+Output = Annotated[Path, typer.Argument(metavar="DIR", help="The model folder to write.")]
+
+
+@app.callback()
+def group() -> None:
+    """Create models."""
+
+
+@app.command()
+def create(output: Output, config: ConfigFiles, overrides: Overrides = None) -> None:
+    """Create the configuration's pocket model, its tokenizer trained on the environment's own texts."""
+    from deploy.report import print_metrics
+    from deploy.warmstart import create_model
+
+    print_metrics(f"model {output}", create_model(read_settings(config, overrides or []), output))

@@ -1,0 +1,68 @@
+"""`lamer serve`: one inference host, which runs a server and keeps it at the run's policy version."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.commands.options import Connect, KeysFolder, default_name, log_to, run_async
+
+
+class Engine(enum.StrEnum):
+    """The inference servers that a host can run."""
+
+    EMBEDDED = "embedded"
+    SGLANG = "sglang"
+
+
+class UpdateMode(enum.StrEnum):
+    """How a weight update pauses a server, in SGLang's words."""
+
+    IN_PLACE = "in_place"
+    RETRACT = "retract"
+    ABORT = "abort"
+
+
+Name = Annotated[str, typer.Option("--name", help="What the learner calls this host.")]
+EngineOption = Annotated[Engine, typer.Option("--engine", help="The server to run.")]
+Host = Annotated[str, typer.Option("--host", help="Address of this machine at which actors reach the server.")]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="The server's port; 0 for a free one.")]
+Model = Annotated[Path | None, typer.Option("--model", metavar="DIR", help="The model's folder on this machine.")]
+MaxRunning = Annotated[int, typer.Option("--max-running", min=1, help="Sequences in a batch at once.")]
+CacheTokens = Annotated[int, typer.Option("--cache-tokens", min=64, help="Tokens that the key-value cache holds.")]
+Mode = Annotated[UpdateMode, typer.Option("--update-mode", help="How a weight update pauses the server.")]
+
+
+def serve(
+    connect: Connect,
+    keys: KeysFolder,
+    name: Name = "",
+    engine: EngineOption = Engine.EMBEDDED,
+    host: Host = "127.0.0.1",
+    port: Port = 0,
+    model: Model = None,
+    max_running: MaxRunning = 128,
+    cache_tokens: CacheTokens = 65536,
+    update_mode: Mode = UpdateMode.IN_PLACE,
+) -> None:
+    """Run an inference server for the learner at URL until its run is over."""
+    from common.keys import load_client_keys
+    from deploy.inference.host import HostOptions, run_host
+
+    log_to(None)
+    options = HostOptions(
+        url=connect,
+        keys=load_client_keys(keys),
+        name=name or default_name("server"),
+        engine=engine.value,
+        host=host,
+        port=port,
+        model_path=str(model) if model is not None else None,
+        max_running=max_running,
+        cache_tokens=cache_tokens,
+        update_mode=update_mode.value,
+    )
+    run_async(run_host(options))

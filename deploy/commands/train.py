@@ -1,0 +1,42 @@
+"""`lamer train`: a whole run on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from deploy.commands.options import ConfigFiles, Overrides, Plain, Resume, RunName, read_settings, run_async
+
+
+def train(
+    config: ConfigFiles, overrides: Overrides = None, name: RunName = "", resume: Resume = False, plain: Plain = False
+) -> None:
+    """Train: learner, inference servers and actors on this machine, supervised, with a live panel."""
+    run_async(run_here(config, overrides or [], name, resume, plain))
+
+
+async def run_here(files: Sequence[Path], overrides: Sequence[str], name: str, is_resume: bool, is_plain: bool) -> int:
+    """Run every process of a run here and print its results; the exit code.
+
+    Raises:
+        LamerError: the configuration, the run folder or the run itself.
+    """
+    from deploy.local import run_local
+    from deploy.panel import make_view
+    from deploy.report import print_results
+    from deploy.runs import open_run
+    from deploy.warmstart import check_model
+
+    settings = read_settings(files, overrides, name)
+    if settings.model.path:
+        check_model(Path(settings.model.path))
+    run = open_run(settings, files, is_resume)
+    view = make_view(is_plain)
+    view.note(f"run {run.path}")
+    try:
+        code = await run_local(run, view)
+    finally:
+        view.close()
+    if code == 0:
+        print_results(run.summary)
+    return code

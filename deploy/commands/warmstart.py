@@ -1,0 +1,22 @@
+"""`lamer warmstart`: teach a model the output format, not the skill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.commands.options import ConfigFiles, Overrides, log_to, read_settings
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The model folder to start from.")]
+Output = Annotated[Path, typer.Argument(metavar="DIR", help="The model folder to write.")]
+
+
+def warmstart(model: Model, output: Output, config: ConfigFiles, overrides: Overrides = None) -> None:
+    """Fine-tune a model on scripted random play, so that it answers in the environment's format."""
+    from deploy.report import print_metrics
+    from deploy.warmstart import warm_start
+
+    log_to(None)
+    print_metrics(f"model {output}", warm_start(read_settings(config, overrides or []), model, output))

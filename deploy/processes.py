@@ -1,0 +1,96 @@
+"""Child processes that never outlive us: how one is started, asked to end, and killed.
+
+A child runs in a session of its own, so that Ctrl-C in a terminal reaches only the process that the user started. On
+Linux the kernel kills it when the thread that started it dies, whatever killed that; elsewhere only `end_all` ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def lamer_command(*arguments: str) -> tuple[str, ...]:
+    """The command line that runs `lamer ARGUMENTS` with this interpreter."""
+    return (sys.executable, "-m", "deploy.cli", *arguments)
+
+
+async def start(command: Sequence[str], log: Path | None = None) -> Process:
+    """Start a child from the main thread. Its output is appended to `log`, or goes where ours goes.
+
+    Raises:
+        OSError: the command can't be started.
+    """
+    parent = os.getpid()
+
+    def tie() -> None:
+        """In the child before exec: die with the parent, also when it died a moment ago."""
+        if _LIBC is not None:
+            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if log is None:
+        return await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, env=environment, start_new_session=True, preexec_fn=tie
+        )
+    with log.open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=tie,
+        )
+
+
+async def end_all(processes: Iterable[Process], grace: float, ask: signal.Signals | None = signal.SIGINT) -> None:
+    """Ask all that still run to end (`ask` None: they know already); kill the sessions of those left after `grace`."""
+    alive = [process for process in processes if process.returncode is None]
+    if ask is not None:
+        for process in alive:
+            _signal(process, ask)
+    waits = [asyncio.ensure_future(process.wait()) for process in alive]
+    if waits:
+        await asyncio.wait(waits, timeout=grace)
+    for process in alive:
+        if process.returncode is None:
+            kill_session(process)
+    await asyncio.gather(*waits)
+
+
+def _signal(process: Process, number: signal.Signals) -> None:
+    try:
+        process.send_signal(number)
+    except ProcessLookupError:
+        return  # it ended in between
+
+
+def kill_session(process: Process) -> None:
+    """Kill a child that `start` made, and what it started in its own session."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # it ended in between
+
+
+def last_error(log: Path, start: int = 0) -> str:
+    """What a child said last, after byte `start` of its log: its `lamer: ...` line, else its last line with text."""
+    if not log.is_file():
+        return ""
+    text = log.read_bytes()[start:].decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line.removeprefix("lamer: ") for line in lines if line.startswith("lamer: ")]
+    return (errors or lines or [""])[-1]

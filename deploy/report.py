@@ -1,0 +1,70 @@
+"""What a finished run is shown as: its evaluation beside the references, from `summary.json`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from common.messages import Metric
+
+_PASS_AT = re.compile(r"^pass@(\d+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """pass_at[k]: share of tasks solved within k + 1 episodes, of this run or of a reference called `name`."""
+
+    name: str
+    pass_at: tuple[float, ...]
+    is_ours: bool
+
+
+def read_results(summary: Path) -> tuple[ResultRow, ...]:
+    """The rows of `summary.json`: this run's evaluations first, then the references."""
+    tree = json.loads(summary.read_text(encoding="utf-8"))
+    rows = [_row(f"{tree.get('run', summary.parent.name)}, after training", tree.get("evaluation"), is_ours=True)]
+    rows += [_row("before training", tree.get("initial_evaluation"), is_ours=True)]
+    rows += [
+        _row(name.replace("_", " "), figures, is_ours=False) for name, figures in tree.get("reference", {}).items()
+    ]
+    return tuple(row for row in rows if row.pass_at)
+
+
+def results_table(rows: Sequence[ResultRow]) -> Table:
+    """Rows as a table for a terminal, or for a log."""
+    table = Table(title="Share of tasks solved within k episodes", title_justify="left")
+    table.add_column("")
+    for k in range(1, max((len(row.pass_at) for row in rows), default=0) + 1):
+        table.add_column(f"pass@{k}", justify="right")
+    for row in rows:
+        table.add_row(row.name, *(f"{value:.3f}" for value in row.pass_at), style="bold" if row.is_ours else "dim")
+    return table
+
+
+def print_results(summary: Path) -> None:
+    """A finished run's evaluation beside the references, and where the rest is."""
+    console = Console()
+    rows = read_results(summary)
+    if rows:
+        console.print(results_table(rows))
+    console.print(f"all figures: {summary}", highlight=False, soft_wrap=True)
+
+
+def print_metrics(title: str, metrics: Sequence[Metric]) -> None:
+    """Figures under a title, one a line."""
+    print(title)
+    for metric in metrics:
+        print(f"  {metric.name:<28} {metric.value:g}")
+
+
+def _row(name: str, figures: object, *, is_ours: bool) -> ResultRow:
+    if not isinstance(figures, Mapping):
+        return ResultRow(name, (), is_ours)
+    found = {int(match.group(1)): float(value) for key, value in figures.items() if (match := _PASS_AT.match(key))}
+    return ResultRow(name, tuple(found[k] for k in sorted(found)), is_ours)

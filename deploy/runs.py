@@ -1,0 +1,187 @@
+"""The folder of a run: which one, what lies in it, and that only one learner works in it at a time.
+
+    config.yaml    the resolved configuration            address   where the gateway listens, while it does
+    journal.db     every trained trial                   keys/     CURVE keys, unless `gateway.keys` names others
+    checkpoints/   weights/   model/                     logs/     output of child processes
+    metrics.jsonl  summary.json                          lock      held by the learner
+
+The folder is `run.directory`/NAME. NAME is `run.name`, or the configuration file's name and the next free number:
+doors-001, doors-002, ...
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from common import config
+from common.errors import BadInput, Missing
+from common.settings import Settings
+
+CONFIG_FILE = "config.yaml"
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run's folder and the configuration it was opened with. is_resumed: it held a run before."""
+
+    path: Path
+    settings: Settings
+    is_resumed: bool
+
+    @property
+    def name(self) -> str:
+        """The run's name, which its trial ids start with."""
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / CONFIG_FILE
+
+    @property
+    def address(self) -> Path:
+        """The file in which the gateway writes its URL once it listens."""
+        return self.path / "address"
+
+    @property
+    def summary(self) -> Path:
+        """The run's results, written at its end."""
+        return self.path / "summary.json"
+
+    @property
+    def keys(self) -> Path:
+        """The run's keys folder: `gateway.keys`, else one of its own."""
+        return Path(self.settings.gateway.keys) if self.settings.gateway.keys else self.path / "keys"
+
+    @property
+    def logs(self) -> Path:
+        """Output of the processes that `lamer train` starts."""
+        return self.path / "logs"
+
+
+def open_run(settings: Settings, files: Sequence[Path], is_resume: bool) -> RunFolder:
+    """Create the run's folder, or find the one to go on with, and write the resolved configuration to it.
+
+    Args:
+        files: the configuration files; the last one names the run when `run.name` is empty.
+        is_resume: go on with an existing folder. Without `run.name` it is the newest of that file's name.
+
+    Raises:
+        BadInput: the folder exists and `is_resume` is false, its configuration is another, or the name is unusable.
+        Missing: there is nothing to resume.
+    """
+    directory = Path(settings.run.directory)
+    stem = files[-1].stem if files else "run"
+    name = settings.run.name or (_newest(directory, stem) if is_resume else "")
+    if name and not _NAME.match(name):
+        raise BadInput(f"run.name {name!r} can't be a run's name: letters, digits, '.', '_' and '-', no '/'")
+    path = _reserve(directory, stem) if not name else directory / name
+    if is_resume:
+        _check_resumable(path, settings)
+    elif name:
+        _create(path)
+    settings = replace(settings, run=replace(settings.run, name=path.name))
+    write_text(path / CONFIG_FILE, config.to_yaml(settings))
+    return RunFolder(path, settings, is_resume)
+
+
+def find_run(name: str, directory: Path = Path("runs")) -> Path:
+    """The run folder that a user names by its path or by its name under `directory`.
+
+    Raises:
+        Missing: there is none.
+    """
+    for path in (Path(name), directory / name):
+        if (path / CONFIG_FILE).is_file():
+            return path
+    runs = sorted((path.parent for path in directory.glob(f"*/{CONFIG_FILE}")), key=lambda path: path.stat().st_mtime)
+    known = f"; runs here: {', '.join(path.name for path in runs[-5:])}" if runs else ""
+    raise Missing(f"no run folder {name} (nor {directory / name}){known}")
+
+
+@contextmanager
+def locked(run: RunFolder) -> Iterator[None]:
+    """Hold the run's lock, which the kernel releases when this process ends, however it ends.
+
+    Raises:
+        BadInput: another process holds it.
+    """
+    descriptor = os.open(run.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise BadInput(f"a learner is at work in {run.path} already: end it first, or choose another --name") from error
+    try:
+        run.address.unlink(missing_ok=True)
+        yield
+    finally:
+        run.address.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step: a reader sees the old text or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _create(path: Path) -> None:
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError as error:
+        raise BadInput(f"{path} exists already: choose another --name, or go on with that run by --resume") from error
+    except OSError as error:
+        raise Missing(f"the run folder {path} can't be created: {error.strerror}") from error
+
+
+def _numbered(directory: Path, stem: str) -> list[int]:
+    found = (re.fullmatch(rf"{re.escape(stem)}-(\d+)", path.name) for path in directory.glob(f"{stem}-*"))
+    return sorted(int(match.group(1)) for match in found if match is not None)
+
+
+def _newest(directory: Path, stem: str) -> str:
+    numbers = _numbered(directory, stem)
+    if not numbers:
+        raise Missing(f"nothing to resume: {directory} holds no run {stem}-NNN; name one with --name")
+    return f"{stem}-{numbers[-1]:03d}"
+
+
+def _reserve(directory: Path, stem: str) -> Path:
+    """The next free number's folder, created; two runs that start at once get two numbers."""
+    stem = re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip("._-") or "run"
+    number = max(_numbered(directory, stem), default=0) + 1
+    while (directory / f"{stem}-{number:03d}").exists():
+        number += 1
+    path = directory / f"{stem}-{number:03d}"
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return _reserve(directory, stem)
+    except OSError as error:
+        raise Missing(f"the run folder {path} can't be created: {error.strerror}") from error
+    return path
+
+
+def _check_resumable(path: Path, settings: Settings) -> None:
+    if not (path / CONFIG_FILE).is_file():
+        raise Missing(f"nothing to resume: {path} holds no {CONFIG_FILE}")
+    before = config.load([path / CONFIG_FILE])
+    keys = config.differing_keys(before, settings)
+    if not keys:
+        return
+    old, new = dict(config.parameters(before)), dict(config.parameters(settings))
+    shown = ", ".join(f"{key} ({old.get(key, 'unset')} there, {new.get(key, 'unset')} here)" for key in keys[:5])
+    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+    raise BadInput(f"{path} is a run of another configuration: {shown}{more}; resume it with its own, or choose --name")
