@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from common.settings import AdvantageSettings
-from learner.advantages import GroupRows, gigpo, group_advantages, grpo, normalise, rloo, within_anchors
+from learner.advantages import (
+    GroupRows,
+    Normalise,
+    Values,
+    gigpo,
+    group_advantages,
+    grpo,
+    normalise,
+    rloo,
+    within_anchors,
+)
 
 STD = 1e-4
 
 
-def golden_groups(shared: Path):
+def golden_groups(shared: Path) -> Iterator[tuple[Values, Values, list[str], dict[str, Any], list[int]]]:
     """Every golden case, one group (uid) at a time, with a function that picks the group's expected rows."""
     for case in json.loads((shared / "golden" / "advantages.json").read_text())["cases"]:
         inputs = case["inputs"]
@@ -26,23 +38,21 @@ def golden_groups(shared: Path):
 
 
 @pytest.mark.parametrize(("how", "key"), [("mean", "mean_norm"), ("mean_std", "mean_std_norm")])
-def test_gigpo_equals_the_golden_cases(shared, how, key):
+def test_gigpo_equals_the_golden_cases(shared: Path, how: Normalise, key: str) -> None:
     for scores, returns, anchors, expected, rows in golden_groups(shared):
-
-        def golden(name, expected=expected, rows=rows):
-            return np.array(expected[key][name])[rows]
+        golden = {name: np.array(values)[rows] for name, values in expected[key].items()}
 
         step_part = within_anchors(returns, anchors, how)
-        np.testing.assert_allclose(step_part, golden("step_advantage"), atol=STD, rtol=STD)
+        np.testing.assert_allclose(step_part, golden["step_advantage"], atol=STD, rtol=STD)
         if how == "mean_std" and len(scores) > 1 and np.ptp(scores) == 0:
             continue  # the reference divides float32 rounding by 1e-6 there
-        np.testing.assert_allclose(normalise(scores, how), golden("episode_advantage"), atol=STD, rtol=STD)
+        np.testing.assert_allclose(normalise(scores, how), golden["episode_advantage"], atol=STD, rtol=STD)
         for weight, name in ((1.0, "gigpo_w1"), (0.5, "gigpo_w0_5")):
             found = gigpo(scores, returns, anchors, 1.0, weight, how)
-            np.testing.assert_allclose(found, golden(name), atol=STD, rtol=STD)
+            np.testing.assert_allclose(found, golden[name], atol=STD, rtol=STD)
 
 
-def test_grpo_and_rloo_equal_the_golden_cases(shared):
+def test_grpo_and_rloo_equal_the_golden_cases(shared: Path) -> None:
     for scores, _, _, expected, rows in golden_groups(shared):
         np.testing.assert_allclose(grpo(scores, "mean"), np.array(expected["grpo_nostd"])[rows], atol=STD, rtol=STD)
         np.testing.assert_allclose(rloo(scores), np.array(expected["rloo"])[rows], atol=STD, rtol=STD)
@@ -52,20 +62,20 @@ def test_grpo_and_rloo_equal_the_golden_cases(shared):
             )
 
 
-def test_steps_are_compared_within_equal_anchors_only():
+def test_steps_are_compared_within_equal_anchors_only() -> None:
     returns = np.array([1.0, 3.0, 10.0, 20.0, 7.0])
     assert within_anchors(returns, ["a", "a", "b", "b", "c"], "mean").tolist() == [-1.0, 1.0, -5.0, 5.0, 0.0]
 
 
-def test_a_reflection_and_a_turn_never_share_an_anchor():
+def test_a_reflection_and_a_turn_never_share_an_anchor() -> None:
     assert within_anchors(np.array([1.0, 3.0]), ["a", ("reflection", "a")], "mean").tolist() == [0.0, 0.0]
 
 
-def test_a_group_of_equal_scores_has_no_episode_advantage_even_when_divided_by_its_std():
+def test_a_group_of_equal_scores_has_no_episode_advantage_even_when_divided_by_its_std() -> None:
     assert normalise(np.full(4, 10.0), "mean_std").tolist() == [0.0] * 4
 
 
-def test_the_penalty_of_an_invalid_response_lowers_its_own_score():
+def test_the_penalty_of_an_invalid_response_lowers_its_own_score() -> None:
     rows = GroupRows(np.array([10.0, 10.0]), np.array([0.0, 0.0]), np.array([0.0, 0.5]), ["a", "b"])
     found = group_advantages(rows, AdvantageSettings(step_weight=0.0))
     assert found.tolist() == [0.25, -0.25]
@@ -79,11 +89,11 @@ def test_the_penalty_of_an_invalid_response_lowers_its_own_score():
         ("rloo", [-1.5, -1.5, 3.0]),  # returns less the mean of the others
     ],
 )
-def test_the_configured_estimator_is_used_with_its_own_values(estimator, expected):
+def test_the_configured_estimator_is_used_with_its_own_values(estimator: str, expected: list[float]) -> None:
     rows = GroupRows(np.array([5.0, 0.0, 2.5]), np.array([0.0, 0.0, 3.0]), np.zeros(3), ["a", "b", "a"])
     assert group_advantages(rows, AdvantageSettings(estimator=estimator)).tolist() == pytest.approx(expected)
 
 
-def test_arrays_of_different_lengths_are_refused():
+def test_arrays_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\[2, 3\]"):
         GroupRows(np.zeros(2), np.zeros(3), np.zeros(2), ["a", "b"])

@@ -46,7 +46,7 @@ def weights(updater: PolicyUpdater, folder: Path) -> str:
     return updater.save_weights(folder)
 
 
-def test_training_on_after_a_resume_gives_bit_equal_parameters(model_path, tmp_path):
+def test_training_on_after_a_resume_gives_bit_equal_parameters(model_path: Path, tmp_path: Path) -> None:
     batches = [play_batch(seed) for seed in range(5)]
     straight = PolicyUpdater(SETTINGS, model_path)
     for step, batch in enumerate(batches, 1):
@@ -61,7 +61,7 @@ def test_training_on_after_a_resume_gives_bit_equal_parameters(model_path, tmp_p
     assert weights(resumed, tmp_path / "a") == weights(straight, tmp_path / "b")
 
 
-def test_random_generators_go_on_where_they_stood(model_path, tmp_path):
+def test_random_generators_go_on_where_they_stood(model_path: Path, tmp_path: Path) -> None:
     updater = PolicyUpdater(SETTINGS, model_path)
     folder = saved(updater, tmp_path)
     expected = random.random(), np.random.random(), torch.rand(1).item()
@@ -69,7 +69,7 @@ def test_random_generators_go_on_where_they_stood(model_path, tmp_path):
     assert (random.random(), np.random.random(), torch.rand(1).item()) == expected
 
 
-def test_a_checkpoint_before_the_first_update_can_be_resumed(model_path, tmp_path):
+def test_a_checkpoint_before_the_first_update_can_be_resumed(model_path: Path, tmp_path: Path) -> None:
     updater = PolicyUpdater(SETTINGS, model_path)
     resumed = PolicyUpdater(SETTINGS, model_path)
     resumed.load_checkpoint(saved(updater, tmp_path))
@@ -77,7 +77,7 @@ def test_a_checkpoint_before_the_first_update_can_be_resumed(model_path, tmp_pat
     resumed.update(1, play_batch(0))
 
 
-def test_the_newest_checkpoint_is_the_latest_and_old_ones_are_removed(model_path, tmp_path):
+def test_the_newest_checkpoint_is_the_latest_and_old_ones_are_removed(model_path: Path, tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path) is None
     updater = PolicyUpdater(SETTINGS, model_path)
     folders = []
@@ -91,7 +91,9 @@ def test_the_newest_checkpoint_is_the_latest_and_old_ones_are_removed(model_path
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
-def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(model_path, tmp_path, caplog, name, damage):
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(
+    model_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: str
+) -> None:
     updater = PolicyUpdater(SETTINGS, model_path)
     updater.update(1, play_batch(1))
     before = saved(updater, tmp_path)
@@ -112,21 +114,23 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(model_path, 
     assert "step-00000002" in caplog.text
 
 
-def test_a_temporary_folder_of_a_killed_writer_is_no_checkpoint(model_path, tmp_path):
+def test_a_temporary_folder_of_a_killed_writer_is_no_checkpoint(model_path: Path, tmp_path: Path) -> None:
     updater = PolicyUpdater(SETTINGS, model_path)
     folder = saved(updater, tmp_path)
     (folder.parent / ".step-00000009.abc").mkdir()
     assert checkpoint.latest(tmp_path) == folder
 
 
-def test_when_every_checkpoint_is_damaged_the_run_does_not_start_over_silently(model_path, tmp_path):
+def test_when_every_checkpoint_is_damaged_the_run_does_not_start_over_silently(
+    model_path: Path, tmp_path: Path
+) -> None:
     folder = saved(PolicyUpdater(SETTINGS, model_path), tmp_path)
     (folder / "state.json").unlink()
     with pytest.raises(BadInput, match="none of the 1 checkpoints"):
         checkpoint.latest(tmp_path)
 
 
-def test_a_checkpoint_of_other_settings_or_another_model_is_refused(model_path, tmp_path):
+def test_a_checkpoint_of_other_settings_or_another_model_is_refused(model_path: Path, tmp_path: Path) -> None:
     folder = saved(PolicyUpdater(SETTINGS, model_path), tmp_path)
     changed = replace(SETTINGS, optimizer=replace(SETTINGS.optimizer, learning_rate=1.0))
     with pytest.raises(BadInput, match="was written under settings"):
@@ -138,7 +142,7 @@ def test_a_checkpoint_of_other_settings_or_another_model_is_refused(model_path, 
         PolicyUpdater(SETTINGS, model_path).load_checkpoint(tmp_path / "none")
 
 
-def test_a_longer_run_may_go_on_from_a_checkpoint(model_path, tmp_path):
+def test_a_longer_run_may_go_on_from_a_checkpoint(model_path: Path, tmp_path: Path) -> None:
     folder = saved(PolicyUpdater(SETTINGS, model_path), tmp_path)
     longer = replace(SETTINGS, batch=replace(SETTINGS.batch, updates=50), trainer=replace(SETTINGS.trainer, threads=1))
     PolicyUpdater(longer, model_path).load_checkpoint(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,11 +36,11 @@ def aggregate(losses: torch.Tensor, mask: torch.Tensor, mode: str) -> torch.Tens
     return sums.mean() / mask.shape[1]
 
 
-def golden_cases(shared: Path) -> list[dict]:
+def golden_cases(shared: Path) -> list[dict[str, Any]]:
     return json.loads((shared / "golden" / "policy_loss.json").read_text())["cases"]
 
 
-def test_losses_gradients_and_clip_fractions_equal_the_golden_cases(shared):
+def test_losses_gradients_and_clip_fractions_equal_the_golden_cases(shared: Path) -> None:
     for case in golden_cases(shared):
         inputs, expected = case["inputs"], case["expected"]
         old, advantages, mask = (torch.tensor(inputs[key]) for key in ("old_log_prob", "advantages", "response_mask"))
@@ -48,13 +49,13 @@ def test_losses_gradients_and_clip_fractions_equal_the_golden_cases(shared):
         losses, clipped, bounded = clipped_losses(new, old, advantages, settings)
         loss = aggregate(losses, mask, inputs["loss_agg_mode"])
         loss.backward()
-        assert float(loss) == pytest.approx(expected["pg_loss"], abs=1e-4), case["id"]
+        assert loss.item() == pytest.approx(expected["pg_loss"], abs=1e-4), case["id"]
         torch.testing.assert_close(new.grad, torch.tensor(expected["grad_log_prob"]), atol=1e-4, rtol=1e-4)
         assert float((clipped * mask).sum() / mask.sum()) == pytest.approx(expected["clipfrac"], abs=1e-6)
         assert float((bounded * mask).sum() / mask.sum()) == pytest.approx(expected["clipfrac_lower"], abs=1e-6)
 
 
-def test_k3_equals_the_golden_cases(shared):
+def test_k3_equals_the_golden_cases(shared: Path) -> None:
     for case in golden_cases(shared):
         new, old = torch.tensor(case["inputs"]["log_prob"]), torch.tensor(case["inputs"]["old_log_prob"])
         torch.testing.assert_close(k3_kl(new, old), torch.tensor(case["expected"]["k3_kl"]), atol=1e-4, rtol=1e-4)
@@ -68,14 +69,14 @@ def logprobs(current: float, proximal: float, behaviour: float) -> TokenLogprobs
     )
 
 
-def test_the_decoupled_loss_weighs_a_clipped_step_from_the_proximal_policy():
+def test_the_decoupled_loss_weighs_a_clipped_step_from_the_proximal_policy() -> None:
     # r = 0.3 / 0.2 = 1.5, clipped to 1.2; w = 0.2 / 0.1 = 2
     loss = policy_loss(logprobs(0.3, 0.2, 0.1), torch.tensor([1.0]), DECOUPLED)
     assert float(loss.losses) == pytest.approx(-2.4)
     assert bool(loss.clipped)
 
 
-def test_importance_weights_are_capped_and_carry_no_gradient():
+def test_importance_weights_are_capped_and_carry_no_gradient() -> None:
     parts = logprobs(0.2, 0.2, 0.01)  # w = 20, capped at 5
     loss = policy_loss(parts, torch.tensor([1.0]), DECOUPLED)
     loss.losses.sum().backward()
@@ -84,19 +85,19 @@ def test_importance_weights_are_capped_and_carry_no_gradient():
     assert bool(loss.capped)
 
 
-def test_ppo_clip_measures_the_step_from_the_policy_that_sampled():
+def test_ppo_clip_measures_the_step_from_the_policy_that_sampled() -> None:
     loss = policy_loss(logprobs(0.3, 0.3, 0.2), torch.tensor([1.0]), LossSettings(kind="ppo_clip"))
     assert float(loss.losses) == pytest.approx(-1.2)
 
 
-def test_on_policy_both_losses_have_the_plain_policy_gradient():
+def test_on_policy_both_losses_have_the_plain_policy_gradient() -> None:
     for kind in ("decoupled_ppo", "ppo_clip"):
         parts = logprobs(0.2, 0.2, 0.2)
         policy_loss(parts, torch.tensor([-0.7]), LossSettings(kind=kind)).losses.sum().backward()
         assert float(parts.current.grad) == pytest.approx(0.7)
 
 
-def test_a_bad_action_that_became_likely_is_bounded_by_the_dual_clip():
+def test_a_bad_action_that_became_likely_is_bounded_by_the_dual_clip() -> None:
     parts = logprobs(0.9, 0.1, 0.1)  # r = 9, bound 3
     loss = policy_loss(parts, torch.tensor([-1.0]), DECOUPLED)
     loss.losses.sum().backward()
@@ -105,16 +106,16 @@ def test_a_bad_action_that_became_likely_is_bounded_by_the_dual_clip():
     assert bool(loss.dual_clipped)
 
 
-def test_ratios_stay_finite_for_impossible_tokens():
+def test_ratios_stay_finite_for_impossible_tokens() -> None:
     assert float(ratio(torch.tensor(0.0), torch.tensor(-1e4))) == pytest.approx(math.exp(20.0))
 
 
-def test_the_effective_share_is_one_for_equal_weights_and_one_nth_for_a_single_large_one():
+def test_the_effective_share_is_one_for_equal_weights_and_one_nth_for_a_single_large_one() -> None:
     assert effective_share(torch.full((8,), 3.0)) == pytest.approx(1.0)
     assert effective_share(torch.tensor([1.0] + [0.0] * 7)) == pytest.approx(1 / 8)
 
 
-def test_the_entropy_bonus_goes_linearly_from_its_first_to_its_last_value():
+def test_the_entropy_bonus_goes_linearly_from_its_first_to_its_last_value() -> None:
     settings = LossSettings(entropy=0.03, entropy_final=0.01)
     assert [entropy_coefficient(settings, step, 3) for step in (1, 2, 3)] == pytest.approx([0.03, 0.02, 0.01])
     assert entropy_coefficient(settings, 9, 3) == pytest.approx(0.01)

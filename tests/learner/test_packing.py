@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, CohereConfig, CohereForCausalLM
+from transformers import AutoModelForCausalLM, CohereConfig, CohereForCausalLM, PreTrainedModel
 
 from common.errors import BadInput, Missing
 from common.settings import AdvantageSettings, CreditSettings, TrainerSettings
 from learner import model as model_module
-from learner.model import PolicyModel
-from learner.packing import pack
-from learner.samples import make_samples
+from learner.model import PolicyModel, TokenScores
+from learner.packing import Pack, pack
+from learner.samples import Sample, make_samples
 from tests.learner.builders import VOCABULARY, play_batch, sample, write_model
 
 CPU = TrainerSettings(device="cpu")
 
 
-def varied_samples(seed: int = 0, temperature: float = 1.0):
+def varied_samples(seed: int = 0, temperature: float = 1.0) -> list[Sample]:
     """Prompts of 1 to 40 tokens and responses of 1 to 9, some sharing prompts, some whole sequences, some nothing."""
     rng = np.random.default_rng(seed)
     prompts = [rng.integers(0, VOCABULARY, size).tolist() for size in (1, 3, 17, 40)]
-    prompts += [prompts[3][:25] + [5, 6], prompts[2] + [7]]
+    prompts += [[*prompts[3][:25], 5, 6], [*prompts[2], 7]]
     samples = []
     for prompt in prompts:
         for size in (1, 2, 5, 9):
@@ -31,7 +34,7 @@ def varied_samples(seed: int = 0, temperature: float = 1.0):
     return samples
 
 
-def plain_logprobs(model, one):
+def plain_logprobs(model: PreTrainedModel, one: Sample) -> tuple[torch.Tensor, torch.Tensor]:
     """A sample's logprobs and entropies by transformers' own forward pass."""
     ids = torch.from_numpy(np.concatenate((one.prompt_ids, one.ids))).long()
     logits = model(input_ids=ids[None], use_cache=False).logits[0, len(one.prompt_ids) - 1 : -1]
@@ -40,7 +43,9 @@ def plain_logprobs(model, one):
     return logprobs.gather(1, ids[len(one.prompt_ids) :, None])[:, 0], entropies
 
 
-def by_token(packs, scores):
+def by_token(
+    packs: Sequence[Pack], scores: Sequence[TokenScores]
+) -> dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]]:
     """Packed scores, by the sequence of tokens that they belong to."""
     found = {}
     for item, score in zip(packs, scores, strict=True):
@@ -57,7 +62,9 @@ def by_token(packs, scores):
 
 @pytest.mark.parametrize("heads", [(4, 2), (4, 4), (4, 1)])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_packed_scores_and_gradients_equal_a_plain_forward_pass_of_each_sample(tmp_path, heads, attention):
+def test_packed_scores_and_gradients_equal_a_plain_forward_pass_of_each_sample(
+    tmp_path: Path, heads: tuple[int, int], attention: str
+) -> None:
     path = write_model(tmp_path / "m", num_attention_heads=heads[0], num_key_value_heads=heads[1])
     policy = PolicyModel(path, CPU)
     plain = AutoModelForCausalLM.from_pretrained(path, attn_implementation=attention).eval()
@@ -84,7 +91,7 @@ def test_packed_scores_and_gradients_equal_a_plain_forward_pass_of_each_sample(t
         torch.testing.assert_close(policy.parameters()[name].grad, parameter.grad, atol=1e-4, rtol=1e-4)
 
 
-def test_a_prompt_that_samples_share_stands_once_in_the_pack():
+def test_a_prompt_that_samples_share_stands_once_in_the_pack() -> None:
     prompt = list(range(30))
     (item,) = pack([sample(prompt, [40 + i, 50, 60]) for i in range(8)], 1000)
     assert len(item.ids) == 30 + 8 * 2  # the last token of a response predicts nothing
@@ -92,19 +99,19 @@ def test_a_prompt_that_samples_share_stands_once_in_the_pack():
     assert len(item.rows) == 1 + 8 * 2  # the first token of all eight is predicted at one position
 
 
-def test_prompts_that_begin_alike_share_their_beginning():
+def test_prompts_that_begin_alike_share_their_beginning() -> None:
     (item,) = pack([sample([1, 2, 3, 4], [9]), sample([1, 2, 3, 5, 6], [9]), sample([1, 2, 7], [9])], 1000)
     assert sorted(item.ids.tolist()) == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_equal_samples_are_computed_once_and_counted_each():
+def test_equal_samples_are_computed_once_and_counted_each() -> None:
     (item,) = pack([sample([1, 2], [3, 4], advantage) for advantage in (1.0, -2.0, 5.0)], 100)
     assert len(item.ids) == 3
     assert sorted(item.tokens.advantages.tolist()) == [-2.0, -2.0, 1.0, 1.0, 5.0, 5.0]
 
 
 @pytest.mark.parametrize("limit", [49, 80, 200, 100_000])
-def test_packs_hold_every_token_once_within_their_limit(limit):
+def test_packs_hold_every_token_once_within_their_limit(limit: int) -> None:
     samples = varied_samples()
     packs = pack(samples, limit)
     assert all(len(item.ids) <= limit for item in packs)
@@ -114,7 +121,7 @@ def test_packs_hold_every_token_once_within_their_limit(limit):
     assert all((np.diff(item.token_rows) >= 0).all() for item in packs)
 
 
-def test_attended_positions_of_a_pack_are_bounded_too():
+def test_attended_positions_of_a_pack_are_bounded_too() -> None:
     prompt = list(range(60))
     samples = [sample([*prompt, first, second], [1]) for first in range(60) for second in range(60)]
     packs = pack(samples, 4000)
@@ -122,27 +129,29 @@ def test_attended_positions_of_a_pack_are_bounded_too():
     assert all(sum(len(segment.path) for segment in item.segments) <= 8 * 4000 for item in packs)
 
 
-def test_packs_do_not_depend_on_the_order_of_samples_that_differ():
+def test_packs_do_not_depend_on_the_order_of_samples_that_differ() -> None:
     samples = [sample([1, 2], [first, second]) for first in range(5) for second in range(5)]
     one, other = pack(samples, 1000), pack(samples[::-1], 1000)
     assert [item.ids.tolist() for item in one] == [item.ids.tolist() for item in other]
 
 
-def test_samples_of_two_temperatures_never_share_a_pack():
+def test_samples_of_two_temperatures_never_share_a_pack() -> None:
     packs = pack([sample([1, 2], [3], temperature=1.0), sample([1, 2], [3], temperature=0.5)], 100)
     assert sorted(item.temperature for item in packs) == [0.5, 1.0]
 
 
-def test_a_sample_longer_than_a_pack_is_refused_with_the_setting_to_raise():
-    with pytest.raises(BadInput, match="optimizer.pack_tokens 4"):
+def test_a_sample_longer_than_a_pack_is_refused_with_the_setting_to_raise() -> None:
+    with pytest.raises(BadInput, match=r"optimizer\.pack_tokens 4"):
         pack([sample([1, 2, 3, 4], [5, 6])], 4)
 
 
-def test_a_head_computed_in_chunks_gives_the_same_scores_and_gradients(tmp_path, monkeypatch):
+def test_a_head_computed_in_chunks_gives_the_same_scores_and_gradients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy = PolicyModel(write_model(tmp_path / "m"), CPU)
     (item,) = pack(varied_samples(), 10_000)
 
-    def run():
+    def run() -> tuple[TokenScores, list[torch.Tensor]]:
         policy.module.zero_grad()
         scores = policy.score(policy.prepare(item))
         (scores.logprobs.sum() + scores.entropies.sum()).backward()
@@ -157,19 +166,19 @@ def test_a_head_computed_in_chunks_gives_the_same_scores_and_gradients(tmp_path,
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
-def test_recorded_play_packs_to_a_fraction_of_its_tokens():
+def test_recorded_play_packs_to_a_fraction_of_its_tokens() -> None:
     samples = make_samples(play_batch(0, groups=8, size=8), 0, CreditSettings(), AdvantageSettings())
     fed = sum(len(one.prompt_ids) + len(one.ids) - 1 for one in samples)
     assert sum(len(item.ids) for item in pack(samples, 1000)) < fed / 2
 
 
-def test_a_token_outside_the_vocabulary_is_refused(tmp_path):
+def test_a_token_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
     policy = PolicyModel(write_model(tmp_path / "m"), CPU)
     with pytest.raises(BadInput, match="token id 64 is outside the vocabulary of 64"):
         policy.prepare(pack([sample([1], [64])], 10)[0])
 
 
-def test_a_model_whose_logits_are_transformed_after_the_head_is_refused(tmp_path):
+def test_a_model_whose_logits_are_transformed_after_the_head_is_refused(tmp_path: Path) -> None:
     """Cohere scales its logits: training it through the bare head would use other logprobs than the engine's."""
     config = CohereConfig(
         vocab_size=64,
@@ -186,15 +195,15 @@ def test_a_model_whose_logits_are_transformed_after_the_head_is_refused(tmp_path
         PolicyModel(tmp_path / "m", CPU)
 
 
-def test_a_sequence_beyond_a_sliding_window_is_refused(tmp_path):
+def test_a_sequence_beyond_a_sliding_window_is_refused(tmp_path: Path) -> None:
     sizes = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}
     policy = PolicyModel(write_model(tmp_path / "m", **sizes), CPU)
     with pytest.raises(BadInput, match="sliding window of 16"):
         policy.score(policy.prepare(pack([sample(list(range(20)), [1])], 100)[0]))
 
 
-def test_folders_that_hold_no_model_say_so(tmp_path):
-    with pytest.raises(Missing, match="no config.json"):
+def test_folders_that_hold_no_model_say_so(tmp_path: Path) -> None:
+    with pytest.raises(Missing, match=r"no config\.json"):
         PolicyModel(tmp_path, CPU)
     broken = write_model(tmp_path / "m")
     (broken / "model.safetensors").write_bytes(b"no weights")
@@ -202,12 +211,12 @@ def test_folders_that_hold_no_model_say_so(tmp_path):
         PolicyModel(broken, CPU)
 
 
-def test_a_device_that_is_not_there_is_refused(tmp_path):
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no-such"):
         PolicyModel(write_model(tmp_path / "m"), TrainerSettings(device="no-such"))
 
 
-def test_with_bfloat16_parameters_stay_float32_and_scores_stay_close(tmp_path):
+def test_with_bfloat16_parameters_stay_float32_and_scores_stay_close(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m")
     exact, rounded = PolicyModel(path, CPU), PolicyModel(path, TrainerSettings(device="cpu", dtype="bfloat16"))
     (item,) = pack(varied_samples(), 10_000)

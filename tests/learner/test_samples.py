@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.errors import BadInput
-from common.records import Purpose, VersionSpan
+from common.records import Purpose, Trial, VersionSpan
 from common.settings import AdvantageSettings, CreditSettings
 from learner.samples import SampleKind, make_samples
 from tests.learner.builders import completion, play_batch, reflection, trial, turn
@@ -16,21 +16,21 @@ EPISODE_ONLY = AdvantageSettings(step_weight=0.0)
 STEP_ONLY = AdvantageSettings(episode_weight=0.0)
 
 
-def won_late(slot: int = 0):
+def won_late(slot: int = 0) -> Trial:
     """Fails, reflects, then wins 10."""
     return trial([[turn(0.0)], [turn(10.0)]], [reflection()], slot=slot, is_solved=True)
 
 
-def lost(slot: int = 1):
+def lost(slot: int = 1) -> Trial:
     return trial([[turn(0.0)], [turn(0.0)]], [reflection()], slot=slot)
 
 
-def test_every_turn_and_reflection_becomes_one_sample_in_the_order_of_generation():
+def test_every_turn_and_reflection_becomes_one_sample_in_the_order_of_generation() -> None:
     samples = make_samples([won_late()], 0, CREDIT, AdvantageSettings())
     assert [sample.kind for sample in samples] == [SampleKind.TURN, SampleKind.REFLECTION, SampleKind.TURN]
 
 
-def test_samples_do_not_depend_on_the_order_of_the_trials():
+def test_samples_do_not_depend_on_the_order_of_the_trials() -> None:
     batch = play_batch(1)
     one = make_samples(batch, 0, CREDIT, AdvantageSettings())
     other = make_samples(batch[::-1], 0, CREDIT, AdvantageSettings())
@@ -39,46 +39,46 @@ def test_samples_do_not_depend_on_the_order_of_the_trials():
     ]
 
 
-def test_a_reflection_is_scored_with_the_episode_that_follows_it():
+def test_a_reflection_is_scored_with_the_episode_that_follows_it() -> None:
     # rows: 0, 10 (reflection), 10 and 0, 0, 0; the reference would score both reflections 0
     samples = make_samples([won_late(), lost()], 0, CREDIT, EPISODE_ONLY)
     mean = 20.0 / 6
     assert [sample.advantage for sample in samples] == pytest.approx([-mean, 10 - mean, 10 - mean, -mean, -mean, -mean])
 
 
-def test_cross_episode_credit_reaches_the_first_episode_through_the_step_part():
+def test_cross_episode_credit_reaches_the_first_episode_through_the_step_part() -> None:
     samples = make_samples([won_late(), lost()], 0, CREDIT, STEP_ONLY)
     # all four turns share the anchor: returns 10, 10, 0, 0; the two reflections share theirs: 10, 0
     assert [sample.advantage for sample in samples] == pytest.approx([5.0, 5.0, 5.0, -5.0, -5.0, -5.0])
 
 
-def test_without_cross_episode_credit_the_first_episode_gets_none_of_the_later_success():
+def test_without_cross_episode_credit_the_first_episode_gets_none_of_the_later_success() -> None:
     alone = CreditSettings(step_discount=1.0, trial_discount=0.0)
     samples = make_samples([won_late(), lost()], 0, alone, STEP_ONLY)
     assert [sample.advantage for sample in samples] == pytest.approx([-2.5, 5.0, 7.5, -2.5, -5.0, -2.5])
 
 
-def test_reflections_are_compared_where_the_following_episodes_start_alike():
+def test_reflections_are_compared_where_the_following_episodes_start_alike() -> None:
     left = trial([[turn(0.0, "s")], [turn(10.0, "left")]], [reflection()], slot=0)
     right = trial([[turn(0.0, "s")], [turn(0.0, "right")]], [reflection()], slot=1)
     samples = make_samples([left, right], 0, CREDIT, STEP_ONLY)
     assert [sample.advantage for sample in samples if sample.kind is SampleKind.REFLECTION] == [0.0, 0.0]
 
 
-def test_groups_are_not_compared_with_each_other():
+def test_groups_are_not_compared_with_each_other() -> None:
     rich = [trial([[turn(10.0)]], group=0, slot=slot) for slot in range(2)]
     poor = [trial([[turn(0.0)]], group=1, slot=slot) for slot in range(2)]
     assert [sample.advantage for sample in make_samples(rich + poor, 0, CREDIT, AdvantageSettings())] == [0.0] * 4
 
 
-def test_an_invalid_response_is_penalised_whether_turn_or_reflection():
+def test_an_invalid_response_is_penalised_whether_turn_or_reflection() -> None:
     bad = trial([[turn(0.0, action=None)], [turn(0.0)]], [reflection(is_valid=False)])
     samples = make_samples([bad], 0, CREDIT, EPISODE_ONLY)
     assert [sample.advantage for sample in samples] == pytest.approx([-1 / 6, -1 / 6, 1 / 3])
     assert [sample.is_valid for sample in samples] == [False, False, True]
 
 
-def test_ages_are_counted_per_token_from_the_version_trained_from():
+def test_ages_are_counted_per_token_from_the_version_trained_from() -> None:
     spans = [VersionSpan(3, 0, 2), VersionSpan(5, 2, 3)]
     mixed = trial([[turn(1.0, response=completion([1], [2, 3, 4], spans))]])
     (sample,) = make_samples([mixed], 5, CREDIT, AdvantageSettings())
@@ -86,7 +86,7 @@ def test_ages_are_counted_per_token_from_the_version_trained_from():
     assert sample.age == 2
 
 
-def test_a_reflection_that_no_episode_followed_is_not_trained():
+def test_a_reflection_that_no_episode_followed_is_not_trained() -> None:
     cut = trial([[turn(0.0)]], [reflection()])
     assert [s.kind for s in make_samples([cut], 0, CREDIT, AdvantageSettings())] == [SampleKind.TURN]
 
@@ -99,11 +99,11 @@ def test_a_reflection_that_no_episode_followed_is_not_trained():
         ([trial([[turn(0.0)]], purpose=Purpose.EVALUATE)], "purpose evaluate"),
     ],
 )
-def test_a_batch_that_is_no_batch_is_refused(batch, reason):
+def test_a_batch_that_is_no_batch_is_refused(batch: list[Trial], reason: str) -> None:
     with pytest.raises(BadInput, match=reason):
         make_samples(batch, 0, CREDIT, AdvantageSettings())
 
 
-def test_advantages_are_finite_and_sum_to_zero_over_a_group_of_valid_responses():
+def test_advantages_are_finite_and_sum_to_zero_over_a_group_of_valid_responses() -> None:
     samples = make_samples(play_batch(2, groups=1, size=8), 0, CREDIT, AdvantageSettings())
     assert np.sum([sample.advantage for sample in samples]) == pytest.approx(0.0, abs=1e-9)

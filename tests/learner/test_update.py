@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from common.errors import BadInput, RunFailed
-from common.records import VersionSpan
+from common.records import Completion, Trial, VersionSpan
 from common.settings import (
     AdvantageSettings,
     BatchSettings,
@@ -28,7 +28,7 @@ from common.settings import (
 from learner.packing import pack
 from learner.replay import replay
 from learner.samples import make_samples
-from learner.update import PolicyUpdater, split_minibatches
+from learner.update import PolicyUpdater, UpdateResult, split_minibatches
 from tests.learner.builders import completion, play_batch, reflection, sample, trial, turn, write_model
 
 SETTINGS = Settings(
@@ -53,17 +53,17 @@ def parameters(updater: PolicyUpdater) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in updater._model.parameters().items()}
 
 
-def figures(result) -> dict[str, float]:
+def figures(result: UpdateResult) -> dict[str, float]:
     return {metric.name: metric.value for metric in result.metrics}
 
 
 def assert_bit_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
 
 
-def test_the_same_trials_give_bit_equal_parameters_in_any_order_of_arrival(model_path):
+def test_the_same_trials_give_bit_equal_parameters_in_any_order_of_arrival(model_path: Path) -> None:
     batches = [play_batch(seed) for seed in range(3)]
     one, other = PolicyUpdater(SETTINGS, model_path), PolicyUpdater(SETTINGS, model_path)
     replay(batches, one)
@@ -72,7 +72,7 @@ def test_the_same_trials_give_bit_equal_parameters_in_any_order_of_arrival(model
     assert one.version == 3
 
 
-def test_another_seed_deals_the_minibatches_differently(model_path):
+def test_another_seed_deals_the_minibatches_differently(model_path: Path) -> None:
     one = PolicyUpdater(SETTINGS, model_path)
     other = PolicyUpdater(replace(SETTINGS, run=RunSettings(seed=1)), model_path)
     for updater in (one, other):
@@ -81,7 +81,7 @@ def test_another_seed_deals_the_minibatches_differently(model_path):
 
 
 @pytest.mark.parametrize("kind", ["decoupled_ppo", "ppo_clip"])
-def test_an_update_does_not_depend_on_how_samples_are_packed(model_path, kind):
+def test_an_update_does_not_depend_on_how_samples_are_packed(model_path: Path, kind: str) -> None:
     batch = play_batch(3)
     settings = replace(SETTINGS, loss=replace(SETTINGS.loss, kind=kind))
     found = []
@@ -94,7 +94,7 @@ def test_an_update_does_not_depend_on_how_samples_are_packed(model_path, kind):
     assert found[0] == pytest.approx(found[1], rel=1e-5, abs=1e-6)
 
 
-def test_one_step_equals_adamw_on_the_plain_sum_over_samples(model_path):
+def test_one_step_equals_adamw_on_the_plain_sum_over_samples(model_path: Path) -> None:
     """The whole path (returns, advantages, packs, loss) against autograd over unpacked samples."""
     batch = play_batch(4)
     settings = replace(
@@ -125,12 +125,12 @@ def test_one_step_equals_adamw_on_the_plain_sum_over_samples(model_path):
         torch.testing.assert_close(parameters(updater)[name][sure], parameter.detach()[sure], atol=2e-4, rtol=0)
 
 
-def test_training_makes_rewarded_responses_likelier(model_path):
+def test_training_makes_rewarded_responses_likelier(model_path: Path) -> None:
     settings = replace(SETTINGS, trial=replace(SETTINGS.trial, episodes=1), batch=BatchSettings(updates=20))
     updater = PolicyUpdater(settings, model_path)
     probe = [sample([10, 11], [20]), sample([10, 11], [21])]
 
-    def logprobs():
+    def logprobs() -> torch.Tensor:
         with torch.no_grad():
             return updater._model.score(updater._model.prepare(pack(probe, 64)[0])).logprobs
 
@@ -146,7 +146,7 @@ def test_training_makes_rewarded_responses_likelier(model_path):
     assert after[0] < after[1]
 
 
-def test_metrics_say_what_the_batch_was(model_path):
+def test_metrics_say_what_the_batch_was(model_path: Path) -> None:
     won = trial([[turn(0.0)], [turn(10.0)]], [reflection()], slot=0, is_solved=True)
     lost = trial([[turn(0.0, action=None)], [turn(0.0)], [turn(0.0)]], [reflection(), reflection()], slot=1)
     found = figures(PolicyUpdater(SETTINGS, model_path).update(1, [won, lost]))
@@ -171,7 +171,9 @@ def test_metrics_say_what_the_batch_was(model_path):
     assert found["trainer/tokens_per_second"] > 0
 
 
-def test_the_gap_to_the_engine_is_measured_on_tokens_of_age_0_and_vanishes_for_the_trainers_own_logprobs(model_path):
+def test_the_gap_to_the_engine_is_measured_on_tokens_of_age_0_and_vanishes_for_the_trainers_own_logprobs(
+    model_path: Path,
+) -> None:
     updater = PolicyUpdater(configured(minibatches=3), model_path)
     batch = [rescored(updater, item) for item in play_batch(5)]
     found = figures(updater.update(1, batch))
@@ -183,10 +185,10 @@ def test_the_gap_to_the_engine_is_measured_on_tokens_of_age_0_and_vanishes_for_t
     assert later["policy/logprob_shift_mean"] > 0
 
 
-def rescored(updater: PolicyUpdater, item):
+def rescored(updater: PolicyUpdater, item: Trial) -> Trial:
     """The trial with the trainer's own logprobs as its behaviour logprobs."""
 
-    def rescore(old):
+    def rescore(old: Completion) -> Completion:
         one = sample(old.prompt_ids.tolist(), old.ids.tolist())
         with torch.no_grad():
             logprobs = updater._model.score(updater._model.prepare(pack([one], 64)[0])).logprobs
@@ -205,7 +207,7 @@ def rescored(updater: PolicyUpdater, item):
     )
 
 
-def test_a_gradient_that_is_not_finite_ends_the_run_and_changes_nothing(model_path):
+def test_a_gradient_that_is_not_finite_ends_the_run_and_changes_nothing(model_path: Path) -> None:
     updater = PolicyUpdater(SETTINGS, model_path)
     before = parameters(updater)
     batch = [trial([[turn(reward)]], slot=slot) for slot, reward in enumerate((1e30, 0.0, 1.0))]
@@ -215,17 +217,17 @@ def test_a_gradient_that_is_not_finite_ends_the_run_and_changes_nothing(model_pa
     assert updater.version == 0
 
 
-def test_only_the_next_batch_is_trained(model_path):
+def test_only_the_next_batch_is_trained(model_path: Path) -> None:
     with pytest.raises(BadInput, match="policy version 0 can be trained on batch 1, got batch 3"):
         PolicyUpdater(SETTINGS, model_path).update(3, play_batch(0))
 
 
-def test_packs_too_small_for_the_longest_response_are_refused_before_training(model_path):
+def test_packs_too_small_for_the_longest_response_are_refused_before_training(model_path: Path) -> None:
     with pytest.raises(BadInput, match=r"pack_tokens 47 .* 48 tokens"):
         PolicyUpdater(configured(pack_tokens=47), model_path)
 
 
-def test_minibatches_hold_every_sample_once_and_differ_by_one_at_most():
+def test_minibatches_hold_every_sample_once_and_differ_by_one_at_most() -> None:
     samples = [sample([index + 1], [1]) for index in range(11)]
     parts = split_minibatches(samples, 4, seed=0, step=1)
     assert sorted(map(len, parts)) == [2, 3, 3, 3]
@@ -233,7 +235,7 @@ def test_minibatches_hold_every_sample_once_and_differ_by_one_at_most():
     assert len(split_minibatches(samples[:2], 4, seed=0, step=1)) == 2
 
 
-def test_saved_weights_are_a_complete_model_folder_with_the_trained_logprobs(model_path, tmp_path):
+def test_saved_weights_are_a_complete_model_folder_with_the_trained_logprobs(model_path: Path, tmp_path: Path) -> None:
     updater = PolicyUpdater(SETTINGS, model_path)
     updater.update(1, play_batch(0))
     folder = tmp_path / "weights" / "v1"
@@ -246,7 +248,7 @@ def test_saved_weights_are_a_complete_model_folder_with_the_trained_logprobs(mod
     assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
 
 
-def test_saving_weights_again_replaces_the_folder(model_path, tmp_path):
+def test_saving_weights_again_replaces_the_folder(model_path: Path, tmp_path: Path) -> None:
     updater = PolicyUpdater(SETTINGS, model_path)
     first = updater.save_weights(tmp_path / "v")
     updater.update(1, play_batch(0))
@@ -255,7 +257,7 @@ def test_saving_weights_again_replaces_the_folder(model_path, tmp_path):
     assert second == hashlib.sha256((tmp_path / "v" / "model.safetensors").read_bytes()).hexdigest()
 
 
-def test_an_untied_output_head_is_trained_and_saved(tmp_path):
+def test_an_untied_output_head_is_trained_and_saved(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m", tie_word_embeddings=False)
     updater = PolicyUpdater(SETTINGS, path)
     before = parameters(updater)["lm_head.weight"]
