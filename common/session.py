@@ -7,7 +7,8 @@
 A task owned by the session reads, writes and beats. When the connection breaks, or nothing was heard for
 `Welcome.dead_after_seconds`, it opens a new one and says the same Hello again (same `instance`, so that the gateway
 knows the process); the new Welcome comes out of `receive`. Messages on their way at that moment may be lost: what must
-arrive is resent until it is answered. After `PATIENCE` times `dead_after_seconds` without a learner the session gives up.
+arrive is resent until it is answered. After `PATIENCE` times `dead_after_seconds` without a learner the session gives
+up.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _RETRY_SECONDS = 0.5
 
 
 class Session:
-    """A connection that lives as long as the process wants it, made by `Session.open`. All methods are for one event loop.
+    """A connection that lives as long as its process wants it, made by `Session.open`; it belongs to one event loop.
 
     welcome: the gateway's latest answer to our Hello. in_flight: what heartbeats report, set by the owner.
     """
@@ -87,7 +88,7 @@ class Session:
         if message is None:
             self._inbox.put_nowait(None)
             self._raise_failure()
-            raise Missing(f"the learner at {self._url} has ended")
+            raise Missing(f"the connection to the learner at {self._url} is closed")
         return message
 
     async def close(self, reason: str) -> None:

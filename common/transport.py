@@ -242,6 +242,7 @@ class DealerEndpoint:
         return data
 
     def close(self, linger_ms: int = LINGER_MS) -> None:
-        """Close the connection; messages already queued get up to `linger_ms` to leave."""
-        self._socket.linger = linger_ms
+        """Close the connection; messages already queued get up to `linger_ms` to leave. Harmless when called again."""
+        if not self._socket.closed:
+            self._socket.linger = linger_ms
         _close([self._monitor, self._socket], self._context)
