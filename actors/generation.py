@@ -14,7 +14,7 @@ from actors.policy import ContextOverflow, InferenceError, InferenceRefused, Req
 from actors.versions import UnknownVersion, to_policy_version
 from common.records import Completion, FinishReason, InvalidRecord, VersionSpan
 
-_OVERFLOW = re.compile(r"context length|maximum (allowed|input) length|too long", re.IGNORECASE)
+_OVERFLOW = re.compile(r"context length|max_total_tokens|maximum (allowed|input) length|too long", re.IGNORECASE)
 _QUOTED = 300
 
 

@@ -4,8 +4,9 @@
     TrialPool   obeys the gateway's messages. Owns the running trials (a task each, in one task group), the leases that
                 wait for a free slot, and the outbox of finished trials (`actors.outbox`)
 
-A trial of which a part failed for a reason of ours is reported as failed, so that its slot is leased again. A lease past
-its deadline is abandoned without a word: the gateway counts too.
+A trial in which a server or the environment failed is reported as failed, so that its slot is leased again; one whose
+prompt outgrew the context is delivered as it is, for it would do so again. A lease past its deadline is abandoned
+without a word: the gateway counts too.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from common.messages import (
     TrialFailed,
     Welcome,
 )
-from common.records import Purpose
+from common.records import EpisodeStatus, Purpose
 from common.session import Session
 from envs import registry
 
@@ -44,6 +45,7 @@ log = logging.getLogger("lamer.actor")
 FAILURE_PAUSE_SECONDS = 1.0
 """How long a slot rests after a failed trial, so that a broken server is not asked at full speed."""
 _ENVELOPE_BYTES = 4096
+_FAULTS = (EpisodeStatus.INFERENCE_ERROR, EpisodeStatus.ENVIRONMENT_ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,8 @@ class Player:
         with contextlib.closing(registry.make_env(lease.task)) as env:
             play = TrialPlay(Stage(lease, env, policy, self.renderer, self.limits), self.name)
             trial = await play.run()
-        if not trial.is_trainable:
-            last = trial.episodes[-1]
+        last = trial.episodes[-1]
+        if last.status in _FAULTS:
             return TrialFailed(lease.trial_id, f"episode {last.index}: {last.status.value}: {play.failure}")
         return TrialDone(lease.trial_id, encode_trial(trial, MAX_MESSAGE_BYTES - _ENVELOPE_BYTES))
 

@@ -173,7 +173,7 @@ class Renderer:
         """
         folder = Path(model_path)
         if not folder.is_dir():
-            raise Missing(f"the model folder {folder} is not there: name one that this machine has with --model-path")
+            raise Missing(f"there is no model folder {folder} on this machine: `lamer actor --model` names another")
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise Missing(f"{path} is not there: a model folder needs its tokenizer in the `tokenizers` format")

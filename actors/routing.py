@@ -25,7 +25,7 @@ LONGEST_SET_ASIDE_SECONDS = 15.0
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """A server as this process sees it. in_flight: requests of ours. usable_at: loop time until which it is set aside."""
+    """A server as this process sees it. in_flight: our requests. usable_at: loop time until which it is set aside."""
 
     info: ServerInfo
     in_flight: int = 0

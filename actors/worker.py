@@ -1,6 +1,6 @@
 """The actor process: leases in, trials out.
 
-    run_actor   connects, learns from `Welcome` what is played, and works until Shutdown, a signal, or the learner is gone
+    run_actor   connects, learns from `Welcome` what is played, works until Shutdown, a signal, or the learner is gone
 
 The work itself is `actors.pool`'s. Everything of an actor runs in one event loop; nothing is left behind when it ends.
 """
