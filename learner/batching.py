@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.messages import (
@@ -34,6 +35,15 @@ from learner.status import BatchFigures
 from learner.weight_server import WeightServer
 
 log = logging.getLogger("lamer.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A trainer that holds `version` waits for a batch, since loop time `since`."""
+
+    trainer: Peer
+    version: int
+    since: float
 
 
 class Batcher:
@@ -64,8 +74,7 @@ class Batcher:
         self._tracker = tracker
         self._gateway_metrics = gateway_metrics
         self._clock = asyncio.get_running_loop().time
-        self._wanted: int | None = None
-        self._wanted_since = 0.0
+        self._wanted: _Wish | None = None
         self._cut_step = 0
         self.wait_seconds = 0.0
         self.figures = BatchFigures()
@@ -105,8 +114,7 @@ class Batcher:
         elif version >= self._updates:
             self.finished.set()
         else:
-            self._wanted = version
-            self._wanted_since = self._clock()
+            self._wanted = _Wish(trainer, version, self._clock())
             self._pool.has_changed = True
 
     def try_cut(self, training_since: float) -> None:
@@ -114,14 +122,14 @@ class Batcher:
         if self._wanted is None or not self._pool.has_changed:
             return
         self._pool.has_changed = False
-        version = self._wanted
-        cut = self._pool.groups.cut(version)
+        wish = self._wanted
+        cut = self._pool.groups.cut(wish.version)
         for group in cut.stale:
             self._pool.note_stale(group)
         if cut.groups:
             self._wanted = None
-            self.wait_seconds = self._clock() - max(self._wanted_since, training_since)
-            self._claim(cut, version)
+            self.wait_seconds = self._clock() - max(wish.since, training_since)
+            self._claim(cut, wish)
 
     def reported(self, message: UpdateReport) -> None:
         """The trainer's figures of an update: to the metrics file and the tracker, together with the gateway's."""
@@ -136,7 +144,13 @@ class Batcher:
         """A durable checkpoint covers every batch up to `message.step`."""
         self._pool.journal.mark_trained(message.step)
 
-    def _claim(self, cut: Cut, version: int) -> None:
+    def lost(self, trainer: Peer) -> None:
+        """A trainer left or died: what it waits for is not cut."""
+        if self._wanted is not None and self._wanted.trainer is trainer:
+            self._wanted = None
+
+    def _claim(self, cut: Cut, wish: _Wish) -> None:
+        version = wish.version
         entries = [entry for group in cut.groups for entry in group.trials.values()]
         self.figures = BatchFigures.of(entries, version)
         self.staleness_max = max(self.staleness_max, self.figures.age_max)
@@ -144,7 +158,7 @@ class Batcher:
         self._cut_step = version + 1
         batch = Batch(version + 1, version, tuple(sorted(entry.trial_id for entry in entries)))
         claim = self._pool.journal.claim(batch.step, batch.trial_ids)
-        claim.add_done_callback(lambda done: None if done.cancelled() else self._link.broadcast(batch, Role.TRAINER))
+        claim.add_done_callback(lambda done: None if done.cancelled() else self._link.send(wish.trainer, batch))
 
     async def _go_back_to(self, step: int) -> None:
         log.warning(

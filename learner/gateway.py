@@ -82,8 +82,8 @@ _SENDER: dict[type[Message], Role] = {
 async def run_gateway(plan: GatewayPlan, stop: asyncio.Event | None = None) -> RunResult:
     """Run a whole training (or, with batch.updates 0, one evaluation) and return how it went.
 
-    Listens at settings.gateway.bind and .port, and writes the address to run_dir/address. Setting `stop` ends the run
-    early: peers are told to exit with 130 and the journal is committed.
+    Listens at settings.gateway.bind and .port; run_dir/address holds the address as long as it does. Setting `stop`
+    ends the run early: peers are told to exit with 130 and the journal is committed.
 
     Raises:
         Missing: the port is taken, or the model folder is not there. BadInput: the run folder holds another run's
@@ -184,6 +184,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Commit the journal and close the socket."""
+        (self._plan.run_dir / "address").unlink(missing_ok=True)
         await self._journal.close()
         self._router.close()
 
@@ -377,6 +378,8 @@ class Gateway:
             self._dispatcher.lost(peer, is_dead)
         elif peer.role is Role.HOST and self._weights.remove(peer.key):
             self._dispatcher.announce_servers()
+        elif peer.role is Role.TRAINER:
+            self._batcher.lost(peer)
         if len(self._peers) == 0:
             self._alone.set()
 
