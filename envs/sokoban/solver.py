@@ -19,7 +19,10 @@ class Search:
     is_exhaustive: bool
 
 
-def solve(room: Room, start: Position, max_positions: int = 200_000) -> Search:
+MAX_POSITIONS = 200_000
+
+
+def solve(room: Room, start: Position, max_positions: int = MAX_POSITIONS) -> Search:
     """A solution with the fewest moves, among the first `max_positions` positions nearest to `start`."""
     if is_solved(room, start):
         return Search((), is_exhaustive=True)
@@ -40,9 +43,9 @@ def solve(room: Room, start: Position, max_positions: int = 200_000) -> Search:
     return Search(None, is_exhaustive=True)
 
 
-def is_deadlocked(room: Room, position: Position) -> bool:
-    """Whether it is certain that no solution exists any more."""
-    search = solve(room, position)
+def is_deadlocked(room: Room, position: Position, max_positions: int = MAX_POSITIONS) -> bool:
+    """Whether it is certain, after a look at `max_positions` positions, that no solution exists any more."""
+    search = solve(room, position, max_positions)
     return search.path is None and search.is_exhaustive
 
 

@@ -67,8 +67,10 @@ def test_the_anchor_state_is_the_doors_still_possible_given_the_whole_trial() ->
     assert env.reset().anchor_state == "1,2,3,4"
     env.step("<action>6</action>")  # known to be empty: teaches nothing
     assert env.reset().anchor_state == "1,2,3,4"
+    env.step("<action>2</action>")
+    assert env.reset().anchor_state == "3,4"
     env.step("<action>1</action>")
-    assert env.reset().anchor_state == "2,3,4"
+    assert env.reset().anchor_state == "3,4"
     assert env.step("<action>3</action>").observation.anchor_state == "3"
 
 
@@ -145,7 +147,7 @@ def test_a_reflection_without_tags_is_none_and_a_long_one_is_cut() -> None:
     env = DoorsEnv(5, prize=1)
     assert env.parse_reflection("open the middle") is None
     assert env.parse_reflection("<remark> middle\n</remark>") == "middle"
-    assert env.parse_reflection(f"<remark>{'x' * 3000}</remark>") == "x" * 2000
+    assert env.parse_reflection(f"<remark>   {'x' * 3000}</remark>") == "x" * 2000
 
 
 @pytest.mark.parametrize(

@@ -262,6 +262,7 @@ def test_a_search_that_gives_up_claims_no_deadlock() -> None:
     room, start = room_of(CORRIDOR)
     search = solve(room, start, max_positions=3)
     assert (search.path, search.is_exhaustive) == (None, False)
+    assert not is_deadlocked(room, start, max_positions=3)
 
 
 def test_the_anchor_state_is_the_room_without_history() -> None:
