@@ -29,8 +29,7 @@ from safetensors.torch import load_file, save_file
 
 from common.errors import BadInput, Missing
 from common.settings import Settings
-from learner.folders import whole_folder
-from learner.model import file_digest
+from learner.folders import file_digest, whole_folder
 
 log = logging.getLogger("lamer.checkpoint")
 

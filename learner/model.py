@@ -10,7 +10,6 @@ Only the positions that predict a response token go through the output head, eac
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -29,7 +28,7 @@ from transformers.utils.logging import disable_progress_bar
 from common.errors import BadInput, Missing
 from common.settings import TrainerSettings
 from learner.attention import SHARED_PREFIX, PrefixLayout, plan_layout
-from learner.folders import whole_folder
+from learner.folders import file_digest, whole_folder
 from learner.packing import Indices, Pack, pack
 from learner.samples import Sample, SampleKind
 
@@ -242,12 +241,6 @@ class PolicyModel:
             if target.exists():
                 shutil.rmtree(target)
         return digest
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _probe(prompt: np.ndarray, ids: np.ndarray) -> Sample:

@@ -72,7 +72,7 @@ def logprobs(current: float, proximal: float, behaviour: float) -> TokenLogprobs
 def test_the_decoupled_loss_weighs_a_clipped_step_from_the_proximal_policy() -> None:
     # r = 0.3 / 0.2 = 1.5, clipped to 1.2; w = 0.2 / 0.1 = 2
     loss = policy_loss(logprobs(0.3, 0.2, 0.1), torch.tensor([1.0]), DECOUPLED)
-    assert float(loss.losses) == pytest.approx(-2.4)
+    assert loss.losses.item() == pytest.approx(-2.4)
     assert bool(loss.clipped)
 
 
@@ -80,29 +80,29 @@ def test_importance_weights_are_capped_and_carry_no_gradient() -> None:
     parts = logprobs(0.2, 0.2, 0.01)  # w = 20, capped at 5
     loss = policy_loss(parts, torch.tensor([1.0]), DECOUPLED)
     loss.losses.sum().backward()
-    assert float(loss.losses) == pytest.approx(-5.0)
-    assert float(parts.current.grad) == pytest.approx(-5.0)
+    assert loss.losses.item() == pytest.approx(-5.0)
+    assert parts.current.grad.item() == pytest.approx(-5.0)
     assert bool(loss.capped)
 
 
 def test_ppo_clip_measures_the_step_from_the_policy_that_sampled() -> None:
     loss = policy_loss(logprobs(0.3, 0.3, 0.2), torch.tensor([1.0]), LossSettings(kind="ppo_clip"))
-    assert float(loss.losses) == pytest.approx(-1.2)
+    assert loss.losses.item() == pytest.approx(-1.2)
 
 
 def test_on_policy_both_losses_have_the_plain_policy_gradient() -> None:
     for kind in ("decoupled_ppo", "ppo_clip"):
         parts = logprobs(0.2, 0.2, 0.2)
         policy_loss(parts, torch.tensor([-0.7]), LossSettings(kind=kind)).losses.sum().backward()
-        assert float(parts.current.grad) == pytest.approx(0.7)
+        assert parts.current.grad.item() == pytest.approx(0.7)
 
 
 def test_a_bad_action_that_became_likely_is_bounded_by_the_dual_clip() -> None:
     parts = logprobs(0.9, 0.1, 0.1)  # r = 9, bound 3
     loss = policy_loss(parts, torch.tensor([-1.0]), DECOUPLED)
     loss.losses.sum().backward()
-    assert float(loss.losses) == pytest.approx(3.0)
-    assert float(parts.current.grad) == 0.0
+    assert loss.losses.item() == pytest.approx(3.0)
+    assert parts.current.grad.item() == 0.0
     assert bool(loss.dual_clipped)
 
 
