@@ -1,0 +1,255 @@
+"""Asynchronous Meta-RL rollout as it runs in production, up to the learner's edge.
+
+The gateway and the actor processes are the real ones. Three things are not: the inference server is simulated, the host
+agent's place is taken by `follow_weights`, which labels that server with each announced policy version, and the
+trainer's by `take_batches`, which takes every batch at once and publishes the next version. So what is measured is
+rollout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from common.keys import ClientKeys, create_keys, load_client_keys, load_server_keys
+from common.messages import (
+    PROTOCOL_VERSION,
+    Batch,
+    BatchRequest,
+    Hello,
+    HostStatus,
+    MemoryMode,
+    Metric,
+    Published,
+    Role,
+    Status,
+    StatusRequest,
+    UpdateReport,
+    WeightAnnouncement,
+    Welcome,
+)
+from common.session import Session
+from common.settings import (
+    BatchSettings,
+    EnvSettings,
+    EvaluationSettings,
+    GatewaySettings,
+    InferenceSettings,
+    RunSettings,
+    Settings,
+    TrackingSettings,
+    TrialSettings,
+)
+from deploy.bench.report import ProcessLoad, ScheduleFigures
+from deploy.bench.scripted import NAME, write_entry_point
+from deploy.bench.simulated import REQUEST_SECONDS, SimulatedServer, Throughput, process_cpu_seconds
+from deploy.bench.wire import PacedInfo
+from deploy.inference.launch import free_port
+from deploy.processes import end_all, lamer_command, start
+from learner.gateway import run_gateway
+from learner.plan import GatewayPlan
+
+CONNECT_SECONDS = 30.0
+STOP_SECONDS = 10.0
+MEASURED_UPDATES = 10
+WARM_UP_UPDATES = 3
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncOptions:
+    """One measurement. groups, group_size, episodes: of a batch. actors: processes that share the trials."""
+
+    groups: int
+    group_size: int
+    episodes: int
+    max_staleness: int
+    actors: int
+    seed: int
+    model_path: Path
+    folder: Path
+
+    @property
+    def trials_admitted(self) -> int:
+        """Trials that the staleness bound lets into the system at once."""
+        return (self.max_staleness + 1) * self.groups * self.group_size
+
+    @property
+    def warm_up(self) -> int:
+        """Updates after which the system no longer remembers that it started with everything at once."""
+        return self.max_staleness + WARM_UP_UPDATES
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A moment at which a batch was cut. cpu: seconds so far of the gateway's process and of each actor."""
+
+    info: PacedInfo
+    status: Status
+    gateway_cpu: float
+    actor_cpu: tuple[float, ...]
+    wall: float
+
+
+class NoTracker:
+    """A `Tracker` that keeps nothing."""
+
+    def log(self, step: int, metrics: Sequence[Metric]) -> None:
+        """Forget the figures."""
+
+
+def _settings(options: AsyncOptions, port: int) -> Settings:
+    return Settings(
+        run=RunSettings(name="bench", seed=options.seed),
+        env=EnvSettings(name=NAME),
+        trial=TrialSettings(episodes=options.episodes, memory=MemoryMode.BOTH),
+        batch=BatchSettings(
+            groups=options.groups,
+            group_size=options.group_size,
+            updates=options.warm_up + MEASURED_UPDATES + 2 * (options.max_staleness + 1),
+            max_staleness=options.max_staleness,
+        ),
+        inference=InferenceSettings(request_seconds=REQUEST_SECONDS),
+        gateway=GatewaySettings(port=port),
+        evaluation=EvaluationSettings(initial=False, tasks=0),
+        tracking=TrackingSettings(mlflow=False),
+    )
+
+
+@asynccontextmanager
+async def _session(url: str, keys: ClientKeys, role: Role) -> AsyncIterator[Session]:
+    hello = Hello(PROTOCOL_VERSION, PROTOCOL_VERSION, role, f"bench {role.value}")
+    session = await Session.open(url, keys, hello, CONNECT_SECONDS)
+    try:
+        yield session
+    finally:
+        await session.close("the measurement is over")
+
+
+async def follow_weights(session: Session, server: SimulatedServer) -> None:
+    """Label the server with each policy version that is announced, as a host agent would after loading its weights."""
+    info = server.info
+    while True:
+        message = await session.receive()
+        if isinstance(message, WeightAnnouncement):
+            await server.client.pause("in_place")
+            await server.client.load_weights(message.path, str(message.version), flush_cache=False)
+            await server.client.resume()
+            info = msgspec.structs.replace(info, policy_version=message.version)
+        if isinstance(message, WeightAnnouncement | Welcome):
+            await session.send(HostStatus(info, is_ready=True, running=0, waiting=0))
+
+
+class Measurement:
+    """The readings of one run: one for every batch that was cut."""
+
+    def __init__(self, server: SimulatedServer, observer: Session, actors: Sequence[Process]) -> None:
+        self.marks: list[Mark] = []
+        self._server = server
+        self._observer = observer
+        self._actors = actors
+
+    async def take(self) -> None:
+        """Read everything at this moment."""
+        await self._observer.send(StatusRequest())
+        status = await self._observer.receive()
+        while not isinstance(status, Status):
+            status = await self._observer.receive()
+        actor_cpu = tuple(process_cpu_seconds(actor.pid) for actor in self._actors)
+        self.marks.append(Mark(await self._server.read(), status, time.process_time(), actor_cpu, time.monotonic()))
+
+    def figures(self, options: AsyncOptions, saturation: float) -> ScheduleFigures:
+        """The figures from the end of the warm-up to the last reading."""
+        measured = self.marks[options.warm_up :]
+        first, last, updates = measured[0], measured[-1], len(measured) - 1
+        run = Throughput.between(first.info, last.info)
+        wall = last.wall - first.wall
+        cpu = [("server", run.cpu_seconds), ("gateway", last.gateway_cpu - first.gateway_cpu)]
+        pairs = zip(first.actor_cpu, last.actor_cpu, strict=True)
+        cpu += [(f"actor {index}", after - before) for index, (before, after) in enumerate(pairs)]
+        return ScheduleFigures(
+            name="asynchronous Meta-RL",
+            max_staleness=options.max_staleness,
+            updates=updates,
+            trajectories_per_update=options.groups * options.group_size * options.episodes,
+            seconds_per_update=run.seconds / updates,
+            tokens_per_second=run.tokens_per_second,
+            saturation_share=run.tokens_per_second / saturation,
+            busy_share=run.busy_seconds / run.seconds,
+            loads=tuple(ProcessLoad(name, seconds / wall) for name, seconds in cpu),
+            in_flight=sum(mark.status.in_flight for mark in measured) / len(measured),
+            staleness_mean=sum(mark.status.staleness_mean for mark in measured) / len(measured),
+            staleness_max=max(mark.status.staleness_max for mark in measured),
+            dropped_groups=last.status.dropped,
+        )
+
+
+async def take_batches(session: Session, measurement: Measurement, options: AsyncOptions) -> None:
+    """Take batch after batch, publish the next version at once, and read the figures after each, until enough are."""
+    await session.send(BatchRequest(0))
+    while len(measurement.marks) <= options.warm_up + MEASURED_UPDATES:
+        message = await session.receive()
+        if isinstance(message, Batch):
+            await session.send(Published(message.step, str(options.model_path), digest=""))
+            await session.send(UpdateReport(message.step, metrics=()))
+            await session.send(BatchRequest(message.step))
+            await measurement.take()
+
+
+async def _start_actors(options: AsyncOptions, url: str, keys: Path) -> tuple[Process, ...]:
+    """`lamer actor` processes that together hold every trial that may be admitted."""
+    write_entry_point(options.folder)
+    trials = math.ceil(options.trials_admitted / options.actors)
+    processes = []
+    for index in range(options.actors):
+        arguments = ("--connect", url, "--keys", str(keys), "--name", f"actor-{index}", "--trials", str(trials))
+        command = ("env", f"PYTHONPATH={options.folder}", *lamer_command("actor", *arguments))
+        processes.append(await start(command, options.folder / f"actor-{index}.log"))
+    return tuple(processes)
+
+
+async def measure_asynchronous(server: SimulatedServer, options: AsyncOptions, saturation: float) -> ScheduleFigures:
+    """Run the gateway and actors against the simulated server for `MEASURED_UPDATES` updates after a warm-up.
+
+    Raises:
+        LamerError: the gateway failed.
+    """
+    keys = options.folder / "keys"
+    create_keys(keys)
+    port = free_port(HOST)
+    url = f"tcp://{HOST}:{port}"
+    plan = GatewayPlan(
+        settings=_settings(options, port),
+        run="bench",
+        run_dir=options.folder,
+        model_path=str(options.model_path),
+        env_config="{}",
+        keys=load_server_keys(keys),
+        tracker=NoTracker(),
+    )
+    client_keys = load_client_keys(keys)
+    async with asyncio.TaskGroup() as group:
+        stop = asyncio.Event()
+        group.create_task(run_gateway(plan, stop))
+        async with AsyncExitStack() as stack:
+            host = await stack.enter_async_context(_session(url, client_keys, Role.HOST))
+            trainer = await stack.enter_async_context(_session(url, client_keys, Role.TRAINER))
+            observer = await stack.enter_async_context(_session(url, client_keys, Role.OBSERVER))
+            following = group.create_task(follow_weights(host, server))
+            actors = await _start_actors(options, url, keys)
+            measurement = Measurement(server, observer, actors)
+            try:
+                await take_batches(trainer, measurement, options)
+            finally:
+                await end_all(actors, STOP_SECONDS)
+            following.cancel()
+        stop.set()
+    return measurement.figures(options, saturation)

@@ -1,0 +1,166 @@
+"""What the rollout benchmark found: figures of a SIMULATED server, as a record, as JSON and as a table."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+BUSY_CPU_SHARE = 0.85
+SERVER = "simulated server"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessLoad:
+    """Share of one CPU core that a process used while a schedule was measured."""
+
+    process: str
+    cpu_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleFigures:
+    """One schedule, measured over `updates` updates.
+
+    max_staleness: None in lock step. seconds_per_update, tokens_per_second: simulated. saturation_share: of the
+    throughput with a full batch. busy_share: share of the time in which the server computed at all. in_flight: trials
+    being played, on average; staleness: of the trained trials, in updates, of the last batch; both None in lock step,
+    where the schedule gives them.
+    """
+
+    name: str
+    max_staleness: int | None
+    updates: int
+    trajectories_per_update: int
+    seconds_per_update: float
+    tokens_per_second: float
+    saturation_share: float
+    busy_share: float
+    loads: tuple[ProcessLoad, ...]
+    in_flight: float | None = None
+    staleness_mean: float | None = None
+    staleness_max: int | None = None
+    dropped_groups: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The schedule's name with its staleness bound."""
+        return self.name if self.max_staleness is None else f"{self.name} (max_staleness {self.max_staleness})"
+
+
+@dataclass(frozen=True, slots=True)
+class Speedup:
+    """How many times as long an update takes in lock step as in ours."""
+
+    max_staleness: int
+    over_metarl_lockstep: float
+    over_rl_lockstep: float
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutReport:
+    """All figures of one benchmark run. Everything in it was measured on a simulated server."""
+
+    server: str
+    scale: float
+    time_scale: float
+    seed: int
+    saturation_tokens_per_second: float
+    metarl_over_rl_lockstep: float
+    speedups: tuple[Speedup, ...]
+    schedules: tuple[ScheduleFigures, ...]
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        scale: float,
+        time_scale: float,
+        seed: int,
+        saturation: float,
+        rl: ScheduleFigures,
+        metarl: ScheduleFigures,
+        ours: tuple[ScheduleFigures, ...],
+    ) -> RolloutReport:
+        """The report on measured schedules: ratios of seconds per update, and warnings about the measurement itself."""
+        schedules = (rl, metarl, *ours)
+        return cls(
+            server=SERVER,
+            scale=scale,
+            time_scale=time_scale,
+            seed=seed,
+            saturation_tokens_per_second=saturation,
+            metarl_over_rl_lockstep=metarl.seconds_per_update / rl.seconds_per_update,
+            speedups=tuple(
+                Speedup(
+                    max_staleness=figures.max_staleness or 0,
+                    over_metarl_lockstep=metarl.seconds_per_update / figures.seconds_per_update,
+                    over_rl_lockstep=rl.seconds_per_update / figures.seconds_per_update,
+                )
+                for figures in ours
+            ),
+            schedules=schedules,
+            warnings=cpu_warnings(schedules),
+        )
+
+    def write(self, path: Path) -> None:
+        """Write the report as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
+
+    def print(self, console: Console) -> None:
+        """Show the report."""
+        console.print(_schedule_table(self))
+        console.print(
+            f"lock-step Meta-RL takes {self.metarl_over_rl_lockstep:.2f}x the time of lock-step RL ({SERVER})"
+        )
+        for speedup in self.speedups:
+            console.print(
+                f"ours at max_staleness {speedup.max_staleness} is {speedup.over_metarl_lockstep:.2f}x as fast as "
+                f"lock-step Meta-RL and {speedup.over_rl_lockstep:.2f}x as fast as lock-step RL ({SERVER})"
+            )
+        for warning in self.warnings:
+            console.print(f"[yellow]{warning}[/yellow]")
+
+
+def cpu_warnings(schedules: tuple[ScheduleFigures, ...]) -> tuple[str, ...]:
+    """Where this machine, rather than the simulated server, may have set the pace."""
+    warnings = [
+        f"{figures.label}: process '{load.process}' used {load.cpu_share:.0%} of a core, so that this machine may have "
+        "limited it: run again with a lower time scale"
+        for figures in schedules
+        for load in figures.loads
+        if load.cpu_share > BUSY_CPU_SHARE
+    ]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for figures in schedules:
+        total = sum(load.cpu_share for load in figures.loads)
+        if total > BUSY_CPU_SHARE * cores:
+            warnings.append(
+                f"{figures.label}: its processes used {total:.2f} of this machine's {cores} cores: run again with a "
+                "lower time scale"
+            )
+    return tuple(warnings)
+
+
+def _schedule_table(report: RolloutReport) -> Table:
+    table = Table(title=f"Rollout on a {SERVER} (scale {report.scale:g}, clock x{report.time_scale:g})")
+    for heading in ("schedule", "updates", "s / update", "tokens/s", "of saturation", "in flight", "staleness", "CPU"):
+        table.add_column(heading, justify="left" if heading == "schedule" else "right")
+    for figures in report.schedules:
+        table.add_row(
+            figures.label,
+            str(figures.updates),
+            f"{figures.seconds_per_update:.1f}",
+            f"{figures.tokens_per_second:,.0f}",
+            f"{figures.saturation_share:.0%}",
+            "" if figures.in_flight is None else f"{figures.in_flight:.0f}",
+            "" if figures.staleness_max is None else f"{figures.staleness_mean:.1f} (max {figures.staleness_max})",
+            ", ".join(f"{load.process} {load.cpu_share:.0%}" for load in figures.loads),
+        )
+    table.add_row("saturation", "", "", f"{report.saturation_tokens_per_second:,.0f}", "100%", "", "", "")
+    return table
