@@ -79,11 +79,14 @@ class Held:
     deadline: float
     timeout: asyncio.Timeout | None = None
 
-    def extend(self, deadline: float) -> None:
-        """The gateway gave the same lease again."""
+    def extend(self, deadline: float) -> bool:
+        """The gateway gave the same lease again; False if its trial is being abandoned already."""
         self.deadline = deadline
+        if self.timeout is not None and self.timeout.expired():
+            return False
         if self.timeout is not None:
             self.timeout.reschedule(deadline)
+        return True
 
 
 class TrialPool:
@@ -150,9 +153,7 @@ class TrialPool:
         if lease.trial_id in self._outbox:
             self._outbox.set_due(lease.trial_id, now)
             self._is_due.set()
-        elif held is not None:
-            held.extend(now + lease.seconds)
-        else:
+        elif held is None or not held.extend(now + lease.seconds):
             self._waiting[lease.trial_id] = Held(lease, now + lease.seconds)
 
     def _take_nack(self, nack: Nack) -> None:
@@ -173,8 +174,10 @@ class TrialPool:
 
     def _fill(self, group: asyncio.TaskGroup) -> None:
         """Start waiting leases while there are free slots and room for what they will give."""
-        while self._waiting and len(self._running) < self._trials and not self._outbox.is_full:
-            trial_id = next(iter(self._waiting))
+        while len(self._running) < self._trials and not self._outbox.is_full:
+            trial_id = next((key for key in self._waiting if key not in self._running), None)
+            if trial_id is None:
+                break
             self._running[trial_id] = held = self._waiting.pop(trial_id)
             task = group.create_task(self._serve(held, group), name=trial_id)
             self._tasks.add(task)
@@ -193,6 +196,7 @@ class TrialPool:
             else:
                 log.exception("%s failed", trial_id)
                 message = TrialFailed(trial_id, f"{type(error).__name__}: {error}")
+        held.timeout = None
         if isinstance(message, TrialDone):
             self._outbox.add(message, asyncio.get_running_loop().time())
             self._is_due.set()
