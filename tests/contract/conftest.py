@@ -1,0 +1,34 @@
+"""The servers under test: one for each engine in `served.ENGINES`, started once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.served import ENGINES, Served, write_models
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def running_server(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Iterator[Served]:
+    with ENGINES[request.param](folders, **{"max-running-requests": 8, "max-total-tokens": 8192}) as served:
+        yield served
+
+
+@pytest.fixture
+def server(running_server: Served) -> Iterator[Served]:
+    running_server.reset()
+    yield running_server
+    running_server.reset()
+
+
+@pytest.fixture(scope="session")
+def locked_server(folders: dict[str, Path]) -> Iterator[Served]:
+    with ENGINES["embedded"](folders, api_key="api", admin_key="admin") as served:
+        yield served
