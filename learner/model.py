@@ -138,10 +138,12 @@ class PolicyModel:
         Raises:
             BadInput: a token id outside the vocabulary.
         """
-        highest = int(max(pack.ids.max(), pack.targets.max()))
-        if highest >= self.vocabulary:
+        seen = np.concatenate((pack.ids, pack.targets))
+        lowest, highest = int(seen.min()), int(seen.max())
+        if lowest < 0 or highest >= self.vocabulary:
             raise BadInput(
-                f"token id {highest} is outside the vocabulary of {self.vocabulary}; is the engine's model another one?"
+                f"token ids {lowest} to {highest} do not fit the vocabulary of {self.vocabulary}: is the engine's "
+                "model another one?"
             )
         return PackInput(
             ids=torch.from_numpy(pack.ids).to(self.device)[None],

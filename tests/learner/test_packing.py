@@ -172,10 +172,11 @@ def test_recorded_play_packs_to_a_fraction_of_its_tokens() -> None:
     assert sum(len(item.ids) for item in pack(samples, 1000)) < fed / 2
 
 
-def test_a_token_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("token", [-1, VOCABULARY])
+def test_a_token_outside_the_vocabulary_is_refused(tmp_path: Path, token: int) -> None:
     policy = PolicyModel(write_model(tmp_path / "m"), CPU)
-    with pytest.raises(BadInput, match="token id 64 is outside the vocabulary of 64"):
-        policy.prepare(pack([sample([1], [64])], 10)[0])
+    with pytest.raises(BadInput, match=f"token ids .*{token}.* do not fit the vocabulary of 64"):
+        policy.prepare(pack([sample([1], [token])], 10)[0])
 
 
 def test_a_model_whose_logits_are_transformed_after_the_head_is_refused(tmp_path: Path) -> None:
