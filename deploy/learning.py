@@ -73,6 +73,7 @@ class TrainerKeeper:
             start = self._log.stat().st_size if self._log.exists() else 0
             self._process = await processes.start(await self._command(), self._log)
             code = await self._process.wait()
+            processes.kill_session(self._process)
             if code in (0, INTERRUPTED):
                 return
             kind = {BadInput.exit_code: BadInput, Missing.exit_code: Missing}.get(code)

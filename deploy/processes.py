@@ -57,7 +57,10 @@ async def start(command: Sequence[str], log: Path | None = None) -> Process:
 
 
 async def end_all(processes: Iterable[Process], grace: float, ask: signal.Signals | None = signal.SIGINT) -> None:
-    """Ask all that still run to end (`ask` None: they know already); kill the sessions of those left after `grace`."""
+    """Ask all that still run to end (`ask` None: they know already); kill what is left of their sessions after `grace`.
+
+    A child that ended by itself may have left children in its session: they are killed as well.
+    """
     alive = [process for process in processes if process.returncode is None]
     if ask is not None:
         for process in alive:
@@ -66,8 +69,7 @@ async def end_all(processes: Iterable[Process], grace: float, ask: signal.Signal
     if waits:
         await asyncio.wait(waits, timeout=grace)
     for process in alive:
-        if process.returncode is None:
-            kill_session(process)
+        kill_session(process)
     await asyncio.gather(*waits)
 
 
@@ -79,7 +81,7 @@ def _signal(process: Process, number: signal.Signals) -> None:
 
 
 def kill_session(process: Process) -> None:
-    """Kill a child that `start` made, and what it started in its own session."""
+    """Kill a child that `start` made, or what it left behind in its session."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:

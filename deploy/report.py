@@ -28,11 +28,9 @@ class ResultRow:
 def read_results(summary: Path) -> tuple[ResultRow, ...]:
     """The rows of `summary.json`: this run's evaluations first, then the references."""
     tree = json.loads(summary.read_text(encoding="utf-8"))
-    rows = [_row(f"{tree.get('run', summary.parent.name)}, after training", tree.get("evaluation"), is_ours=True)]
-    rows += [_row("before training", tree.get("initial_evaluation"), is_ours=True)]
-    rows += [
-        _row(name.replace("_", " "), figures, is_ours=False) for name, figures in tree.get("reference", {}).items()
-    ]
+    ours = (("after training", tree.get("evaluation")), ("before training", tree.get("warm_start")))
+    rows = [_row(f"{tree['run']}, {name}", figures, is_ours=True) for name, figures in ours]
+    rows += [_row(name, figures, is_ours=False) for name, figures in tree["reference"].items()]
     return tuple(row for row in rows if row.pass_at)
 
 

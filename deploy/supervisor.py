@@ -96,6 +96,8 @@ class Supervisor:
             if rest.watch is not None:
                 work.append(group.create_task(_awaited(rest.watch)))
             await asyncio.wait((ended, interrupted), return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                processes.kill_session(process)
             for task in (ended, ready, *work):
                 task.cancel()
         return process.returncode
@@ -113,6 +115,7 @@ class Supervisor:
         while True:
             process = await self._start(child)
             code = await process.wait()
+            processes.kill_session(process)  # a host that was killed leaves its server
             if code in (0, INTERRUPTED):
                 return
             await asyncio.sleep(RESTART_SECONDS)  # when the whole run is ending, it is cancelled here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -24,5 +25,5 @@ def evaluate(
     folder = model / "model" if (model / "model" / "config.json").is_file() else model
     if not folder.is_dir():
         raise Missing(f"no model folder {model}")
-    fixed = [f"model.path={folder.resolve()}", "batch.updates=0", "evaluation.initial=false"]
+    fixed = [f"model.path={json.dumps(str(folder.resolve()))}", "batch.updates=0", "evaluation.initial=false"]
     run_async(run_here(config, [*(overrides or []), *fixed], name, is_resume=False, is_plain=plain))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or name.")]
-Trial = Annotated[str | None, typer.Argument(metavar="[TRIAL]", help="A trial's id: show its prompts and responses.")]
+Trial = Annotated[str | None, typer.Argument(metavar="TRIAL", help="A trial's id: show its prompts and responses.")]
 Step = Annotated[int | None, typer.Option("--step", min=1, help="Only the trials of this update.")]
 
 

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.options import ConfigFiles, Overrides, Plain, Resume, RunName, log_to, read_settings
+from deploy.commands.options import (
+    ConfigFiles,
+    Overrides,
+    Plain,
+    Resume,
+    RunName,
+    check_model_path,
+    log_to,
+    read_settings,
+)
 
 Bind = Annotated[str, typer.Option("--bind", metavar="URL", help="Interface to listen on, for example tcp://0.0.0.0.")]
 Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 for a free one.")]
@@ -34,6 +43,7 @@ def learner(
     from deploy.runs import open_run
 
     settings = read_settings(config, overrides or [], name)
+    check_model_path(settings)
     gateway = settings.gateway
     gateway = replace(
         gateway,

@@ -19,7 +19,7 @@ ConfigFiles = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over the files.", show_default=False),
+    typer.Argument(metavar="KEY=VALUE", help="Settings that win over the files.", show_default=False),
 ]
 RunName = Annotated[str, typer.Option("--name", help="The run's name; the file's name and a number when left out.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run from its last checkpoint.")]
@@ -44,6 +44,18 @@ def read_settings(files: Sequence[Path], overrides: Sequence[str], name: str = "
     options = json.loads(registry.canonical_config(settings.env.name, settings.env.options))
     run = replace(settings.run, name=name) if name else settings.run
     return replace(settings, run=run, env=replace(settings.env, options=options))
+
+
+def check_model_path(settings: Settings) -> None:
+    """Refuse a configured model folder that can't be used, before anything is created or started.
+
+    Raises:
+        Missing: it is not there, or lacks a file.
+    """
+    from deploy.warmstart import check_model
+
+    if settings.model.path:
+        check_model(Path(settings.model.path))
 
 
 def run_async(work: Coroutine[Any, Any, int]) -> None:

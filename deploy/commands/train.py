@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.commands.options import ConfigFiles, Overrides, Plain, Resume, RunName, read_settings, run_async
+from deploy.commands.options import (
+    ConfigFiles,
+    Overrides,
+    Plain,
+    Resume,
+    RunName,
+    check_model_path,
+    read_settings,
+    run_async,
+)
 
 
 def train(
@@ -25,11 +34,9 @@ async def run_here(files: Sequence[Path], overrides: Sequence[str], name: str, i
     from deploy.panel import make_view
     from deploy.report import print_results
     from deploy.runs import open_run
-    from deploy.warmstart import check_model
 
     settings = read_settings(files, overrides, name)
-    if settings.model.path:
-        check_model(Path(settings.model.path))
+    check_model_path(settings)
     run = open_run(settings, files, is_resume)
     view = make_view(is_plain)
     view.note(f"run {run.path}")
