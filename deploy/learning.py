@@ -101,11 +101,10 @@ async def _learn(run: RunFolder, prepared: PreparedModel, view: View) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    tracker = _tracker(run)
+    plan, tracker = _plan(run, prepared)
     tracker.start()
     status = "FAILED"
     try:
-        plan = _plan(run, prepared, tracker)
         result = await _gateway_and_trainer(run, plan, stop, view)
         write_summary(run.summary, result, run.settings, prepared.path)
         status = "FINISHED" if result.exit_code == 0 else "KILLED"
@@ -169,26 +168,31 @@ async def _address(run: RunFolder) -> str:
     return run.address.read_text(encoding="utf-8").strip()
 
 
-def _plan(run: RunFolder, prepared: PreparedModel, tracker: Tracker) -> GatewayPlan:
+def _plan(run: RunFolder, prepared: PreparedModel) -> tuple[GatewayPlan, Tracker]:
+    """What the gateway is started with, and the tracker in it."""
     from envs import registry
     from learner.plan import GatewayPlan, ReferenceFigure
+    from learner.tracking import Tracker
 
-    settings = run.settings
+    settings, run_dir = run.settings, run.path.resolve()
     env_config = registry.canonical_config(settings.env.name, settings.env.options)
-    references = registry.references(settings.env.name, env_config, settings.evaluation.episodes)
-    return GatewayPlan(
+    known = registry.references(settings.env.name, env_config, settings.evaluation.episodes)
+    references = tuple(ReferenceFigure(reference.name, reference.pass_at) for reference in known)
+    tracker = Tracker.open(settings, run.name, run_dir, references)
+    plan = GatewayPlan(
         settings=settings,
         run=run.name,
-        run_dir=run.path.resolve(),
+        run_dir=run_dir,
         model_path=str(prepared.path.resolve()),
         env_config=env_config,
         keys=load_server_keys(run.keys),
         tracker=tracker,
-        references=tuple(ReferenceFigure(reference.name, reference.pass_at) for reference in references),
+        references=references,
         warmstart=prepared.metrics,
         resume_step=_resume_step(run),
         mlflow_url=tracker.url,
     )
+    return plan, tracker
 
 
 def _resume_step(run: RunFolder) -> int | None:

@@ -39,7 +39,7 @@ async def start(command: Sequence[str], log: Path | None = None) -> Process:
             if os.getppid() != parent:
                 os._exit(1)
 
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"}  # logs, not progress bars
     if log is None:
         return await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.DEVNULL, env=environment, start_new_session=True, preexec_fn=tie

@@ -39,7 +39,7 @@ async def run_here(files: Sequence[Path], overrides: Sequence[str], name: str, i
     check_model_path(settings)
     run = open_run(settings, files, is_resume)
     view = make_view(is_plain)
-    view.note(f"run {run.path}")
+    view.note(f"run {run.path} (every process writes to {run.logs})")
     try:
         code = await run_local(run, view)
     finally:
