@@ -61,7 +61,7 @@ async def play_whole_run(run: Run, play: Play = play_at_once, version: int = 0) 
             run.session(Role.TRAINER) as t,
         ):
             actor, host, trainer = Actor(a, play), Host(h), Trainer(t, run.plan.run_dir, version)
-            codes = await asyncio.gather(actor.run(), host.run(), trainer.run())
+            codes = list(await asyncio.gather(actor.run(), host.run(), trainer.run()))
         assert codes == [0, 0, 0]
         return await gateway, actor, trainer
 
@@ -146,7 +146,7 @@ async def test_a_run_of_no_updates_is_one_evaluation_without_a_trainer(tmp_path:
     async with asyncio.timeout(TIMEOUT), asyncio.TaskGroup() as tasks:
         gateway = tasks.create_task(run.gateway())
         async with run.session(Role.ACTOR, capacity=2) as actor, run.session(Role.HOST) as host:
-            assert await asyncio.gather(Actor(actor).run(), Host(host).run()) == [0, 0]
+            assert list(await asyncio.gather(Actor(actor).run(), Host(host).run())) == [0, 0]
     assert [(one.name, one.policy_version, one.n) for one in gateway.result().evaluations] == [("final", 0, 5)]
 
 
@@ -405,7 +405,7 @@ async def test_an_interrupt_sends_everyone_away_with_130_and_commits(tmp_path: P
             playing = tasks.create_task(actor.run())
             await until(lambda: len(actor.acked) > 0)
             run.stop.set()
-            assert await asyncio.gather(playing, hosting) == [130, 130]
+            assert list(await asyncio.gather(playing, hosting)) == [130, 130]
     assert gateway.result().exit_code == 130
     assert {trial_id for (trial_id,) in rows(run, "SELECT trial_id FROM trials")} >= set(actor.acked)
 
@@ -417,7 +417,7 @@ async def test_a_run_in_which_no_group_can_be_trained_fails_and_says_so(tmp_path
     async def play_all() -> list[int]:
         async with run.session(Role.ACTOR, capacity=8) as session:
             actor = Actor(session, lambda lease, version: make_trial(lease, version, overflow))
-            return await asyncio.gather(actor.run(), run.host())
+            return list(await asyncio.gather(actor.run(), run.host()))
 
     playing = asyncio.create_task(play_all())
     with pytest.raises(RunFailed, match="max_prompt_tokens"):

@@ -1,0 +1,197 @@
+"""The codec: any MessagePack reader understands what it writes, and hostile bytes are refused."""
+
+from __future__ import annotations
+
+import struct
+
+import msgpack
+import numpy as np
+import pytest
+
+from common.codec import (
+    FLOAT32_EXT,
+    INT32_EXT,
+    CodecError,
+    decode_message,
+    decode_trial,
+    encode_message,
+    encode_trial,
+)
+from common.messages import MESSAGE_TYPES, Ack, Batch, Heartbeat, Hello, Lease, MemoryMode, Role, Sampling, TrialDone
+from common.records import (
+    Completion,
+    Episode,
+    EpisodeStatus,
+    FinishReason,
+    Purpose,
+    Reflection,
+    Task,
+    Trial,
+    Turn,
+    VersionSpan,
+)
+
+
+def completion(tokens: int = 3) -> Completion:
+    return Completion(
+        prompt_ids=np.array([1, -2, 2**31 - 1], dtype=np.int32),
+        ids=np.arange(tokens, dtype=np.int32),
+        behaviour_logprobs=np.linspace(-3, -1e-7, tokens, dtype=np.float32),
+        versions=(VersionSpan(4, 0, 1), VersionSpan(5, 1, tokens)),
+        finish_reason=FinishReason.STOP,
+        temperature=0.7,
+        cached_tokens=2,
+    )
+
+
+def trial() -> Trial:
+    episodes = (
+        Episode(
+            0, (Turn(completion(), None, -0.1, "hall"), Turn(completion(), "left", 0.0, "yard")), EpisodeStatus.FAILED
+        ),
+        Episode(1, (Turn(completion(), "right", 1.0, "hall"),), EpisodeStatus.SOLVED),
+    )
+    remark = Reflection(completion(), "try the right — 右", is_valid=True)
+    task = Task("doors", '{"doors":5}', 7)
+    return Trial("run-1/train/3/1", 3, 1, Purpose.TRAIN, task, episodes, (remark,), "actor-1", 1.5)
+
+
+def plain(data: bytes) -> object:
+    """What the reference implementation makes of bytes: extension types as (code, data)."""
+    return msgpack.unpackb(data, ext_hook=lambda code, body: (code, body))
+
+
+def test_a_trial_comes_back_equal_in_every_array_and_field() -> None:
+    one = trial()
+    other = decode_trial(encode_trial(one))
+    assert encode_trial(other) == encode_trial(one)
+    for mine, theirs in zip(one.completions(), other.completions(), strict=True):
+        for name in ("prompt_ids", "ids", "behaviour_logprobs"):
+            np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
+            assert getattr(theirs, name).dtype == getattr(mine, name).dtype
+    assert other.reflections[0].text == one.reflections[0].text
+
+
+def test_the_reference_package_reads_arrays_as_raw_little_endian_buffers() -> None:
+    seen = plain(encode_trial(trial()))
+    assert isinstance(seen, dict)
+    first = seen["episodes"][0]["turns"][0]["completion"]
+    assert first["prompt_ids"] == (INT32_EXT, struct.pack("<3i", 1, -2, 2**31 - 1))
+    assert first["behaviour_logprobs"] == (FLOAT32_EXT, completion().behaviour_logprobs.astype("<f4").tobytes())
+    assert first["versions"] == [[4, 0, 1], [5, 1, 3]]
+    assert seen["trial_id"] == "run-1/train/3/1"
+
+
+def test_bytes_of_the_reference_package_are_read() -> None:
+    seen = msgpack.unpackb(encode_trial(trial()))
+    assert encode_trial(decode_trial(msgpack.packb(seen))) == encode_trial(trial())
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Hello(1, 1, Role.ACTOR, "a", capacity=8),
+        Heartbeat(3),
+        Ack(("r/train/0/0", "r/train/0/1")),
+        Batch(1, 0, ("r/train/0/0",)),
+        TrialDone("r/train/0/0", b"\x00\xff"),
+        Lease(
+            "r/train/0/0",
+            0,
+            0,
+            Purpose.TRAIN,
+            Task("doors", "{}", 1),
+            3,
+            MemoryMode.BOTH,
+            Sampling(1.0, 1.0, 0, 8, 8),
+            9.5,
+        ),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_a_message_comes_back_equal_and_its_tag_is_its_name(message: Hello) -> None:
+    data = encode_message(message)
+    assert decode_message(data) == message
+    seen = plain(data)
+    assert isinstance(seen, dict)
+    assert seen["type"] == type(message).__name__
+
+
+def test_every_message_type_has_a_tag_of_its_own() -> None:
+    tags = [kind.__struct_config__.tag for kind in MESSAGE_TYPES]
+    assert len(set(tags)) == len(tags)
+
+
+def test_every_truncation_of_a_trial_is_refused() -> None:
+    data = encode_trial(trial())
+    for length in range(0, len(data), 7):
+        with pytest.raises(CodecError):
+            decode_trial(data[:length])
+
+
+def packed_with(**changes: object) -> bytes:
+    """A valid trial whose first completion has some fields replaced."""
+    seen = msgpack.unpackb(encode_trial(trial()))
+    seen["episodes"][0]["turns"][0]["completion"].update(changes)
+    packed: bytes = msgpack.packb(seen)
+    return packed
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ids": msgpack.ExtType(INT32_EXT, b"\x00" * 7)},
+        {"ids": msgpack.ExtType(INT32_EXT, b"\x00" * 8)},
+        {"ids": msgpack.ExtType(FLOAT32_EXT, b"\x00" * 12)},
+        {"ids": msgpack.ExtType(9, b"\x00" * 12)},
+        {"ids": [0, 1, 2]},
+        {"behaviour_logprobs": msgpack.ExtType(FLOAT32_EXT, struct.pack("<3f", 0, float("nan"), 0))},
+        {"versions": [[4, 0, 2]]},
+        {"versions": [[4, 0, 2], [5, 1, 3]]},
+        {"finish_reason": "bored"},
+        {"surprise": 1},
+    ],
+    ids=[
+        "length is no multiple of four",
+        "fewer ids than logprobs",
+        "floats where ids belong",
+        "unknown extension type",
+        "a list instead of an array",
+        "not a number",
+        "spans too short",
+        "spans overlap",
+        "unknown enum value",
+        "unknown field",
+    ],
+)
+def test_a_trial_that_contradicts_its_definition_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(CodecError):
+        decode_trial(packed_with(**changes))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xc1",
+        msgpack.packb({"type": "Exec", "code": "1"}),
+        msgpack.packb({"type": "Heartbeat", "in_flight": "many"}),
+        msgpack.packb({"in_flight": 1}),
+        msgpack.packb([1, 2, 3]),
+        b"\xdd\xff\xff\xff\xff",
+        b"\xc6\xff\xff\xff\xff",
+        b"\x91" * 100_000,
+    ],
+    ids=["empty", "reserved", "unknown tag", "wrong type", "no tag", "array", "huge array", "huge bin", "deep"],
+)
+def test_bytes_that_are_no_message_are_refused_without_more_memory_than_they_are(data: bytes) -> None:
+    with pytest.raises(CodecError):
+        decode_message(data)
+
+
+def test_messages_over_the_limit_are_refused_at_both_ends() -> None:
+    message = TrialDone("r/train/0/0", b"x" * 1000)
+    with pytest.raises(CodecError, match="over the limit of 500"):
+        encode_message(message, max_bytes=500)
+    with pytest.raises(CodecError, match="over the limit of 500"):
+        decode_message(encode_message(message), max_bytes=500)
