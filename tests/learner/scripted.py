@@ -225,12 +225,15 @@ class Host:
 
 @dataclass
 class Trainer:
-    """Reads its batches from the journal and publishes the next version. version: that it holds at its start."""
+    """Reads its batches from the journal and publishes the next version.
+
+    version: that it holds at its start. dies_at: the step in whose update it ends without a word, 0 for none.
+    """
 
     session: Session
     run_dir: Path
     version: int = 0
-    checkpoint_every: int = 1
+    dies_at: int = 0
     batches: list[tuple[Batch, tuple[Trial, ...]]] = field(default_factory=list)
 
     async def run(self) -> int:
@@ -246,12 +249,15 @@ class Trainer:
                 await self.session.send(BatchRequest(self.version))
             if isinstance(message, Batch):
                 await self.train(message)
+                if message.step == self.dies_at:
+                    return -1
 
     async def train(self, batch: Batch) -> None:
         self.batches.append((batch, read_batch(self.run_dir / "journal.db", batch.step)))
+        if batch.step == self.dies_at:
+            return
         self.version = batch.step
         await self.session.send(Published(self.version, f"weights/v{self.version}", "digest"))
         await self.session.send(UpdateReport(batch.step, (Metric("loss", random.random()),)))
-        if batch.step % self.checkpoint_every == 0:
-            await self.session.send(Checkpointed(batch.step, f"checkpoints/{batch.step}"))
+        await self.session.send(Checkpointed(batch.step, f"checkpoints/{batch.step}"))
         await self.session.send(BatchRequest(self.version))

@@ -346,10 +346,8 @@ async def test_a_restarted_trainer_gets_the_batch_after_its_checkpoint_and_later
             playing = tasks.create_task(Actor(actor).run())
             tasks.create_task(run.host())
             async with run.session(Role.TRAINER) as session:
-                first = Trainer(session, run.plan.run_dir)
-                training = tasks.create_task(first.run())
-                await until(lambda: len(first.batches) >= 3)
-                training.cancel()
+                first = Trainer(session, run.plan.run_dir, dies_at=3)
+                await first.run()
             async with run.session(Role.TRAINER) as session:
                 second = Trainer(session, run.plan.run_dir, version=1)
                 assert await second.run() == 0
@@ -368,10 +366,9 @@ async def test_a_killed_gateway_resumes_without_losing_or_repeating_a_trial(tmp_
         async with run.session(Role.ACTOR, capacity=8) as actor, run.session(Role.HOST) as host:
             helpers = [tasks.create_task(Actor(actor).run()), tasks.create_task(Host(host).run())]
             async with run.session(Role.TRAINER) as session:
-                first = Trainer(session, run.plan.run_dir)
-                training = tasks.create_task(first.run())
-                await until(lambda: len(first.batches) == 2)
-                for task in (gateway, training, *helpers):
+                first = Trainer(session, run.plan.run_dir, dies_at=2)
+                await first.run()
+                for task in (gateway, *helpers):
                     task.cancel()
     stored = {trial_id for (trial_id,) in rows(run, "SELECT trial_id FROM trials")}
     resumed = make_run(tmp_path, resume_step=1)
