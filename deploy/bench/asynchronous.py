@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from common.errors import LamerError, RunFailed
 from common.keys import ClientKeys, create_keys, load_client_keys, load_server_keys
 from common.messages import (
     PROTOCOL_VERSION,
@@ -53,7 +54,7 @@ from deploy.bench.scripted import NAME, write_entry_point
 from deploy.bench.simulated import REQUEST_SECONDS, SimulatedServer, Throughput, process_cpu_seconds
 from deploy.bench.wire import PacedInfo
 from deploy.inference.launch import free_port
-from deploy.processes import end_all, lamer_command, start
+from deploy.processes import end_all, lamer_command, last_error, start
 from learner.gateway import run_gateway
 from learner.plan import GatewayPlan
 
@@ -212,20 +213,25 @@ async def _start_actors(options: AsyncOptions, url: str, keys: Path) -> tuple[Pr
     for index in range(options.actors):
         arguments = ("--connect", url, "--keys", str(keys), "--name", f"actor-{index}", "--trials", str(trials))
         command = ("env", f"PYTHONPATH={options.folder}", *lamer_command("actor", *arguments))
-        processes.append(await start(command, options.folder / f"actor-{index}.log"))
+        processes.append(await start(command, _log_of(options, index)))
     return tuple(processes)
+
+
+async def _watch(actor: Process, log: Path) -> None:
+    """Wait for an actor that is not supposed to end."""
+    code = await actor.wait()
+    raise RunFailed(f"an actor ended with code {code} in the middle of the measurement: {last_error(log)}")
 
 
 async def measure_asynchronous(server: SimulatedServer, options: AsyncOptions, saturation: float) -> ScheduleFigures:
     """Run the gateway and actors against the simulated server for `MEASURED_UPDATES` updates after a warm-up.
 
     Raises:
-        LamerError: the gateway failed.
+        LamerError: the gateway failed, or an actor ended early.
     """
     keys = options.folder / "keys"
     create_keys(keys)
     port = free_port(HOST)
-    url = f"tcp://{HOST}:{port}"
     plan = GatewayPlan(
         settings=_settings(options, port),
         run="bench",
@@ -235,21 +241,39 @@ async def measure_asynchronous(server: SimulatedServer, options: AsyncOptions, s
         keys=load_server_keys(keys),
         tracker=NoTracker(),
     )
-    client_keys = load_client_keys(keys)
-    async with asyncio.TaskGroup() as group:
-        stop = asyncio.Event()
-        group.create_task(run_gateway(plan, stop))
-        async with AsyncExitStack() as stack:
-            host = await stack.enter_async_context(_session(url, client_keys, Role.HOST))
-            trainer = await stack.enter_async_context(_session(url, client_keys, Role.TRAINER))
-            observer = await stack.enter_async_context(_session(url, client_keys, Role.OBSERVER))
-            following = group.create_task(follow_weights(host, server))
-            actors = await _start_actors(options, url, keys)
-            measurement = Measurement(server, observer, actors)
-            try:
-                await take_batches(trainer, measurement, options)
-            finally:
-                await end_all(actors, STOP_SECONDS)
-            following.cancel()
-        stop.set()
+    stop = asyncio.Event()
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(run_gateway(plan, stop))
+            measurement = await _measure(server, options, f"tcp://{HOST}:{port}", keys)
+            stop.set()
+    except* LamerError as errors:
+        raise errors.exceptions[0] from None
     return measurement.figures(options, saturation)
+
+
+async def _measure(server: SimulatedServer, options: AsyncOptions, url: str, keys: Path) -> Measurement:
+    """Everything around a running gateway: the two stand-ins, an observer and the actors."""
+    client_keys = load_client_keys(keys)
+    async with AsyncExitStack() as stack:
+        host = await stack.enter_async_context(_session(url, client_keys, Role.HOST))
+        trainer = await stack.enter_async_context(_session(url, client_keys, Role.TRAINER))
+        observer = await stack.enter_async_context(_session(url, client_keys, Role.OBSERVER))
+        actors = await _start_actors(options, url, keys)
+        stack.push_async_callback(end_all, actors, STOP_SECONDS)
+        measurement = Measurement(server, observer, actors)
+        try:
+            async with asyncio.TaskGroup() as group:
+                background = [group.create_task(follow_weights(host, server))]
+                for index, actor in enumerate(actors):
+                    background.append(group.create_task(_watch(actor, _log_of(options, index))))
+                await take_batches(trainer, measurement, options)
+                for task in background:
+                    task.cancel()
+        except* LamerError as errors:
+            raise errors.exceptions[0] from None
+    return measurement
+
+
+def _log_of(options: AsyncOptions, actor: int) -> Path:
+    return options.folder / f"actor-{actor}.log"

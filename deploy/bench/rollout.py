@@ -47,7 +47,7 @@ class RolloutBenchOptions:
     time_scale: float = 8.0
     max_staleness: tuple[int, ...] = (4,)
     seed: int = 0
-    actors: int = 1
+    actors: int = 2
     output: Path | None = None
 
     def __post_init__(self) -> None:

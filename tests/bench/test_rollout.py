@@ -1,0 +1,96 @@
+"""The rollout benchmark from end to end at a sixteenth of its size: the order of its results, never their seconds."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from common.errors import BadInput, RunFailed
+from deploy.bench.asynchronous import AsyncOptions, measure_asynchronous
+from deploy.bench.report import ProcessLoad, RolloutReport, ScheduleFigures
+from deploy.bench.rollout import METARL, RL, RolloutBenchOptions, make_leases, run_rollout_bench
+from deploy.bench.scripted import write_model_folder
+from deploy.bench.simulated import SimulatedServer
+
+
+def test_asynchronous_rollout_beats_lock_step_and_metarl_in_lock_step_costs_most(tmp_path: Path) -> None:
+    output = tmp_path / "figures" / "rollout.json"
+    options = RolloutBenchOptions(scale=1 / 16, time_scale=60.0, actors=1, output=output)
+    report = run_rollout_bench(options)
+    rl, metarl, ours = report.schedules
+    assert metarl.seconds_per_update > rl.seconds_per_update
+    assert metarl.seconds_per_update > ours.seconds_per_update
+    assert report.metarl_over_rl_lockstep > 1.0
+    assert report.speedups[0].over_metarl_lockstep > 1.0
+    assert rl.trajectories_per_update == metarl.trajectories_per_update == ours.trajectories_per_update == 24
+    assert ours.staleness_max is not None
+    assert ours.staleness_max <= 4
+    assert all(0.0 < figures.saturation_share <= 1.05 for figures in report.schedules)
+    written = json.loads(output.read_text())
+    assert written["server"] == "simulated server"
+    assert [figures["name"] for figures in written["schedules"]] == [figures.name for figures in report.schedules]
+
+
+def test_both_lock_step_schedules_play_equally_many_trajectories_on_their_own_tasks() -> None:
+    rl, metarl = make_leases(RL, 16, 0, seed=0), make_leases(METARL, 16, 0, seed=0)
+    assert sum(lease.episodes for lease in rl) == sum(lease.episodes for lease in metarl) == 384
+    assert len({lease.task.seed for lease in rl}) == 16
+    following = make_leases(METARL, 16, 1, seed=0)
+    assert {lease.trial_id for lease in metarl}.isdisjoint(lease.trial_id for lease in following)
+
+
+@pytest.mark.parametrize(
+    ("options", "value"),
+    [({"scale": 0.0}, "0.0"), ({"time_scale": -1.0}, "-1.0"), ({"max_staleness": ()}, r"\(\)"), ({"actors": 0}, "0")],
+)
+def test_options_that_cannot_be_run_are_refused_with_their_value(options: dict[str, object], value: str) -> None:
+    with pytest.raises(BadInput, match=value):
+        RolloutBenchOptions(**options)  # type: ignore[arg-type]
+
+
+def figures(name: str, seconds: float, cpu_share: float, max_staleness: int | None = None) -> ScheduleFigures:
+    return ScheduleFigures(
+        name=name,
+        max_staleness=max_staleness,
+        updates=3,
+        trajectories_per_update=384,
+        seconds_per_update=seconds,
+        tokens_per_second=1000.0,
+        saturation_share=0.5,
+        busy_share=0.9,
+        loads=(ProcessLoad("client", cpu_share),),
+    )
+
+
+def test_the_report_gives_ratios_of_seconds_and_names_processes_that_were_short_of_cpu() -> None:
+    rl, metarl = figures("rl", 80.0, 0.2), figures("metarl", 160.0, 0.9)
+    report = RolloutReport.of(1.0, 8.0, 0, 2000.0, rl, metarl, (figures("ours", 40.0, 0.3, 4),))
+    assert report.metarl_over_rl_lockstep == 2.0
+    assert (report.speedups[0].over_metarl_lockstep, report.speedups[0].over_rl_lockstep) == (4.0, 2.0)
+    assert any("metarl" in warning and "90%" in warning for warning in report.warnings)
+    assert not any(warning.startswith(("rl:", "ours")) for warning in report.warnings)
+
+
+def test_every_printed_line_of_figures_says_that_the_server_is_simulated() -> None:
+    report = RolloutReport.of(1.0, 8.0, 0, 2000.0, figures("rl", 80.0, 0.2), figures("m", 160.0, 0.2), ())
+    output = io.StringIO()
+    report.print(Console(file=output, width=200))
+    title, *_, ratio = [line for line in output.getvalue().splitlines() if line.strip()]
+    assert "simulated server" in title
+    assert "2.00x" in ratio
+    assert "simulated server" in ratio
+
+
+async def test_an_actor_that_ends_early_fails_the_measurement_with_what_it_said(tmp_path: Path) -> None:
+    model_path, folder = tmp_path / "model", tmp_path / "run"
+    write_model_folder(model_path)
+    folder.mkdir()
+    (model_path / "tokenizer.json").write_text("no tokenizer")
+    options = AsyncOptions(1, 8, 3, max_staleness=4, actors=1, seed=0, model_path=model_path, folder=folder)
+    async with SimulatedServer.run(model_path, seed=0, time_scale=60.0, max_running=32) as server:
+        with pytest.raises(RunFailed, match=r"code 2 .*tokenizer"):
+            await measure_asynchronous(server, options, saturation=1.0)
