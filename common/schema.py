@@ -61,14 +61,20 @@ def _check_section(schema: type, tree: Tree, prefix: str, source: str) -> None:
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{key} in {source} is a section with keys of its own, not {value!r}")
             _check_section(typing.cast("type", hint), {str(k): v for k, v in value.items()}, f"{key}.", source)
-        elif hint is bool and not isinstance(value, bool):
-            raise ConfigError(f"{key} in {source} must be true or false, not {value!r}")
-        elif isinstance(hint, type) and issubclass(hint, enum.Enum):
-            values = [str(member.value) for member in hint]
-            if value not in values:
-                raise ConfigError(f"{key} in {source} is {value!r}; it must be one of {', '.join(values)}")
-        elif key in FREE_FORM and not (isinstance(value, Mapping) and all(isinstance(k, str) for k in value)):
-            raise ConfigError(f"{key} in {source} must be names with values, not {value!r}")
+        else:
+            _check_value(hint, value, key, source)
+
+
+def _check_value(hint: object, value: object, key: str, source: str) -> None:
+    """What OmegaConf would convert (3 to true, NONE to none) or take as it is (a number for a mapping)."""
+    if hint is bool and not isinstance(value, bool):
+        raise ConfigError(f"{key} in {source} must be true or false, not {value!r}")
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        values = [str(member.value) for member in hint]
+        if value not in values:
+            raise ConfigError(f"{key} in {source} is {value!r}; it must be one of {', '.join(values)}")
+    if key in FREE_FORM and not (isinstance(value, Mapping) and all(isinstance(name, str) for name in value)):
+        raise ConfigError(f"{key} in {source} must be names with values, not {value!r}")
 
 
 def _all_keys(schema: type, prefix: str) -> list[str]:

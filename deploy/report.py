@@ -1,4 +1,4 @@
-"""What a finished run is shown as: its evaluation beside the references, from `summary.json`."""
+"""What a finished run or benchmark is shown as: `summary.json` beside its references, figures, contenders."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from common.messages import Metric
+
+if TYPE_CHECKING:
+    from deploy.bench.engine import EngineBenchReport
 
 _PASS_AT = re.compile(r"^pass@(\d+)$")
 
@@ -59,6 +63,22 @@ def print_metrics(title: str, metrics: Sequence[Metric]) -> None:
     print(title)
     for metric in metrics:
         print(f"  {metric.name:<28} {metric.value:g}")
+
+
+def print_engine_bench(report: EngineBenchReport) -> None:
+    """The contenders of the engine benchmark, and how many times as fast the embedded engine is."""
+    plan = report.plan
+    table = Table(
+        title=f"{plan.requests} requests of {plan.prompt_tokens} + {plan.new_tokens} tokens, "
+        f"{report.parameters / 1e6:.1f}M parameters, one thread",
+        title_justify="left",
+    )
+    for heading in ("", "seconds", "new tokens/s", "embedded is"):
+        table.add_column(heading, justify="right" if heading else "left")
+    rows = ((report.left_padded, report.over_left_padded), (report.continuous, report.over_continuous))
+    for figure, ratio in ((report.embedded, 1.0), *rows):
+        table.add_row(figure.name, f"{figure.seconds:.1f}", f"{figure.tokens_per_second:.0f}", f"{ratio:.2f}x")
+    Console().print(table)
 
 
 def _row(name: str, figures: object, *, is_ours: bool) -> ResultRow:

@@ -39,5 +39,9 @@ def rollout(
 def engine(output: Output = None) -> None:
     """The embedded engine beside left-padded `generate` and transformers' continuous batching."""
     from deploy.bench.engine import run_engine_bench
+    from deploy.report import print_engine_bench
 
-    run_engine_bench(output)
+    report = run_engine_bench()
+    print_engine_bench(report)
+    if output is not None:
+        output.write_bytes(report.to_json() + b"\n")

@@ -9,11 +9,15 @@ import typer
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or name.")]
 Trial = Annotated[str | None, typer.Argument(metavar="TRIAL", help="A trial's id: show its prompts and responses.")]
 Step = Annotated[int | None, typer.Option("--step", min=1, help="Only the trials of this update.")]
+Solved = Annotated[
+    bool | None, typer.Option("--solved/--unsolved", help="Only trials that ended so.", show_default=False)
+]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="Most trials listed.")]
 
 
-def inspect(run: Run, trial: Trial = None, step: Step = None) -> None:
-    """Show a run's results and trials, or one trial in full."""
+def inspect(run: Run, trial: Trial = None, step: Step = None, solved: Solved = None, limit: Limit = 20) -> None:
+    """List a run's trials, or show one in full."""
     from deploy.inspect import inspect_run
     from deploy.runs import find_run
 
-    inspect_run(find_run(run), trial, step)
+    inspect_run(find_run(run), trial, step, is_solved=solved, limit=limit)
