@@ -1,7 +1,8 @@
 """Bounded, typed MessagePack: what goes over a socket or into the journal.
 
-Arrays travel as MessagePack extension types (1: int32, 2: float32, raw little-endian), whose header declares their length;
-decoding makes a read-only view of the buffer. Everything else is plain MessagePack that any implementation reads.
+Arrays travel as MessagePack extension types (1: int32, 2: float32, raw little-endian), whose header declares their
+length; decoding makes a read-only view of the buffer. Everything else is plain MessagePack that any implementation
+reads.
 """
 
 from __future__ import annotations

@@ -116,8 +116,8 @@ class Welcome(Message, frozen=True):
     """The gateway accepted a Hello.
 
     epoch: changes when the gateway restarts. config: the run's resolved configuration as JSON (`common.config`).
-    model_path: folder of the policy's tokenizer and first weights. credit_trials / credit_bytes: what may be unacknowledged.
-    dead_after_seconds: silence after which either end takes the other for dead.
+    model_path: folder of the policy's tokenizer and first weights. credit_trials / credit_bytes: what may be
+    unacknowledged. dead_after_seconds: silence after which either end takes the other for dead.
     """
 
     protocol: int
@@ -282,7 +282,8 @@ class StatusRequest(Message, frozen=True):
 class Status(Message, frozen=True):
     """How the run is: what the live panel shows. Rates are over the last ten seconds.
 
-    pass_at: pass@1, pass@2, ... of the trials of the last update. weight_age: seconds since the servers last changed weights.
+    pass_at: pass@1, pass@2, ... of the trials of the last update. weight_age: seconds since the servers last changed
+    weights.
     """
 
     run: str

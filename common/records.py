@@ -1,15 +1,16 @@
 """The records that pass between the parts: what an actor played and what a learner trains on.
 
 All records are frozen msgspec structs whose invariants are checked when one is made, and therefore also when one is
-decoded. Arrays are one-dimensional numpy arrays, int32 for token ids and float32 for log-probabilities; on the wire they
-are raw little-endian buffers (`common.codec`).
+decoded. Arrays are one-dimensional numpy arrays, int32 for token ids and float32 for log-probabilities; on the wire
+they are raw little-endian buffers (`common.codec`).
 
     Task                                   what is to be solved: the same task gives the same initial state everywhere
     Trial                                  up to N episodes of one task, with a reflection between two of them
       Episode -> Turn -> Completion        one attempt; one turn is one prompt, one response, one environment step
       Reflection -> Completion             what the policy wrote about the episode before it
 
-Nothing here is ever retokenised: `Completion.prompt_ids` are the ids sent, `Completion.ids` the ids the engine returned.
+Nothing here is ever retokenised: `Completion.prompt_ids` are the ids sent, `Completion.ids` the ids the engine
+returned.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The configuration's schema: one small frozen dataclass a component, with its defaults and its ranges.
 
-Read by `common.config`, which merges YAML files and `key=value` overrides into it. A field's allowed range stands in its
-metadata (`_field`), and is checked with the full key in the error.
+Read by `common.config`, which merges YAML files and `key=value` overrides into it. A field's allowed range stands in
+its metadata (`_field`), and is checked with the full key in the error.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ class CreditSettings:
 
 @dataclass(frozen=True)
 class AdvantageSettings:
-    """gigpo: advantage = episode_weight * episode part + step_weight * step part. grpo, rloo: from cross-episode returns."""
+    """gigpo: advantage = episode_weight * episode part + step_weight * step part. grpo, rloo: from cross-episode
+    returns.
+    """
 
     estimator: str = _field("gigpo", choices=("gigpo", "grpo", "rloo"))
     episode_weight: float = _field(1.0, low=0.0)
@@ -122,7 +124,9 @@ class AdvantageSettings:
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Token-level policy loss. importance_cap: upper bound of pi_prox / pi_behave. entropy goes linearly to entropy_final."""
+    """Token-level policy loss. importance_cap: upper bound of pi_prox / pi_behave. entropy goes linearly to
+    entropy_final.
+    """
 
     kind: str = _field("decoupled_ppo", choices=("decoupled_ppo", "ppo_clip"))
     clip_low: float = _field(0.2, low=0.0, high=1.0)
@@ -137,10 +141,11 @@ class LossSettings:
 class OptimizerSettings:
     """AdamW. minibatches: optimizer steps per batch. pack_tokens: most tokens of one forward pass.
 
-    max_grad_norm 0: gradients are not clipped.
+    max_grad_norm 0: gradients are not clipped. warmup_updates: the learning rate rises linearly over so many updates.
     """
 
     learning_rate: float = _field(1e-6, low=0.0)
+    warmup_updates: int = _field(0, low=0)
     beta1: float = _field(0.9, low=0.0, high=1.0)
     beta2: float = _field(0.999, low=0.0, high=1.0)
     weight_decay: float = _field(0.01, low=0.0)
@@ -162,13 +167,15 @@ class TrainerSettings:
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """The inference servers. max_running: sequences in one server's batch. update_mode: how a weight update pauses it."""
+    """The inference servers. max_running: sequences in one server's batch. update_mode: how a weight update pauses
+    it.
+    """
 
     engine: str = _field("embedded", choices=("embedded", "sglang"))
     servers: int = _field(1, low=0)
     max_running: int = _field(128, low=1)
     cache_tokens: int = _field(65536, low=64)
-    update_mode: str = _field("in_place", choices=("in_place", "retract", "abort"))
+    update_mode: str = _field("retract", choices=("in_place", "retract", "abort"))
     request_seconds: float = _field(300.0, low=0.1)
     retries: int = _field(5, low=0)
 

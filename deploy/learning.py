@@ -101,6 +101,7 @@ async def _learn(run: RunFolder, prepared: PreparedModel, view: View) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    run.address.unlink(missing_ok=True)  # left by a learner that was killed
     plan, tracker = _plan(run, prepared)
     tracker.start()
     status = "FAILED"

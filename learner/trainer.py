@@ -78,6 +78,8 @@ class Trainer:
                     await self._train(updater, message)
                     await self._session.send(BatchRequest(policy_version=updater.version))
                 case Welcome():
+                    if updater.version > 0:
+                        await self._publish(updater)
                     await self._session.send(BatchRequest(policy_version=updater.version))
                 case _:
                     log.warning("a %s is no message for a trainer", type(message).__name__)
@@ -99,7 +101,9 @@ class Trainer:
         await self._publish(updater)
         await self._session.send(UpdateReport(step=batch.step, metrics=result.metrics))
         if batch.step % self._settings.trainer.checkpoint_every == 0 or batch.step == self._settings.batch.updates:
-            folder = await asyncio.to_thread(updater.save_checkpoint, checkpoint.folder(self._options.run_dir, batch.step))
+            folder = await asyncio.to_thread(
+                updater.save_checkpoint, checkpoint.folder(self._options.run_dir, batch.step)
+            )
             checkpoint.prune(self._options.run_dir, self._settings.trainer.keep_checkpoints)
             await self._session.send(Checkpointed(step=batch.step, path=str(folder)))
         if batch.step == self._settings.batch.updates:

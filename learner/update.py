@@ -119,6 +119,9 @@ class PolicyUpdater:
             self._compute_proximal([item for batch in batches[1:] for item in batch])
         coefficient = entropy_coefficient(settings.loss, step, settings.batch.updates)
         meter = TokenMeter()
+        rate = learning_rate(settings.optimizer, step)
+        for parameters in self._optimizer.param_groups:
+            parameters["lr"] = rate
         norms = [
             self._step(step, batch, coefficient, is_first=index == 0, meter=meter)
             for index, batch in enumerate(batches)
@@ -130,6 +133,7 @@ class PolicyUpdater:
         metrics += [
             Metric("loss/entropy_coefficient", coefficient),
             Metric("loss/grad_norm", sum(norms) / len(norms)),
+            Metric("loss/learning_rate", rate),
             Metric("trainer/packed_tokens", float(tokens)),
             Metric("trainer/seconds", seconds),
             Metric("trainer/tokens_per_second", tokens / seconds),
@@ -234,6 +238,15 @@ class PolicyUpdater:
             )
         self._optimizer.step()
         return norm
+
+
+def learning_rate(settings: OptimizerSettings, step: int) -> float:
+    """The learning rate of update `step` (1, 2, ...): linear up to its full value over `warmup_updates`, then constant.
+
+    Adam's first steps have the size of the learning rate whatever the gradient; a small model loses its output format
+    to them.
+    """
+    return settings.learning_rate * min(1.0, step / max(1, settings.warmup_updates))
 
 
 def _make_optimizer(parameters: Sequence[torch.nn.Parameter], settings: OptimizerSettings) -> torch.optim.AdamW:

@@ -1,4 +1,5 @@
-"""The administrative side of SGLang's HTTP contract: readiness, load, and weight updates. Generation is `actors.inference`.
+"""The administrative side of SGLang's HTTP contract: readiness, load, and weight updates. Generation is
+`actors.inference`.
 
 Admin routes take the admin key, the others the api key, as a server with both keys demands.
 """

@@ -1,15 +1,16 @@
 """The host agent: one inference server, kept running and holding the run's current policy version.
 
-The agent is the only client of the server's admin routes. It connects to the gateway as a HOST, starts the server, applies
-each announced policy version (verified before generation pauses, only the newest when several wait), and reports. A server
-that dies is started again and gets no work before it holds the current version again: the gateway hands it to actors only
-while the agent's last HostStatus says `is_ready`.
+The agent is the only client of the server's admin routes. It connects to the gateway as a HOST, starts the server,
+applies
+each announced policy version (verified before generation pauses, only the newest when several wait), and reports. A
+server
+that dies is started again and gets no work before it holds the current version again: the gateway hands it to actors
+only while the agent's last HostStatus says `is_ready`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import signal
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import aiohttp
 
+from actors.versions import to_weight_version
 from common.errors import LamerError, Missing, RunFailed
 from common.keys import ClientKeys
 from common.messages import (
@@ -34,6 +36,7 @@ from common.messages import (
 from common.session import Session
 from deploy.inference.client import ServerRefused
 from deploy.inference.launch import EngineOptions, EngineProcess
+from learner.folders import file_digest
 
 log = logging.getLogger("lamer.host")
 
@@ -64,12 +67,6 @@ class UpdateTimes:
 
     update: float = 0.0
     pause: float = 0.0
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Host:
@@ -174,12 +171,12 @@ class Host:
         paused = time.monotonic()
         await client.pause(mode)
         try:
-            await client.load_weights(wanted.path, str(wanted.version), flush_cache=mode != "in_place")
+            await client.load_weights(wanted.path, to_weight_version(wanted.version), flush_cache=mode != "in_place")
         finally:
             await client.resume()
         done = time.monotonic()
         held = (await client.model_info()).weight_version
-        if held != str(wanted.version):
+        if held != to_weight_version(wanted.version):
             raise ServerRefused(f"the server says that it holds version {held!r} after loading {wanted.version}")
         self._version = wanted.version
         self._times = UpdateTimes(update=time.monotonic() - began, pause=done - paused)

@@ -1,6 +1,7 @@
 """Starting an inference server as a child process: the command line of each engine, its keys and its readiness.
 
-Both engines speak SGLang's HTTP contract, so that everything after the start is one code path (`deploy.inference.client`).
+Both engines speak SGLang's HTTP contract, so that everything after the start is one code path
+(`deploy.inference.client`).
 The admin key is random and stays in this process and the server's arguments; the api key is handed to actors.
 """
 
@@ -85,7 +86,9 @@ class EngineProcess:
         if options.engine != "embedded":
             raise Missing(f"engine {options.engine!r} can't be started by this host: use inference.engine=embedded")
         if options.port and port_is_taken(options.host, options.port):
-            raise Missing(f"port {options.port} on {options.host} is taken: choose another with --port, or 0 for a free one")
+            raise Missing(
+                f"port {options.port} on {options.host} is taken: choose another with --port, or 0 for a free one"
+            )
         port = options.port or free_port(options.host)
         api_key, admin_key = secrets.token_hex(16), secrets.token_hex(16)
         command = embedded_command(options, port, api_key, admin_key)
@@ -107,7 +110,9 @@ class EngineProcess:
         try:
             await asyncio.wait((ended, ready), return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
-                raise Missing(f"the inference server ended with code {ended.result()} while starting; its error is above")
+                raise Missing(
+                    f"the inference server ended with code {ended.result()} while starting; its error is above"
+                )
             ready.result()
         finally:
             for task in (ended, ready):
