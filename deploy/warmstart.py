@@ -81,11 +81,18 @@ def prepare_model(settings: Settings, cache: Path) -> PreparedModel:
     """
     if settings.model.path:
         return PreparedModel(check_model(Path(settings.model.path)), ())
-    target = cache / f"{settings.env.name}-{model_key(settings)}"
+    target = model_folder(settings, cache)
     with _locked(cache / f"{target.name}.lock"):
         if not target.is_dir():
             _create_and_warm_start(settings, target)
     return PreparedModel(target, read_metrics(target))
+
+
+def model_folder(settings: Settings, cache: Path | None = None) -> Path:
+    """Where the model of these settings lies once it is prepared."""
+    if settings.model.path:
+        return Path(settings.model.path)
+    return (cache or default_cache(settings)) / f"{settings.env.name}-{model_key(settings)}"
 
 
 def check_model(folder: Path) -> Path:

@@ -1,0 +1,113 @@
+"""Reading a run's journal from any process while the gateway writes: which trials there are, and single ones whole."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.codec import decode_trial
+from common.errors import Missing
+from common.records import Trial
+
+_COLUMNS = "trial_id, state, step, oldest_version, response_tokens, solved_at"
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRow:
+    """A trial without its body.
+
+    state: stored, claimed, trained, dropped or evaluated. step: the update it was claimed for. solved_at: index of the
+    solved episode.
+    """
+
+    trial_id: str
+    state: str
+    step: int | None
+    oldest_version: int
+    response_tokens: int
+    solved_at: int | None
+
+    @property
+    def age(self) -> int | None:
+        """Policy versions between the one trained from and that of its oldest token; None when it was not trained."""
+        return None if self.step is None else self.step - 1 - self.oldest_version
+
+
+@dataclass(frozen=True, slots=True)
+class TrialFilter:
+    """Which trials: of update `step` only, solved or unsolved only, at most `limit` of them."""
+
+    step: int | None = None
+    is_solved: bool | None = None
+    limit: int = 20
+
+
+class JournalReader:
+    """A journal, opened read-only for each question."""
+
+    def __init__(self, path: Path) -> None:
+        """Remember where it is.
+
+        Raises:
+            Missing: there is no journal.
+        """
+        if not path.is_file():
+            raise Missing(f"no journal at {path}: the run has not begun")
+        self._path = path
+
+    def count(self, wanted: TrialFilter) -> int:
+        """How many trials a filter lets through, its limit aside."""
+        where, values = _where(wanted)
+        with self._connected() as connection:
+            return int(connection.execute(f"SELECT COUNT(*) FROM trials{where}", values).fetchone()[0])
+
+    def rows(self, wanted: TrialFilter) -> tuple[TrialRow, ...]:
+        """Trials that a filter lets through, the latest updates first, in the order of their ids within one."""
+        where, values = _where(wanted)
+        query = f"SELECT {_COLUMNS} FROM trials{where} ORDER BY step IS NULL, step DESC, group_id, slot LIMIT ?"
+        with self._connected() as connection:
+            return tuple(TrialRow(*row) for row in connection.execute(query, (*values, wanted.limit)))
+
+    def trial(self, trial_id: str) -> tuple[TrialRow, Trial]:
+        """One trial in full. An id's end is enough where it is the only one: "train/3/0".
+
+        Raises:
+            Missing: there is no such trial.
+        """
+        with self._connected() as connection:
+            found = connection.execute(
+                f"SELECT {_COLUMNS}, body FROM trials WHERE trial_id = ? OR substr(trial_id, -length(?)) = ? LIMIT 2",
+                (trial_id, f"/{trial_id}", f"/{trial_id}"),
+            ).fetchall()
+        if len(found) != 1:
+            problem = "no trial" if not found else "more than one trial"
+            raise Missing(f"{self._path} holds {problem} {trial_id}: `lamer inspect` without --trial lists them")
+        return TrialRow(*found[0][:-1]), decode_trial(found[0][-1])
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        try:
+            connection = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)
+        except sqlite3.OperationalError as error:
+            raise Missing(f"the journal {self._path} can't be opened: {error}") from error
+        try:
+            yield connection
+        except sqlite3.DatabaseError as error:
+            raise Missing(f"{self._path} is no journal: {error}") from error
+        finally:
+            connection.close()
+
+
+def _where(wanted: TrialFilter) -> tuple[str, tuple[int, ...]]:
+    """A WHERE clause and its values; every part of it is written here."""
+    parts: list[str] = []
+    values: list[int] = []
+    if wanted.step is not None:
+        parts.append("step = ?")
+        values.append(wanted.step)
+    if wanted.is_solved is not None:
+        parts.append(f"solved_at IS {'NOT ' if wanted.is_solved else ''}NULL")
+    return (f" WHERE {' AND '.join(parts)}" if parts else ""), tuple(values)
