@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
@@ -67,11 +68,11 @@ def inspect_run(
 
 def trial_list(rows: Sequence[TrialRow], trials: Sequence[Trial], total: int) -> Table:
     """One line a trial; `trials` are those of `rows`, out of `total` in the journal."""
-    table = Table(title=f"{len(rows)} of {total} trials", title_justify="left", caption_justify="left")
-    table.add_column("trial", no_wrap=True)
-    table.add_column("state")
-    for title in ("update", "age", "episodes", "turns", "tokens", "reward", "seconds"):
-        table.add_column(title, justify="right")
+    table = Table(title=f"{len(rows)} of {total} trials", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("trial", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    for title in ("update", "age", "episodes", "turns", "tokens", "reward"):
+        table.add_column(title, justify="right", no_wrap=True)
     table.add_column("outcome", no_wrap=True)
     for row, trial in zip(rows, trials, strict=True):
         table.add_row(
@@ -83,7 +84,6 @@ def trial_list(rows: Sequence[TrialRow], trials: Sequence[Trial], total: int) ->
             str(sum(len(episode.turns) for episode in trial.episodes)),
             str(row.response_tokens),
             f"{sum(episode.reward for episode in trial.episodes):g}",
-            f"{trial.seconds:.2f}",
             _outcome(trial),
         )
     return table

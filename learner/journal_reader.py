@@ -84,7 +84,7 @@ class JournalReader:
             ).fetchall()
         if len(found) != 1:
             problem = "no trial" if not found else "more than one trial"
-            raise Missing(f"{self._path} holds {problem} {trial_id}: `lamer inspect` without --trial lists them")
+            raise Missing(f"{self._path} holds {problem} {trial_id}: `lamer inspect` without an id lists them")
         return TrialRow(*found[0][:-1]), decode_trial(found[0][-1])
 
     @contextmanager

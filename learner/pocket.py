@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from common.errors import BadInput
 from common.settings import PocketSettings
@@ -120,6 +121,7 @@ def create_pocket(sizes: PocketSettings, tokenizer: Tokenizer, seed: int, folder
         The number of parameters.
     """
     config = pocket_config(sizes, tokenizer)
+    transformers_logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(config).to(torch.float32)
