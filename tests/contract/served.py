@@ -1,7 +1,7 @@
 """Servers that the contract tests run against, and what differs between them: keys, capabilities, start-up.
 
-`Served` speaks SGLang's HTTP contract to one of them. The model is a tiny random Qwen3, with a second folder of the same
-shape and other weights to update to, and a third whose only shard is cut short.
+`Served` speaks SGLang's HTTP contract to one of them. The model is a tiny random Qwen3, with a second folder of the
+same shape and other weights to update to, and a third whose only shard is cut short.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ class Answer:
     """One HTTP answer: its status, and its JSON body (None when it is none)."""
 
     status: int
-    body: object
+    body: Any
 
 
 @dataclass
@@ -82,7 +83,9 @@ class Served:
     def ask(self, **fields: object) -> Answer:
         return self.call("/generate", fields, self.api_key)
 
-    def generate(self, ids: list[int], tokens: int = 8, *, top: dict[str, object] | None = None, **sampling: object):
+    def generate(
+        self, ids: list[int], tokens: int = 8, *, top: dict[str, object] | None = None, **sampling: object
+    ) -> Any:
         params = {"temperature": 0.0, "max_new_tokens": tokens, "ignore_eos": True, **sampling}
         answer = self.ask(input_ids=ids, return_logprob=True, sampling_params=params, **(top or {}))
         assert answer.status == 200, answer

@@ -35,7 +35,9 @@ def test_greedy_tokens_and_logprobs_are_those_of_a_transformers_forward(server: 
 
 
 @pytest.mark.parametrize(("temperature", "cut"), [(0.7, {}), (1.0, {}), (1.5, {"top_p": 0.8, "top_k": 20})])
-def test_logprobs_are_those_at_the_sampling_temperature_before_truncation(server, temperature, cut) -> None:
+def test_logprobs_are_those_at_the_sampling_temperature_before_truncation(
+    server: Served, temperature: float, cut: dict[str, float]
+) -> None:
     reply = server.generate(PROMPT, 24, temperature=temperature, sampling_seed=3, **cut)
     assert np.abs(logprobs(reply) - expected(server.folders["base"], reply, PROMPT, temperature)).max() < 1e-4
 
@@ -71,7 +73,7 @@ def test_a_prompt_seen_before_is_taken_from_the_cache_with_equal_logprobs(server
 
 def test_prompts_that_share_a_prefix_each_get_their_own_logprobs(server: Served) -> None:
     base = np.random.default_rng(1).integers(3, VOCABULARY, 300).tolist()
-    prompts = [base[:length] + [9, 8, length % 200 + 3] for length in (40, 41, 150, 290, 299)]
+    prompts = [[*base[:length], 9, 8, length % 200 + 3] for length in (40, 41, 150, 290, 299)]
     futures = [server.start(prompt, 12, temperature=1.0) for prompt in prompts]
     for prompt, future in zip(prompts, futures, strict=True):
         reply = future.result()
@@ -87,7 +89,9 @@ def test_identical_prompts_in_one_batch_give_equal_greedy_answers(server: Served
 def test_a_batch_answers_in_order(server: Served) -> None:
     prompts = [PROMPT[: 5 + index] for index in range(6)]
     replies = server.generate(prompts, 5)
-    assert [reply["output_ids"] for reply in replies] == [server.generate(prompt, 5)["output_ids"] for prompt in prompts]
+    assert [reply["output_ids"] for reply in replies] == [
+        server.generate(prompt, 5)["output_ids"] for prompt in prompts
+    ]
     assert [reply["meta_info"]["prompt_tokens"] for reply in replies] == [5, 6, 7, 8, 9, 10]
 
 
@@ -109,7 +113,7 @@ def test_a_seed_gives_the_same_tokens_whatever_runs_beside_it(server: Served) ->
     if not server.capabilities.has_seeds:
         pytest.skip("this engine has no seeds")
     alone = server.generate(PROMPT, 32, temperature=1.0, sampling_seed=5)["output_ids"]
-    others = [server.start(PROMPT[:9] + [index], 40, temperature=1.0) for index in range(3, 10)]
+    others = [server.start([*PROMPT[:9], index], 40, temperature=1.0) for index in range(3, 10)]
     beside = server.start(PROMPT, 32, temperature=1.0, sampling_seed=5)
     assert beside.result()["output_ids"] == alone
     assert server.generate(PROMPT, 32, temperature=1.0, sampling_seed=6)["output_ids"] != alone
@@ -170,7 +174,7 @@ def test_input_logprobs_start_where_asked_and_have_none_for_the_first(server: Se
 def test_top_logprobs_hold_the_likeliest_tokens(server: Served) -> None:
     reply = server.generate(PROMPT, 3, top={"top_logprobs_num": 2})
     tops = reply["meta_info"]["output_top_logprobs"]
-    assert [[entry[1] for entry in row][0] for row in tops] == reply["output_ids"]
+    assert [row[0][1] for row in tops] == reply["output_ids"]
     assert all(row[0][0] >= row[1][0] for row in tops)
 
 
@@ -185,7 +189,9 @@ def test_a_stream_grows_to_the_same_answer(server: Served) -> None:
     host = server.url.removeprefix("http://")
     connection = http.client.HTTPConnection(host, timeout=30)
     sampling = {"temperature": 0, "max_new_tokens": 12, "ignore_eos": True}
-    connection.request("POST", "/generate", json.dumps({"input_ids": PROMPT, "stream": True, "sampling_params": sampling}))
+    connection.request(
+        "POST", "/generate", json.dumps({"input_ids": PROMPT, "stream": True, "sampling_params": sampling})
+    )
     events = [line[6:] for line in connection.getresponse().read().decode().split("\n\n") if line]
     connection.close()
     assert events[-1] == "[DONE]"

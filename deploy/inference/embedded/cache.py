@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import bisect
 import heapq
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from deploy.inference.embedded.prefix import PrefixIndex
@@ -52,7 +54,9 @@ class KVCache:
         self.capacity = min(self.max_tokens, -(-capacity // _ROUND) * _ROUND)
         self.rows = max(1, min(self.max_tokens // self.capacity, _MOST_ROWS))
         size = (self.shape.layers, 2, self.rows, self.shape.kv_heads, self.capacity, self.shape.head_dim)
-        self.data = torch.zeros(size, dtype=self.shape.dtype)
+        count = math.prod(size) * self.shape.dtype.itemsize
+        # numpy's zeros are pages that the system maps when they are first written; torch's are written at once
+        self.data = torch.from_numpy(np.zeros(count, np.uint8)).view(self.shape.dtype).view(size)
         self.keys = [self.data[layer, 0] for layer in range(self.shape.layers)]
         self.values = [self.data[layer, 1] for layer in range(self.shape.layers)]
         self._free = [row for row in range(self.rows) if row not in self.running]

@@ -121,8 +121,8 @@ class Scheduler:
         for sequence in self.prefilling:
             start, length = sequence.computed, int(self.table.length[sequence.row])
             end = min(length, start + left)
-            if end == start:
-                break
+            if end == start or (end < length and chunks and length - start <= PREFILL_TOKENS):
+                break  # a prompt is only cut where it is longer than a whole step's share
             chunks.append(Chunk(sequence.row, start, end))
             ids.append(self.table.tokens[sequence.row, start:end])
             flat_rows.append(np.full(end - start, sequence.row))
