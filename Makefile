@@ -29,7 +29,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing lamer[$(EXTRAS)] into $(VENV)$(if $(CONSTRAINTS), with the versions of $(CONSTRAINTS))"
-	@$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+	@$(BIN)/python -m pip install --quiet --quiet --editable '.[$(EXTRAS)]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 	@touch $@
 
 clean:
