@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 BUSY_CPU_SHARE = 0.85
+IDLE_SERVER_SHARE = 0.05
 SERVER = "simulated server"
 
 
@@ -104,7 +105,7 @@ class RolloutReport:
                 for figures in ours
             ),
             schedules=schedules,
-            warnings=cpu_warnings(schedules),
+            warnings=machine_warnings(schedules),
         )
 
     def write(self, path: Path) -> None:
@@ -127,7 +128,7 @@ class RolloutReport:
             console.print(f"[yellow]{warning}[/yellow]")
 
 
-def cpu_warnings(schedules: tuple[ScheduleFigures, ...]) -> tuple[str, ...]:
+def machine_warnings(schedules: tuple[ScheduleFigures, ...]) -> tuple[str, ...]:
     """Where this machine, rather than the simulated server, may have set the pace."""
     warnings = [
         f"{figures.label}: process '{load.process}' used {load.cpu_share:.0%} of a core, so that this machine may have "
@@ -135,6 +136,12 @@ def cpu_warnings(schedules: tuple[ScheduleFigures, ...]) -> tuple[str, ...]:
         for figures in schedules
         for load in figures.loads
         if load.cpu_share > BUSY_CPU_SHARE
+    ]
+    warnings += [
+        f"{figures.label}: the simulated server stood idle {1 - figures.busy_share:.0%} of the time, waiting for this "
+        "machine, so that its figures are too low: run again with a lower time scale"
+        for figures in schedules
+        if figures.busy_share < 1.0 - IDLE_SERVER_SHARE
     ]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for figures in schedules:

@@ -52,7 +52,9 @@ def test_options_that_cannot_be_run_are_refused_with_their_value(options: dict[s
         RolloutBenchOptions(**options)  # type: ignore[arg-type]
 
 
-def figures(name: str, seconds: float, cpu_share: float, max_staleness: int | None = None) -> ScheduleFigures:
+def figures(
+    name: str, seconds: float, cpu_share: float, max_staleness: int | None = None, busy_share: float = 0.99
+) -> ScheduleFigures:
     return ScheduleFigures(
         name=name,
         max_staleness=max_staleness,
@@ -61,7 +63,7 @@ def figures(name: str, seconds: float, cpu_share: float, max_staleness: int | No
         seconds_per_update=seconds,
         tokens_per_second=1000.0,
         saturation_share=0.5,
-        busy_share=0.9,
+        busy_share=busy_share,
         loads=(ProcessLoad("client", cpu_share),),
     )
 
@@ -73,6 +75,14 @@ def test_the_report_gives_ratios_of_seconds_and_names_processes_that_were_short_
     assert (report.speedups[0].over_metarl_lockstep, report.speedups[0].over_rl_lockstep) == (4.0, 2.0)
     assert any("metarl" in warning and "90%" in warning for warning in report.warnings)
     assert not any(warning.startswith(("rl:", "ours")) for warning in report.warnings)
+
+
+def test_a_schedule_that_left_the_server_idle_is_named_since_this_machine_was_too_slow_for_it() -> None:
+    ours = figures("ours", 50.0, 0.3, max_staleness=4, busy_share=0.9)
+    report = RolloutReport.of(1.0, 8.0, 0, 2000.0, figures("rl", 80.0, 0.2), figures("m", 160.0, 0.2), (ours,))
+    assert len(report.warnings) == 1
+    assert "ours (max_staleness 4)" in report.warnings[0]
+    assert "10%" in report.warnings[0]
 
 
 def test_every_printed_line_of_figures_says_that_the_server_is_simulated() -> None:
