@@ -67,8 +67,10 @@ def inspect_run(
 
 
 def trial_list(rows: Sequence[TrialRow], trials: Sequence[Trial], total: int) -> Table:
-    """One line a trial; `trials` are those of `rows`, out of `total` in the journal."""
-    table = Table(title=f"{len(rows)} of {total} trials", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    """One line a trial, its id without the run; `trials` are those of `rows`, out of `total` in the journal."""
+    table = Table(
+        title=f"{len(rows)} of {total} trials", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     table.add_column("trial", overflow="fold")
     table.add_column("state", no_wrap=True)
     for title in ("update", "age", "episodes", "turns", "tokens", "reward"):
@@ -76,7 +78,7 @@ def trial_list(rows: Sequence[TrialRow], trials: Sequence[Trial], total: int) ->
     table.add_column("outcome", no_wrap=True)
     for row, trial in zip(rows, trials, strict=True):
         table.add_row(
-            escape(row.trial_id),
+            escape(row.trial_id.partition("/")[2]),
             row.state,
             _or_dash(row.step),
             _or_dash(row.age),
@@ -84,7 +86,7 @@ def trial_list(rows: Sequence[TrialRow], trials: Sequence[Trial], total: int) ->
             str(sum(len(episode.turns) for episode in trial.episodes)),
             str(row.response_tokens),
             f"{sum(episode.reward for episode in trial.episodes):g}",
-            _outcome(trial),
+            trial.episodes[-1].status.value if trial.episodes else "not played",
         )
     return table
 

@@ -80,18 +80,26 @@ def test_the_list_names_every_trial_with_its_update_and_outcome(run: Path, trial
     text = shown(run)
     assert f"{TRIALS} of {TRIALS} trials" in text
     for trial in trials:
-        line = next(line for line in text.splitlines() if f" {trial.trial_id} " in line)
-        assert (f"solved in episode {(trial.solved_at or 0) + 1}" in line) == (trial.solved_at is not None)
+        short = f" train/{trial.group_id}/{trial.slot} "
+        line = next(line for line in text.splitlines() if short in line)
+        assert line.split()[-1] == ("solved" if trial.solved_at is not None else "failed")
         assert f" {trial.response_tokens} " in line
 
 
 def test_the_list_can_be_of_one_update_of_solved_trials_and_short(run: Path, trials: tuple[Trial, ...]) -> None:
     second = shown(run, step=2)
-    assert [trial.trial_id in second for trial in trials] == [False] * 5 + [True] * 5 + [False] * 2
+    assert [f" train/{trial.group_id}/" in second for trial in trials] == [False] * 5 + [True] * 5 + [False] * 2
     solved = sum(trial.solved_at is not None for trial in trials)
     assert f"{solved} of {solved} trials" in shown(run, is_solved=True)
     assert f"{TRIALS - solved} of {TRIALS - solved} trials" in shown(run, is_solved=False)
     assert f"3 of {TRIALS} trials" in shown(run, limit=3)
+
+
+def test_the_list_fits_a_terminal_of_eighty_columns(run: Path) -> None:
+    screen = io.StringIO()
+    inspect_run(run, console=Console(file=screen, width=80))
+    assert "…" not in screen.getvalue()
+    assert "stored" in screen.getvalue()
 
 
 def test_a_trial_shows_its_task_prompts_responses_actions_and_remarks(run: Path, trials: tuple[Trial, ...]) -> None:
