@@ -97,7 +97,7 @@ def plain_line(status: Status) -> str:
         ]
         parts += [f"weights {_age(status.weight_age)}"]
     if status.dropped:
-        parts.append(f"{status.dropped} dropped")
+        parts.append(f"{status.dropped} groups dropped")
     return "  ".join(parts)
 
 
@@ -158,9 +158,9 @@ def _rows(status: Status) -> list[tuple[str, ...]]:
             *("weights changed", f"{_age(status.weight_age)} ago"),
         ),
         (
-            *("actors", f"{status.actors}"),
-            *("servers", f"{status.servers}"),
-            *("trials dropped", f"{status.dropped} of {status.trials}"),
+            *("actors + servers", f"{status.actors} + {status.servers}"),
+            *("trials", f"{status.trials:,}"),
+            *("groups dropped", f"{status.dropped}"),
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""Fixtures for every test: where shared data lies, and one thread for torch and BLAS so that runs are equal and polite."""
+"""Fixtures for every test: where shared data lies, and one thread for torch and BLAS so that runs are equal."""
 
 from __future__ import annotations
 
