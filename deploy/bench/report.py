@@ -50,7 +50,7 @@ class ScheduleFigures:
     @property
     def label(self) -> str:
         """The schedule's name with its staleness bound."""
-        return self.name if self.max_staleness is None else f"{self.name} (max_staleness {self.max_staleness})"
+        return self.name if self.max_staleness is None else f"{self.name}, staleness <= {self.max_staleness}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,9 @@ class RolloutReport:
                 f"ours at max_staleness {speedup.max_staleness} is {speedup.over_metarl_lockstep:.2f}x as fast as "
                 f"lock-step Meta-RL and {speedup.over_rl_lockstep:.2f}x as fast as lock-step RL ({SERVER})"
             )
+        for figures in self.schedules:
+            loads = ", ".join(f"{load.process} {load.cpu_share:.0%}" for load in figures.loads)
+            console.print(f"[dim]CPU of {figures.label}: {loads}[/dim]")
         for warning in self.warnings:
             console.print(f"[yellow]{warning}[/yellow]")
 
@@ -139,7 +142,7 @@ def machine_warnings(schedules: tuple[ScheduleFigures, ...]) -> tuple[str, ...]:
     ]
     warnings += [
         f"{figures.label}: the simulated server stood idle {1 - figures.busy_share:.0%} of the time, waiting for this "
-        "machine, so that its figures are too low: run again with a lower time scale"
+        "machine, and would do better: run again with a lower time scale"
         for figures in schedules
         if figures.busy_share < 1.0 - IDLE_SERVER_SHARE
     ]
@@ -156,18 +159,16 @@ def machine_warnings(schedules: tuple[ScheduleFigures, ...]) -> tuple[str, ...]:
 
 def _schedule_table(report: RolloutReport) -> Table:
     table = Table(title=f"Rollout on a {SERVER} (scale {report.scale:g}, clock x{report.time_scale:g})")
-    for heading in ("schedule", "updates", "s / update", "tokens/s", "of saturation", "in flight", "staleness", "CPU"):
-        table.add_column(heading, justify="left" if heading == "schedule" else "right")
+    for heading in ("schedule", "s/update", "tokens/s", "saturation", "in flight", "age"):
+        table.add_column(heading, justify="left" if heading == "schedule" else "right", no_wrap=True)
     for figures in report.schedules:
         table.add_row(
             figures.label,
-            str(figures.updates),
             f"{figures.seconds_per_update:.1f}",
             f"{figures.tokens_per_second:,.0f}",
             f"{figures.saturation_share:.0%}",
             "" if figures.in_flight is None else f"{figures.in_flight:.0f}",
-            "" if figures.staleness_max is None else f"{figures.staleness_mean:.1f} (max {figures.staleness_max})",
-            ", ".join(f"{load.process} {load.cpu_share:.0%}" for load in figures.loads),
+            "" if figures.staleness_max is None else f"{figures.staleness_mean:.1f}/{figures.staleness_max}",
         )
-    table.add_row("saturation", "", "", f"{report.saturation_tokens_per_second:,.0f}", "100%", "", "", "")
+    table.add_row("full batch", "", f"{report.saturation_tokens_per_second:,.0f}", "100%", "", "")
     return table
