@@ -49,8 +49,8 @@ class ScheduleFigures:
 
     @property
     def label(self) -> str:
-        """The schedule's name with its staleness bound."""
-        return self.name if self.max_staleness is None else f"{self.name}, staleness <= {self.max_staleness}"
+        """The schedule's name with its staleness bound S."""
+        return self.name if self.max_staleness is None else f"{self.name} (S={self.max_staleness})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +159,8 @@ def machine_warnings(schedules: tuple[ScheduleFigures, ...]) -> tuple[str, ...]:
 
 def _schedule_table(report: RolloutReport) -> Table:
     table = Table(title=f"Rollout on a {SERVER} (scale {report.scale:g}, clock x{report.time_scale:g})")
-    for heading in ("schedule", "s/update", "tokens/s", "saturation", "in flight", "age"):
-        table.add_column(heading, justify="left" if heading == "schedule" else "right", no_wrap=True)
+    for heading in ("schedule", "s/update", "tokens/s", "of full", "in flight", "age"):
+        table.add_column(heading, justify="left" if heading == "schedule" else "right")
     for figures in report.schedules:
         table.add_row(
             figures.label,

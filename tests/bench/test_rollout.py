@@ -81,7 +81,7 @@ def test_a_schedule_that_left_the_server_idle_is_named_since_this_machine_was_to
     ours = figures("ours", 50.0, 0.3, max_staleness=4, busy_share=0.9)
     report = RolloutReport.of(1.0, 8.0, 0, 2000.0, figures("rl", 80.0, 0.2), figures("m", 160.0, 0.2), (ours,))
     assert len(report.warnings) == 1
-    assert "ours, staleness <= 4" in report.warnings[0]
+    assert "ours (S=4)" in report.warnings[0]
     assert "10%" in report.warnings[0]
 
 
