@@ -5,7 +5,8 @@
     continuous          `model.generate_batch`, transformers' continuous batching with its paged cache
 
 Every request has a prompt of its own (no shared prefix) and generates to its full length with a random Qwen3 model of
-about 3.7 million parameters. Each contender runs in a fresh process with one thread, warmed up by a small batch first.
+about 3.7 million parameters. Each contender runs in a fresh process with one thread, warmed up by a whole batch
+of other prompts first.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class EngineBenchReport:
 
 
 def run_engine_bench(plan: EngineBenchPlan | None = None) -> EngineBenchReport:
-    """Runs the three contenders one after the other and compares them. Takes about a minute on one core."""
+    """Runs the three contenders one after the other and compares them. Takes about two minutes on one core."""
     plan = plan or EngineBenchPlan()
     with tempfile.TemporaryDirectory(prefix="lamer-engine-bench-") as name, _one_thread():
         folder = Path(name)
@@ -162,8 +163,8 @@ def _make_prompts(plan: EngineBenchPlan, seed: int) -> Prompts:
 
 
 def _measure(name: str, plan: EngineBenchPlan, generate: Callable[[Prompts, int], int]) -> ContenderFigure:
-    """Times `generate(prompts, new tokens each) -> tokens made`, after a small warm-up."""
-    generate(_make_prompts(EngineBenchPlan(2, min(32, plan.prompt_tokens), 1), plan.seed + 1), 2)
+    """Times `generate(prompts, new tokens each) -> tokens made`, after the same on other prompts: memory is mapped."""
+    generate(_make_prompts(plan, plan.seed + 1), plan.new_tokens)
     prompts = _make_prompts(plan, plan.seed)
     wall, cpu = time.perf_counter(), time.process_time()
     made = generate(prompts, plan.new_tokens)
@@ -186,6 +187,7 @@ def _embedded(folder: Path, plan: EngineBenchPlan) -> ContenderFigure:
     async def answer(prompts: Prompts, new_tokens: int) -> int:
         sampling = {"max_new_tokens": new_tokens, "ignore_eos": True, "temperature": 1.0}
         body = {"input_ids": prompts, "return_logprob": True, "sampling_params": sampling}
+        engine.flush_cache()
         stepping = asyncio.create_task(engine.run())
         sequences = parse_generate(msgspec.json.encode(body), engine).sequences
         engine.submit(sequences)

@@ -85,7 +85,7 @@ class Served:
 
     def generate(
         self, ids: list[int], tokens: int = 8, *, top: dict[str, object] | None = None, **sampling: object
-    ) -> Any:
+    ) -> Any:  # noqa: ANN401 - a JSON reply
         params = {"temperature": 0.0, "max_new_tokens": tokens, "ignore_eos": True, **sampling}
         answer = self.ask(input_ids=ids, return_logprob=True, sampling_params=params, **(top or {}))
         assert answer.status == 200, answer

@@ -46,6 +46,9 @@ class KVCache:
         self._remembered: OrderedDict[int, None] = OrderedDict()
         self._idle: list[int] = []  # heap of the rows that do not run
         self._free: list[int] = []  # sorted: those of them that remember nothing either
+        # One buffer for every shape, so that its pages are mapped once: numpy's zeros are mapped on their first write.
+        numbers = shape.layers * 2 * shape.kv_heads * shape.head_dim * max_tokens
+        self._buffer = torch.from_numpy(np.zeros(numbers * shape.dtype.itemsize, np.uint8)).view(shape.dtype)
         self.capacity = 0
         self.rows = 0
         self._allocate(min(capacity, max_tokens))
@@ -54,9 +57,7 @@ class KVCache:
         self.capacity = min(self.max_tokens, -(-capacity // _ROUND) * _ROUND)
         self.rows = max(1, min(self.max_tokens // self.capacity, _MOST_ROWS))
         size = (self.shape.layers, 2, self.rows, self.shape.kv_heads, self.capacity, self.shape.head_dim)
-        count = math.prod(size) * self.shape.dtype.itemsize
-        # numpy's zeros are pages that the system maps when they are first written; torch's are written at once
-        self.data = torch.from_numpy(np.zeros(count, np.uint8)).view(self.shape.dtype).view(size)
+        self.data = self._buffer[: math.prod(size)].view(size)
         self.keys = [self.data[layer, 0] for layer in range(self.shape.layers)]
         self.values = [self.data[layer, 1] for layer in range(self.shape.layers)]
         self._free = [row for row in range(self.rows) if row not in self.running]
@@ -79,10 +80,11 @@ class KVCache:
         """
         for row in [*self._remembered]:
             self._drop(row)
-        old, width, count = self.data, self.capacity, max(self.running, default=-1) + 1
+        count, width = max(self.running, default=-1) + 1, self.capacity
+        kept = self.data[:, :, :count].clone()
         self._allocate(capacity)
         width = min(width, self.capacity)
-        self.data[:, :, :count, :, :width] = old[:, :, :count, :, :width]
+        self.data[:, :, :count, :, :width] = kept[:, :, :, :, :width]
 
     def take_row(self, tokens: IdArray, hashes: tuple[int, ...], most_reused: int) -> tuple[int, int]:
         """The lowest row that does not run, holding the longest known prefix of `tokens` int32 [N]: (row, length).

@@ -114,7 +114,9 @@ class Scheduler:
         rows = self.table.decoding_rows()
         places = self.table.length[rows] - 1
         ids, flat_rows, positions = [self.table.tokens[rows, places]], [rows], [places]
-        chunks, wanted, completed = [], [np.arange(len(rows))], []
+        chunks: list[Chunk] = []
+        completed: list[Sequence] = []
+        wanted = [np.arange(len(rows))]
         prompt_logits: list[tuple[Sequence, RowArray]] = []
         extra: list[RowArray] = []
         first, left = len(rows), PREFILL_TOKENS
