@@ -68,7 +68,8 @@ class ContenderFigure:
 
 @dataclass(frozen=True)
 class EngineBenchReport:
-    """One run. The ratios are of wall-clock throughput, embedded over the other."""
+    """One run. `over_...`: ratios of wall-clock throughput, embedded over the other; `cpu_over_...`: the same for a
+    CPU-second, which other processes on the machine disturb less."""
 
     plan: EngineBenchPlan
     parameters: int
@@ -77,6 +78,8 @@ class EngineBenchReport:
     continuous: ContenderFigure
     over_left_padded: float
     over_continuous: float
+    cpu_over_left_padded: float
+    cpu_over_continuous: float
 
     def to_json(self) -> bytes:
         """The report as indented JSON."""
@@ -98,6 +101,8 @@ def run_engine_bench(plan: EngineBenchPlan | None = None) -> EngineBenchReport:
         continuous=continuous,
         over_left_padded=embedded.tokens_per_second / padded.tokens_per_second,
         over_continuous=embedded.tokens_per_second / continuous.tokens_per_second,
+        cpu_over_left_padded=padded.cpu_seconds / embedded.cpu_seconds,
+        cpu_over_continuous=continuous.cpu_seconds / embedded.cpu_seconds,
     )
 
 
