@@ -69,7 +69,8 @@ class ContenderFigure:
 @dataclass(frozen=True)
 class EngineBenchReport:
     """One run. `over_...`: ratios of wall-clock throughput, embedded over the other; `cpu_over_...`: the same for a
-    CPU-second, which other processes on the machine disturb less."""
+    CPU-second, which other processes on the machine disturb less.
+    """
 
     plan: EngineBenchPlan
     parameters: int
