@@ -42,12 +42,16 @@ class PocketSettings:
 
 @dataclass(frozen=True)
 class WarmstartSettings:
-    """Supervised warm start on scripted random play: the output format, not the skill. steps 0: none."""
+    """Supervised warm start on scripted random play: the output format, not the skill. steps 0: none.
+
+    prompt_weight: weight of predicting the prompts as well, which teaches a model of random weights to read them.
+    """
 
     steps: int = _field(400, low=0)
     trials: int = _field(2000, low=1)
     batch: int = _field(64, low=1)
     learning_rate: float = _field(3e-3, low=0.0)
+    prompt_weight: float = _field(0.5, low=0.0)
 
 
 @dataclass(frozen=True)
@@ -142,12 +146,15 @@ class OptimizerSettings:
     """AdamW. minibatches: optimizer steps per batch. pack_tokens: most tokens of one forward pass.
 
     max_grad_norm 0: gradients are not clipped. warmup_updates: the learning rate rises linearly over so many updates.
+    schedule: after that it stays, or falls linearly towards nothing at the last update.
     """
 
     learning_rate: float = _field(1e-6, low=0.0)
     warmup_updates: int = _field(0, low=0)
+    schedule: str = _field("constant", choices=("constant", "linear"))
     beta1: float = _field(0.9, low=0.0, high=1.0)
     beta2: float = _field(0.999, low=0.0, high=1.0)
+    epsilon: float = _field(1e-8, low=0.0)
     weight_decay: float = _field(0.01, low=0.0)
     max_grad_norm: float = _field(1.0, low=0.0)
     minibatches: int = _field(1, low=1)

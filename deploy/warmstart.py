@@ -95,6 +95,15 @@ def model_folder(settings: Settings, cache: Path | None = None) -> Path:
     return (cache or default_cache(settings)) / f"{settings.env.name}-{model_key(settings)}"
 
 
+def creation_note(settings: Settings, cache: Path) -> str:
+    """One line about what `prepare_model` will have to make, "" where it finds all it needs."""
+    if settings.model.path or model_folder(settings, cache).is_dir():
+        return ""
+    steps = settings.model.warmstart.steps
+    start = f" and teaching it the output format ({steps} steps)" if steps else ""
+    return f"creating the pocket model for {settings.env.name}{start}; it is kept in {cache} for later runs"
+
+
 def check_model(folder: Path) -> Path:
     """The absolute path of a usable Hugging Face model folder.
 
@@ -152,9 +161,8 @@ def warm_start(settings: Settings, model: Path, output: Path) -> tuple[Metric, .
     plan = settings.model.warmstart
     examples = _examples(play_scripted(settings, model, plan.trials))
     fitting = [example for example in examples if len(example.prompt_ids) <= settings.trial.max_prompt_tokens]
-    tuned = fine_tune(
-        model, fitting, FineTuning(plan.steps, plan.batch, plan.learning_rate, seed=settings.run.seed), output
-    )
+    tuning = FineTuning(plan.steps, plan.batch, plan.learning_rate, plan.prompt_weight, seed=settings.run.seed)
+    tuned = fine_tune(model, fitting, tuning, output)
     metrics = (
         Metric("warmstart/loss", tuned.loss),
         Metric("warmstart/examples", float(len(fitting))),

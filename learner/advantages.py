@@ -112,13 +112,14 @@ def rloo(values: Values) -> Values:
 def group_advantages(group: GroupRows, settings: AdvantageSettings) -> Values:
     """The advantages of one group's responses by the configured estimator: float64 [n].
 
-    The penalty of an invalid response lowers the value that is compared over the group: the episode's reward for
-    GiGPO, the return for GRPO and RLOO.
+    What an invalid response costs is compared over the group whatever the weights: for GiGPO it is a term of its own
+    (with `episode_weight` 1 and "mean" the same as lowering the episode's reward, as the reference does); for GRPO and
+    RLOO it lowers the return.
     """
     how: Normalise = "mean_std" if settings.normalise == "mean_std" else "mean"
     if settings.estimator == "grpo":
         return grpo(group.returns - group.penalties, how)
     if settings.estimator == "rloo":
         return rloo(group.returns - group.penalties)
-    scores = group.rewards - group.penalties
-    return gigpo(scores, group.returns, group.anchors, settings.episode_weight, settings.step_weight, how)
+    parts = gigpo(group.rewards, group.returns, group.anchors, settings.episode_weight, settings.step_weight, how)
+    return parts - (group.penalties - group.penalties.mean())

@@ -1,10 +1,13 @@
-"""Supervised fine-tuning on responses: next-token cross-entropy over the response, none over the prompt.
+"""Supervised fine-tuning: next-token cross-entropy over responses and, with a weight of its own, over prompts.
 
     Example       one prompt and one response to it
     fine_tune     model folder + examples -> a new model folder, whole or not at all, and what the training measured
 
+The response part teaches the format. The prompt part gives a model of random weights what a pretrained one brings
+along: it can read. It says nothing about what to answer, since the responses stay random whatever the prompt.
+
 Batches are drawn from a shuffled order, sorted by length within a window of a few batches so that little is padding.
-Only the hidden states at response positions go through the output embedding. The learning rate rises over the first
+The learning rate rises over the first
 twentieth of the steps and falls linearly to nothing, which averages the noise of sampled targets away.
 """
 
@@ -46,11 +49,15 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class FineTuning:
-    """How to train: AdamW `steps` of `batch` examples each, peak `learning_rate`, on `threads` threads of the CPU."""
+    """How to train: AdamW `steps` of `batch` examples each, peak `learning_rate`, on `threads` threads of the CPU.
+
+    prompt_weight: of the mean cross-entropy over prompt tokens, beside 1 for that over response tokens.
+    """
 
     steps: int
     batch: int
     learning_rate: float
+    prompt_weight: float = 0.0
     seed: int = 0
     threads: int = 1
 
@@ -111,8 +118,9 @@ def _train(model: torch.nn.Module, examples: Sequence[Example], plan: FineTuning
     tokens = 0
     batches = _batches([len(example) for example in examples], plan)
     for step, chosen in zip(range(plan.steps), batches, strict=False):
-        loss = response_loss(model, [examples[index] for index in chosen])
-        losses.append(float(loss.detach()))
+        parts = token_losses(model, [examples[index] for index in chosen])
+        loss = parts.response + plan.prompt_weight * parts.prompt
+        losses.append(float(parts.response.detach()))
         if not np.isfinite(losses[-1]):
             raise RunFailed(
                 f"the warm start's loss is {losses[-1]} at step {step + 1} of {plan.steps}:"
@@ -127,24 +135,32 @@ def _train(model: torch.nn.Module, examples: Sequence[Example], plan: FineTuning
     return losses, tokens
 
 
-def response_loss(model: torch.nn.Module, examples: Sequence[Example]) -> torch.Tensor:
-    """Mean cross-entropy in nats per response token. Padding stands on the right, out of causal attention's sight."""
-    length = max(len(example) for example in examples) - 1
+@dataclass(frozen=True, slots=True)
+class TokenLosses:
+    """Mean cross-entropy in nats per response token, and per prompt token after the first."""
+
+    response: torch.Tensor
+    prompt: torch.Tensor
+
+
+def token_losses(model: torch.nn.Module, examples: Sequence[Example]) -> TokenLosses:
+    """The losses of a batch. Padding stands on the right, out of causal attention's sight."""
+    length = max(len(example) for example in examples)
     ids = np.zeros((len(examples), length), dtype=np.int64)
-    rows: list[np.ndarray] = []
-    columns: list[np.ndarray] = []
-    targets: list[np.ndarray] = []
+    is_response = np.zeros((len(examples), length), dtype=bool)
+    is_prompt = np.zeros((len(examples), length), dtype=bool)
     for row, example in enumerate(examples):
-        whole = np.concatenate([example.prompt_ids, example.response_ids])
-        ids[row, : len(whole) - 1] = whole[:-1]
-        start, count = len(example.prompt_ids) - 1, len(example.response_ids)
-        rows.append(np.full(count, row))
-        columns.append(np.arange(start, start + count))
-        targets.append(example.response_ids.astype(np.int64))
-    hidden = model.base_model(input_ids=torch.from_numpy(ids), use_cache=False).last_hidden_state  # type: ignore[operator]
-    picked = hidden[torch.from_numpy(np.concatenate(rows)), torch.from_numpy(np.concatenate(columns))]
-    logits = model.get_output_embeddings()(picked)  # type: ignore[operator]
-    return functional.cross_entropy(logits.float(), torch.from_numpy(np.concatenate(targets)))
+        start, end = len(example.prompt_ids), len(example)
+        ids[row, :start], ids[row, start:end] = example.prompt_ids, example.response_ids
+        is_prompt[row, :start], is_response[row, start:end] = True, True
+    tokens = torch.from_numpy(ids)
+    hidden = model.base_model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state  # type: ignore[operator]
+    means = []
+    for chosen in (torch.from_numpy(is_response[:, 1:]), torch.from_numpy(is_prompt[:, 1:])):
+        logits = model.get_output_embeddings()(hidden[chosen])  # type: ignore[operator]
+        total = functional.cross_entropy(logits.float(), tokens[:, 1:][chosen], reduction="sum")
+        means.append(total / max(1, int(chosen.sum())))
+    return TokenLosses(means[0], means[1])
 
 
 def _batches(lengths: Sequence[int], plan: FineTuning) -> Iterator[np.ndarray]:

@@ -100,14 +100,14 @@ class Trainer:
         result = await asyncio.to_thread(updater.update, batch.step, trials)
         await self._publish(updater)
         await self._session.send(UpdateReport(step=batch.step, metrics=result.metrics))
+        if batch.step == self._settings.batch.updates:
+            await asyncio.to_thread(updater.save_weights, self._options.run_dir / "model")
         if batch.step % self._settings.trainer.checkpoint_every == 0 or batch.step == self._settings.batch.updates:
             folder = await asyncio.to_thread(
                 updater.save_checkpoint, checkpoint.folder(self._options.run_dir, batch.step)
             )
             checkpoint.prune(self._options.run_dir, self._settings.trainer.keep_checkpoints)
             await self._session.send(Checkpointed(step=batch.step, path=str(folder)))
-        if batch.step == self._settings.batch.updates:
-            await asyncio.to_thread(updater.save_weights, self._options.run_dir / "model")
 
     async def _publish(self, updater: PolicyUpdater) -> None:
         folder = self._weights / f"v{updater.version}"

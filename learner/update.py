@@ -119,7 +119,7 @@ class PolicyUpdater:
             self._compute_proximal([item for batch in batches[1:] for item in batch])
         coefficient = entropy_coefficient(settings.loss, step, settings.batch.updates)
         meter = TokenMeter()
-        rate = learning_rate(settings.optimizer, step)
+        rate = learning_rate(settings.optimizer, step, settings.batch.updates)
         for parameters in self._optimizer.param_groups:
             parameters["lr"] = rate
         norms = [
@@ -240,13 +240,16 @@ class PolicyUpdater:
         return norm
 
 
-def learning_rate(settings: OptimizerSettings, step: int) -> float:
-    """The learning rate of update `step` (1, 2, ...): linear up to its full value over `warmup_updates`, then constant.
+def learning_rate(settings: OptimizerSettings, step: int, updates: int) -> float:
+    """The learning rate of update `step` (1, 2, ... `updates`): a linear rise, then constant or a linear fall.
 
-    Adam's first steps have the size of the learning rate whatever the gradient; a small model loses its output format
-    to them.
+    Adam's steps have about the size of the learning rate whatever the gradient. At first its averages know nothing, and
+    once a task is solved only noise is left to follow: both can cost a small model what it has learned.
     """
-    return settings.learning_rate * min(1.0, step / max(1, settings.warmup_updates))
+    rise = min(1.0, step / max(1, settings.warmup_updates))
+    left = max(updates - step + 1, 1) / max(updates - settings.warmup_updates, 1)
+    fall = min(1.0, left) if settings.schedule == "linear" else 1.0
+    return settings.learning_rate * rise * fall
 
 
 def _make_optimizer(parameters: Sequence[torch.nn.Parameter], settings: OptimizerSettings) -> torch.optim.AdamW:
@@ -254,6 +257,7 @@ def _make_optimizer(parameters: Sequence[torch.nn.Parameter], settings: Optimize
         parameters,
         lr=settings.learning_rate,
         betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
         weight_decay=settings.weight_decay,
         fused=True,
     )

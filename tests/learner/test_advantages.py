@@ -81,6 +81,12 @@ def test_the_penalty_of_an_invalid_response_lowers_its_own_score() -> None:
     assert found.tolist() == [0.25, -0.25]
 
 
+def test_an_invalid_response_costs_the_same_without_the_episode_part() -> None:
+    rows = GroupRows(np.array([10.0, 0.0]), np.array([0.0, 0.0]), np.array([0.0, 3.0]), ["a", "b"])
+    found = group_advantages(rows, AdvantageSettings(episode_weight=0.0))
+    assert found.tolist() == [1.5, -1.5]
+
+
 @pytest.mark.parametrize(
     ("estimator", "expected"),
     [

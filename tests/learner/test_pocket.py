@@ -18,7 +18,7 @@ from common.errors import BadInput
 from common.settings import PocketSettings
 from learner.folders import whole_folder
 from learner.pocket import TAGS, create_pocket, train_tokenizer
-from learner.supervised import Example, FineTuning, fine_tune, response_loss
+from learner.supervised import Example, FineTuning, fine_tune, token_losses
 
 TEXTS = ["Open a door: 3 is closed.\n# _ X #\nleft\n>", "<action>12</action>", "<remark>left 4</remark>"] * 4
 SIZES = PocketSettings(
@@ -143,16 +143,22 @@ def example(prompt: list[int], response: list[int]) -> Example:
     return Example(np.array(prompt, dtype=np.int32), np.array(response, dtype=np.int32))
 
 
-def test_the_loss_is_the_mean_over_response_tokens_whatever_the_padding(folder: Path) -> None:
+def test_the_losses_are_means_over_response_and_prompt_tokens_whatever_the_padding(folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder)
     examples = [example([5, 6, 7, 8, 9, 10], [11, 12]), example([20], [21, 22, 23])]
-    total = 0.0
+    response, prompt = 0.0, 0.0
     for each in examples:
         whole = torch.from_numpy(np.concatenate([each.prompt_ids, each.response_ids])).long()[None]
         logprobs = model(whole).logits.detach().log_softmax(-1)[0]
-        for offset, token in enumerate(each.response_ids):
-            total -= float(logprobs[len(each.prompt_ids) - 1 + offset, int(token)])
-    assert float(response_loss(model, examples).detach()) == pytest.approx(total / 5, abs=1e-5)
+        for position in range(1, len(each)):
+            part = -float(logprobs[position - 1, int(whole[0, position])])
+            if position < len(each.prompt_ids):
+                prompt += part
+            else:
+                response += part
+    losses = token_losses(model, examples)
+    assert float(losses.response.detach()) == pytest.approx(response / 5, abs=1e-5)
+    assert float(losses.prompt.detach()) == pytest.approx(prompt / 5, abs=1e-5)
 
 
 def test_fine_tuning_learns_the_distribution_of_responses_and_keeps_the_other_files(

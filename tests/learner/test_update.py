@@ -28,7 +28,7 @@ from common.settings import (
 from learner.packing import pack
 from learner.replay import replay
 from learner.samples import make_samples
-from learner.update import PolicyUpdater, UpdateResult, split_minibatches
+from learner.update import PolicyUpdater, UpdateResult, learning_rate, split_minibatches
 from tests.learner.builders import completion, play_batch, reflection, sample, trial, turn, write_model
 
 SETTINGS = Settings(
@@ -266,3 +266,16 @@ def test_an_untied_output_head_is_trained_and_saved(tmp_path: Path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "w")
     assert torch.equal(loaded.lm_head.weight, parameters(updater)["lm_head.weight"])
     assert not torch.equal(loaded.lm_head.weight, before)
+
+
+def test_the_learning_rate_rises_over_the_warm_up_and_falls_to_nothing_after_the_last_update() -> None:
+    settings = OptimizerSettings(learning_rate=1.0, warmup_updates=4, schedule="linear")
+    rates = [learning_rate(settings, step, updates=10) for step in range(1, 12)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4:10] == pytest.approx([1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+    assert rates[10] > 0.0, "a run that is prolonged still learns"
+
+
+def test_a_constant_learning_rate_stays_after_the_warm_up() -> None:
+    settings = OptimizerSettings(learning_rate=0.5, warmup_updates=2)
+    assert [learning_rate(settings, step, updates=100) for step in (1, 2, 3, 100)] == [0.25, 0.5, 0.5, 0.5]
