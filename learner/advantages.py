@@ -122,4 +122,4 @@ def group_advantages(group: GroupRows, settings: AdvantageSettings) -> Values:
     if settings.estimator == "rloo":
         return rloo(group.returns - group.penalties)
     parts = gigpo(group.rewards, group.returns, group.anchors, settings.episode_weight, settings.step_weight, how)
-    return parts - (group.penalties - group.penalties.mean())
+    return np.asarray(parts - (group.penalties - group.penalties.mean()), dtype=np.float64)

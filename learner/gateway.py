@@ -307,9 +307,13 @@ class Gateway:
         if expected is not None and peer.role is not expected:
             log.warning("%s from %s %s ignored", type(message).__name__, peer.role.value, peer.hello.name)
             return
+        if not isinstance(message, Heartbeat):
+            await self._handle_work(peer, message)
+            self._work.set()
+
+    async def _handle_work(self, peer: Peer, message: AnyMessage) -> None:
+        """Hand a message of a welcomed peer of the right role to whoever deals with it."""
         match message:
-            case Heartbeat():
-                return
             case TrialDone():
                 self._intake.done(peer, message)
             case TrialFailed():
@@ -330,7 +334,6 @@ class Gateway:
                 self._lose(peer, is_dead=False)
             case _:
                 log.warning("%s from %s %s ignored", type(message).__name__, peer.role.value, peer.hello.name)
-        self._work.set()
 
     def _greet(self, identity: bytes, hello: Hello) -> None:
         refusal = self._expectation.refusal(hello)

@@ -36,11 +36,7 @@ def trial_metrics(trials: Sequence[Trial], episodes: int, policy_version: int) -
     """
     metrics = [Metric("reward/mean", _mean([sum(episode.reward for episode in trial.episodes) for trial in trials]))]
     for index in range(episodes):
-        rewards = [trial.episodes[index].reward for trial in trials if index < len(trial.episodes)]
-        if rewards:
-            metrics.append(Metric(f"reward/episode_{index + 1}", _mean(rewards)))
-        solved = [trial.solved_at is not None and trial.solved_at <= index for trial in trials]
-        metrics.append(Metric(f"train/pass@{index + 1}", _mean(solved)))
+        metrics += _episode_metrics(trials, index)
     turns = [turn.is_valid for trial in trials for episode in trial.episodes for turn in episode.turns]
     reflections = [reflection.is_valid for trial in trials for reflection in trial.reflections]
     ages = [policy_version - trial.oldest_version for trial in trials]
@@ -53,6 +49,14 @@ def trial_metrics(trials: Sequence[Trial], episodes: int, policy_version: int) -
     if reflections:
         metrics.append(Metric("train/valid_reflections", _mean(reflections)))
     return metrics
+
+
+def _episode_metrics(trials: Sequence[Trial], index: int) -> list[Metric]:
+    """Reward of episode `index` over the trials that played it, and the share of all trials solved by its end."""
+    rewards = [trial.episodes[index].reward for trial in trials if index < len(trial.episodes)]
+    solved = [trial.solved_at is not None and trial.solved_at <= index for trial in trials]
+    metrics = [Metric(f"reward/episode_{index + 1}", _mean(rewards))] if rewards else []
+    return [*metrics, Metric(f"train/pass@{index + 1}", _mean(solved))]
 
 
 def sample_metrics(samples: Sequence[Sample]) -> list[Metric]:
