@@ -2,7 +2,7 @@
 
     load      files (a path, or the name of a packaged one) -> base files first -> overrides -> checked `Settings`
     to_yaml   what a run folder keeps;  to_json / from_json   what travels in `Welcome`, an exact round trip
-    config_hash  identity of a run: everything except where it runs;  parameters  flat pairs for MLflow
+    config_hash  identity of a run: everything except where and how long it runs;  parameters  flat pairs for MLflow
 
 Unknown keys, wrong types and values out of range are refused with the full key (`common.schema`). The options of an
 environment are checked by that environment (`envs.registry`), since `common` knows none.
@@ -37,11 +37,16 @@ NOT_IDENTITY = (
     "gateway",
     "actor",
     "inference",
+    "batch.updates",
     "trainer.device",
     "trainer.threads",
     "trainer.keep_checkpoints",
 )
-"""Keys that may differ between a run and its resumption: where and with how many processes it runs."""
+"""Keys that may differ between a run and its resumption: where and with how many processes it runs, and how long.
+
+Raising `batch.updates` on resume makes a run longer. What follows a schedule over the whole run (`loss.entropy` to
+`loss.entropy_final`) is then that of the longer run from the resumption on: the value may rise again at that point.
+"""
 
 
 def load(files: Sequence[Path], overrides: Sequence[str] = ()) -> Settings:

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import signal
 import sys
+import time
 from asyncio.subprocess import Process
 from typing import TYPE_CHECKING
 
@@ -43,13 +44,19 @@ def run_learner(run: RunFolder, view: View) -> int:
         LamerError: the model can't be made or used, the port is taken, the trainer keeps dying, another learner is at
             work in the folder.
     """
-    from deploy.warmstart import default_cache, prepare_model
+    from deploy.warmstart import creation_note, default_cache, prepare_model
 
+    cache = default_cache(run.settings)
     with locked(run):
         if not run.keys.exists():
             create_keys(run.keys)
         load_client_keys(run.keys)
-        prepared = prepare_model(run.settings, default_cache(run.settings))
+        note, began = creation_note(run.settings, cache), time.monotonic()
+        if note:
+            view.note(note)
+        prepared = prepare_model(run.settings, cache)
+        if note:
+            view.note(f"created the model in {time.monotonic() - began:.0f} s")
         return asyncio.run(_learn(run, prepared, view))
 
 
@@ -197,10 +204,18 @@ def _plan(run: RunFolder, prepared: PreparedModel) -> tuple[GatewayPlan, Tracker
 
 
 def _resume_step(run: RunFolder) -> int | None:
-    """The policy version to go on from: the newest whole checkpoint's, 0 before the first one, None for a new run."""
+    """The policy version to go on from: the newest whole checkpoint's, 0 before the first one, None for a new run.
+
+    Raises:
+        BadInput: the run has come further than `batch.updates`.
+    """
     if not (run.path / "journal.db").exists():
         return None
     from learner import checkpoint
 
     latest = checkpoint.latest(run.path)
-    return 0 if latest is None else int(latest.name.rpartition("-")[2])
+    step = 0 if latest is None else int(latest.name.rpartition("-")[2])
+    updates = run.settings.batch.updates
+    if 0 < updates < step:
+        raise BadInput(f"{run.path} holds {step} updates, batch.updates is {updates}: it can be raised, not lowered")
+    return step

@@ -10,6 +10,7 @@ decides nothing about training: it starts, restarts, shows and ends.
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 from common.errors import LamerError
@@ -19,6 +20,7 @@ from deploy.observer import View, follow
 from deploy.processes import lamer_command
 from deploy.runs import RunFolder
 from deploy.supervisor import Child, Rest, Supervisor
+from deploy.warmstart import creation_note, default_cache
 
 log = logging.getLogger("lamer.local")
 
@@ -35,8 +37,13 @@ async def run_local(run: RunFolder, view: View) -> int:
         LamerError: the learner failed, or a server or actor can't be kept running.
     """
     supervisor = Supervisor(run.logs, view.note)
+    note, began = creation_note(run.settings, default_cache(run.settings)), time.monotonic()
+    if note:
+        view.note(note)
 
     def make_rest() -> Rest:
+        if note:
+            view.note(f"created the model and started the learner in {time.monotonic() - began:.0f} s")
         url = run.address.read_text(encoding="utf-8").strip()
 
         async def watch() -> None:
@@ -59,14 +66,11 @@ def learner(run: RunFolder) -> Child:
 def helpers(settings: Settings, url: str, keys: Path) -> tuple[Child, ...]:
     """The configured numbers of inference hosts and actors, joining the learner at `url`."""
     joins = ("--connect", url, "--keys", str(keys))
-    inference, actor = settings.inference, settings.actor
-    serve = (
-        *("serve", *joins, "--engine", inference.engine, "--max-running", str(inference.max_running)),
-        *("--cache-tokens", str(inference.cache_tokens), "--update-mode", inference.update_mode),
+    serve, act = ("serve", *joins), ("actor", *joins, "--trials", str(settings.actor.trials))
+    servers = (
+        Child(name, lamer_command(*serve, "--name", name)) for name in _names("server", settings.inference.servers)
     )
-    act = ("actor", *joins, "--trials", str(actor.trials))
-    servers = (Child(name, lamer_command(*serve, "--name", name)) for name in _names("server", inference.servers))
-    actors = (Child(name, lamer_command(*act, "--name", name)) for name in _names("actor", actor.processes))
+    actors = (Child(name, lamer_command(*act, "--name", name)) for name in _names("actor", settings.actor.processes))
     return (*servers, *actors)
 
 

@@ -13,6 +13,7 @@ import signal
 import sys
 from asyncio.subprocess import Process
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -24,8 +25,10 @@ def lamer_command(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "deploy.cli", *arguments)
 
 
-async def start(command: Sequence[str], log: Path | None = None) -> Process:
+async def start(command: Sequence[str], log: Path | None = None, *, pipes_errors: bool = False) -> Process:
     """Start a child from the main thread. Its output is appended to `log`, or goes where ours goes.
+
+    pipes_errors: stderr is read by the caller, from the process's `stderr`.
 
     Raises:
         OSError: the command can't be started.
@@ -39,18 +42,13 @@ async def start(command: Sequence[str], log: Path | None = None) -> Process:
             if os.getppid() != parent:
                 os._exit(1)
 
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"}  # logs, not progress bars
-    if log is None:
-        return await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, env=environment, start_new_session=True, preexec_fn=tie
-        )
-    with log.open("ab") as output:
+    with log.open("ab") if log is not None else nullcontext() as output:
         return await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
-            stderr=output,
-            env=environment,
+            stderr=asyncio.subprocess.PIPE if pipes_errors else output,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"},  # logs, not progress bars
             start_new_session=True,
             preexec_fn=tie,
         )

@@ -22,7 +22,7 @@ def rollout(
     time_scale: TimeScale = 8.0,
     max_staleness: Staleness = None,
     seed: Seed = 0,
-    actors: Actors = 1,
+    actors: Actors = 2,
     output: Output = None,
 ) -> None:
     """Lock-step RL, lock-step Meta-RL and ours on a simulated server that keeps a GPU's pace."""

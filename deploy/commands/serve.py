@@ -26,27 +26,34 @@ class UpdateMode(enum.StrEnum):
     ABORT = "abort"
 
 
+RUNS_OWN = "the run's configuration when left out"
 Name = Annotated[str, typer.Option("--name", help="What the learner calls this host.")]
-EngineOption = Annotated[Engine, typer.Option("--engine", help="The server to run.")]
+EngineOption = Annotated[Engine | None, typer.Option("--engine", help=f"The server to run; {RUNS_OWN}.")]
 Host = Annotated[str, typer.Option("--host", help="Address of this machine at which actors reach the server.")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="The server's port; 0 for a free one.")]
 Model = Annotated[Path | None, typer.Option("--model", metavar="DIR", help="The model's folder on this machine.")]
-MaxRunning = Annotated[int, typer.Option("--max-running", min=1, help="Sequences in a batch at once.")]
-CacheTokens = Annotated[int, typer.Option("--cache-tokens", min=64, help="Tokens that the key-value cache holds.")]
-Mode = Annotated[UpdateMode, typer.Option("--update-mode", help="How a weight update pauses the server.")]
+MaxRunning = Annotated[
+    int | None, typer.Option("--max-running", min=1, help=f"Sequences in a batch at once; {RUNS_OWN}.")
+]
+CacheTokens = Annotated[
+    int | None, typer.Option("--cache-tokens", min=64, help=f"Tokens that the key-value cache holds; {RUNS_OWN}.")
+]
+Mode = Annotated[
+    UpdateMode | None, typer.Option("--update-mode", help=f"How a weight update pauses the server; {RUNS_OWN}.")
+]
 
 
 def serve(
     connect: Connect,
     keys: KeysFolder,
     name: Name = "",
-    engine: EngineOption = Engine.EMBEDDED,
+    engine: EngineOption = None,
     host: Host = "127.0.0.1",
     port: Port = 0,
     model: Model = None,
-    max_running: MaxRunning = 128,
-    cache_tokens: CacheTokens = 65536,
-    update_mode: Mode = UpdateMode.IN_PLACE,
+    max_running: MaxRunning = None,
+    cache_tokens: CacheTokens = None,
+    update_mode: Mode = None,
 ) -> None:
     """Run an inference server for the learner at URL until its run is over."""
     from common.keys import load_client_keys
@@ -57,12 +64,12 @@ def serve(
         url=connect,
         keys=load_client_keys(keys),
         name=name or default_name("server"),
-        engine=engine.value,
         host=host,
         port=port,
         model_path=str(model) if model is not None else None,
+        engine=engine.value if engine is not None else None,
         max_running=max_running,
         cache_tokens=cache_tokens,
-        update_mode=update_mode.value,
+        update_mode=update_mode.value if update_mode is not None else None,
     )
     run_async(run_host(options))

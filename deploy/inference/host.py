@@ -1,25 +1,25 @@
 """The host agent: one inference server, kept running and holding the run's current policy version.
 
 The agent is the only client of the server's admin routes. It connects to the gateway as a HOST, starts the server,
-applies
-each announced policy version (verified before generation pauses, only the newest when several wait), and reports. A
-server
-that dies is started again and gets no work before it holds the current version again: the gateway hands it to actors
-only while the agent's last HostStatus says `is_ready`.
+applies each announced policy version (verified before generation pauses, only the newest when several wait), and
+reports. A server that dies is started again and gets no work before it holds the current version again: the gateway
+hands it to actors only while the agent's last HostStatus says `is_ready`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
 
 from actors.versions import to_weight_version
+from common.config import from_json
 from common.errors import LamerError, Missing, RunFailed
 from common.keys import ClientKeys
 from common.messages import (
@@ -34,6 +34,7 @@ from common.messages import (
     Welcome,
 )
 from common.session import Session
+from common.settings import InferenceSettings
 from deploy.inference.client import ServerRefused
 from deploy.inference.launch import EngineOptions, EngineProcess
 from learner.folders import file_digest
@@ -43,22 +44,35 @@ log = logging.getLogger("lamer.host")
 CONNECT_SECONDS = 60.0
 MAX_RESTARTS = 5
 MAX_APPLY_TRIES = 3
+APPLY_RETRY_SECONDS = 1.0
+_SERVER_ERRORS = (ServerRefused, OSError, aiohttp.ClientError)
+"""What a request to the server, or reading announced weights, may raise."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostOptions:
-    """How an inference host is started. model_path None: the folder that the gateway names. port 0: a free one."""
+    """How an inference host is started. port 0: a free one. What is None, the run's configuration says."""
 
     url: str
     keys: ClientKeys
     name: str
-    engine: str
     host: str
     port: int
-    model_path: str | None
-    max_running: int
-    cache_tokens: int
-    update_mode: str
+    model_path: str | None = None
+    engine: str | None = None
+    max_running: int | None = None
+    cache_tokens: int | None = None
+    update_mode: str | None = None
+
+    def resolved(self, run: InferenceSettings) -> InferenceSettings:
+        """The run's `inference` section with what was named here in its place."""
+        return replace(
+            run,
+            engine=self.engine or run.engine,
+            max_running=self.max_running or run.max_running,
+            cache_tokens=self.cache_tokens or run.cache_tokens,
+            update_mode=self.update_mode or run.update_mode,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +86,9 @@ class UpdateTimes:
 class Host:
     """One server and its connection to the gateway."""
 
-    def __init__(self, options: HostOptions, session: Session, engine: EngineOptions) -> None:
-        self._options = options
+    def __init__(self, name: str, update_mode: str, session: Session, engine: EngineOptions) -> None:
+        self._name = name
+        self._update_mode = update_mode
         self._session = session
         self._engine_options = engine
         self._engine: EngineProcess | None = None
@@ -111,7 +126,7 @@ class Host:
                     self._wanted = message
                     self._changed.set()
                 case Welcome():
-                    await self._report()
+                    await self._report_if_it_answers()
                 case _:
                     log.warning("a %s is no message for an inference host", type(message).__name__)
 
@@ -121,6 +136,7 @@ class Host:
             self._version = 0
             code = await self._serve(self._engine)
             self._version = -1
+            await self._engine.stop()
             log.error("the inference server ended with code %d (restart %d of %d)", code, attempt + 1, MAX_RESTARTS)
             await self._report(error=f"the server ended with code {code}")
             self._changed.set()
@@ -151,14 +167,14 @@ class Host:
                     await self._apply(engine, wanted)
                 await self._report()
                 return
-            except (ServerRefused, OSError, aiohttp.ClientError) as error:
-                if engine.process.returncode is not None:
-                    return
-                newer = self._wanted
-                if newer is not None and newer.version != wanted.version:
-                    return
-                log.warning("policy version %d was not applied (try %d): %s", wanted.version, attempt, error)
+            except _SERVER_ERRORS as error:
                 last = error
+            with contextlib.suppress(TimeoutError):  # the server may be dying
+                await asyncio.wait_for(engine.process.wait(), APPLY_RETRY_SECONDS)
+            is_superseded = self._wanted is not None and self._wanted.version != wanted.version
+            if engine.process.returncode is not None or is_superseded:
+                return
+            log.warning("policy version %d was not applied (try %d): %s", wanted.version, attempt, last)
         raise RunFailed(f"policy version {wanted.version} can't be applied: {last}")
 
     async def _apply(self, engine: EngineProcess, wanted: WeightAnnouncement) -> None:
@@ -167,7 +183,7 @@ class Host:
         file = Path(wanted.path) / "model.safetensors"
         if wanted.digest and await asyncio.to_thread(file_digest, file) != wanted.digest:
             raise ServerRefused(f"{file} does not have the announced SHA-256 {wanted.digest}")
-        client, mode = engine.client, self._options.update_mode
+        client, mode = engine.client, self._update_mode
         paused = time.monotonic()
         await client.pause(mode)
         try:
@@ -182,15 +198,20 @@ class Host:
         self._times = UpdateTimes(update=time.monotonic() - began, pause=done - paused)
 
     async def _report(self, error: str = "") -> None:
+        """Tell the gateway how the server is.
+
+        Raises:
+            ServerRefused, OSError, ClientError: the server does not say.
+        """
         engine = self._engine
         is_ready = self._version >= 0 and engine is not None and not error
         figures = await engine.client.loads() if is_ready and engine is not None else None
         server = ServerInfo(
-            name=self._options.name,
+            name=self._name,
             url=engine.url if engine is not None else "",
             api_key=engine.api_key if engine is not None else "",
             policy_version=max(self._version, 0),
-            max_running=self._options.max_running,
+            max_running=self._engine_options.max_running,
         )
         status = HostStatus(
             server=server,
@@ -208,10 +229,13 @@ class Host:
         while True:
             await asyncio.sleep(self._session.welcome.heartbeat_seconds)
             if self._version >= 0 and self._wanted is not None and self._version == self._wanted.version:
-                try:
-                    await self._report()
-                except (aiohttp.ClientError, ServerRefused) as error:
-                    log.warning("no load figures from the inference server: %s", error)
+                await self._report_if_it_answers()
+
+    async def _report_if_it_answers(self) -> None:
+        try:
+            await self._report()
+        except _SERVER_ERRORS as error:  # one that died is reported by `_keep_serving`
+            log.warning("no load figures from the inference server: %s", error)
 
 
 async def run_host(options: HostOptions) -> int:
@@ -226,18 +250,20 @@ async def run_host(options: HostOptions) -> int:
     hello = Hello(protocol_min=PROTOCOL_VERSION, protocol_max=PROTOCOL_VERSION, role=Role.HOST, name=options.name)
     session = await Session.open(options.url, options.keys, hello, CONNECT_SECONDS)
     try:
-        folder = Path(options.model_path or session.welcome.model_path)
-        if not (folder / "config.json").is_file():
-            raise Missing(f"no model at {folder} on this host: copy the folder here and name it with --model")
+        welcome = session.welcome
+        folder = Path(options.model_path or welcome.model_path)
+        _check_model(folder)
+        inference = options.resolved(from_json(welcome.config).inference)
         engine = EngineOptions(
-            engine=options.engine,
+            engine=inference.engine,
             model_path=folder,
             host=options.host,
             port=options.port,
-            max_running=options.max_running,
-            cache_tokens=options.cache_tokens,
+            max_running=inference.max_running,
+            cache_tokens=inference.cache_tokens,
         )
-        serving = asyncio.create_task(Host(options, session, engine).run())
+        log.info("joined run %s as %s: %d sequences at once", welcome.run, options.name, inference.max_running)
+        serving = asyncio.create_task(Host(options.name, inference.update_mode, session, engine).run())
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, serving.cancel)
@@ -248,3 +274,16 @@ async def run_host(options: HostOptions) -> int:
             return 130
     finally:
         await session.close("the inference host ends")
+
+
+def _check_model(folder: Path) -> None:
+    """Refuse a folder that can't be served here.
+
+    Raises:
+        Missing: it is not there, or lacks a file.
+    """
+    lacking = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    if not folder.is_dir():
+        raise Missing(f"no model at {folder} on this host: copy the folder here and name it with --model")
+    if lacking:
+        raise Missing(f"the model folder {folder} lacks {' and '.join(lacking)}: name a whole one with --model")

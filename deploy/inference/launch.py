@@ -1,15 +1,16 @@
 """Starting an inference server as a child process: the command line of each engine, its keys and its readiness.
 
 Both engines speak SGLang's HTTP contract, so that everything after the start is one code path
-(`deploy.inference.client`).
-The admin key is random and stays in this process and the server's arguments; the api key is handed to actors.
+(`deploy.inference.client`). The admin key is random and stays in this process and the server's arguments; the api key
+is handed to actors. The server's output goes where ours goes; its last error is quoted when it does not start. It
+dies with this process, whatever ends that (`deploy.processes`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
+import re
 import secrets
 import signal
 import socket
@@ -18,13 +19,17 @@ from asyncio.subprocess import Process
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import Missing
+from common.errors import BadInput, LamerError, Missing, RunFailed
+from deploy import processes
 from deploy.inference.client import ServerClient
 
 log = logging.getLogger("lamer.host")
 
 START_SECONDS = 600.0
-STOP_SECONDS = 5.0
+STOP_SECONDS = 3.0
+_CHUNK_BYTES = 65536
+_KEPT_ERROR_BYTES = 8192
+_ERROR_LINE = re.compile(r"^(?:\w+: )?error: (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +80,17 @@ class EngineProcess:
         self.client = client
         self.api_key = api_key
         self.url = url
+        self._said = b""
+        self._is_ready = False
+        self._relaying = asyncio.create_task(self._relay(), name="the server's stderr")
 
     @classmethod
     async def start(cls, options: EngineOptions) -> EngineProcess:
         """Start a server and wait until it answers.
 
         Raises:
-            Missing: the port is taken, the engine is not installed, or it ended or stayed silent while starting.
+            Missing: the port is taken, or the engine is not installed or stays silent. BadInput: it refuses the model
+            folder or a flag. RunFailed: it died while starting.
         """
         if options.engine != "embedded":
             raise Missing(f"engine {options.engine!r} can't be started by this host: use inference.engine=embedded")
@@ -89,14 +98,14 @@ class EngineProcess:
             raise Missing(
                 f"port {options.port} on {options.host} is taken: choose another with --port, or 0 for a free one"
             )
-        port = options.port or free_port(options.host)
+        try:
+            port = options.port or free_port(options.host)
+        except OSError as error:
+            raise BadInput(f"--host {options.host} is no address of this machine: {error.strerror or error}") from error
         api_key, admin_key = secrets.token_hex(16), secrets.token_hex(16)
-        command = embedded_command(options, port, api_key, admin_key)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        process = await asyncio.create_subprocess_exec(*command, env=environment)
+        process = await processes.start(embedded_command(options, port, api_key, admin_key), pipes_errors=True)
         url = f"http://{options.host}:{port}"
-        client = ServerClient(url, api_key, admin_key)
-        engine = cls(process, client, api_key, url)
+        engine = cls(process, ServerClient(url, api_key, admin_key), api_key, url)
         try:
             await engine._wait_ready()
         except BaseException:
@@ -110,24 +119,43 @@ class EngineProcess:
         try:
             await asyncio.wait((ended, ready), return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
-                raise Missing(
-                    f"the inference server ended with code {ended.result()} while starting; its error is above"
-                )
+                await self._relaying
+                raise self._failure(ended.result())
             ready.result()
+            self._is_ready = True
+            _print(self._said)
         finally:
             for task in (ended, ready):
                 task.cancel()
             await asyncio.gather(ended, ready, return_exceptions=True)
 
+    def _failure(self, code: int) -> LamerError:
+        """Why the server ended while starting: its own error and exit code; a crash is quoted in full first."""
+        kind = {BadInput.exit_code: BadInput, Missing.exit_code: Missing}.get(code, RunFailed)
+        text = self._said.decode(errors="replace").strip()
+        errors = _ERROR_LINE.findall(text)
+        said = errors[-1] if errors else text.rpartition("\n")[2]
+        if not errors:
+            _print(self._said)
+        return kind(f"the inference server ended with code {code} while starting: {said or 'it said nothing'}")
+
+    async def _relay(self) -> None:
+        """Pass the server's stderr on until it is closed; what it says while starting is kept until it has started."""
+        errors = self.process.stderr
+        assert errors is not None
+        while chunk := await errors.read(_CHUNK_BYTES):
+            if self._is_ready:
+                _print(chunk)
+            else:
+                self._said = (self._said + chunk)[-_KEPT_ERROR_BYTES:]
+
     async def stop(self) -> None:
-        """End the server: SIGTERM, then SIGKILL after a few seconds."""
+        """End the server: SIGTERM, then SIGKILL after a few seconds. Harmless when called again."""
         await self.client.close()
-        if self.process.returncode is not None:
-            return
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(self.process.wait(), STOP_SECONDS)
-        except TimeoutError:
-            log.warning("the inference server ignored SIGTERM for %.0f s: killing it", STOP_SECONDS)
-            self.process.kill()
-            await self.process.wait()
+        await processes.end_all([self.process], STOP_SECONDS, signal.SIGTERM)
+        await self._relaying
+
+
+def _print(errors: bytes) -> None:
+    sys.stderr.write(errors.decode(errors="replace"))
+    sys.stderr.flush()
