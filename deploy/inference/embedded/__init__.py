@@ -7,6 +7,7 @@
     table.py        running sequences as arrays, one row each;  sequence.py: one request's life and result
     cache.py        key/value rows;  prefix.py: which row holds which token prefix
     model.py        the packed forward of one step;  attention.py: its attention;  weights.py: loading in place
+    decoder.py      the forward of Llama's relatives, without transformers' modules;  products.py: its matrix products
     sampling.py     tokens and log-probabilities of a whole step at once;  text.py: detokenising and stop strings
 
 One step computes all its tokens (one for each decoding sequence, and chunks of new prompts) flat in one forward. All

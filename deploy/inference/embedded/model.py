@@ -1,12 +1,14 @@
 """The model: loading a folder, and the packed forward of one step.
 
-transformers runs the layers; `PackedModel` registers its own attention with it (`attention.attend`), so that any
-decoder-only model whose layers all attend fully works. At load, the packed forward is compared with transformers' own
-on a few tokens, and a model it does not reproduce is refused.
+Models of Llama's shape go through `decoder.DirectDecoder`. For others transformers runs the layers: `PackedModel`
+registers its own attention with it (`attention.attend`), so that any decoder-only model whose layers all attend fully
+works. At load, the packed forward is compared with transformers' own on a few tokens, and a model it does not
+reproduce is refused.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -19,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from common.errors import BadInput
 from deploy.inference.embedded.attention import Chunk, StepLayout, attend, plan_layout
 from deploy.inference.embedded.cache import CacheShape, KVCache
+from deploy.inference.embedded.decoder import DirectDecoder, fits
 from deploy.inference.embedded.table import RowArray
 from deploy.inference.embedded.weights import load_in_place
 
@@ -82,6 +85,10 @@ class PackedModel:
         capacity = min(_FIRST_CAPACITY, self.context)
         self.cache = KVCache(shape, max_total_tokens, max_running, capacity)
         self._layout: StepLayout | None = None
+        with torch.inference_mode():
+            self._direct = (
+                DirectDecoder(self.module, min(self.context, max_total_tokens)) if fits(self.module) else None
+            )
         self._install()
 
     def _install(self) -> None:
@@ -118,21 +125,21 @@ class PackedModel:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         layer = cast(int, module.layer_idx)
         query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-        return attend(self.cache, layer, self._layout, query, key, value, scale)[None], None
+        return attend(self.cache, self._layout, layer, query, key, value, scale)[None], None
 
     def forward(self, step: StepInput) -> torch.Tensor:
         """Logits [S, V] of the wanted tokens; keys and values of all the step's tokens are then in the cache."""
         count = step.decode_count
-        self._layout = plan_layout(
+        self._layout = layout = plan_layout(
             self.cache, step.rows[:count], step.positions[:count], step.chunks, step.rows, step.positions
         )
+        ids, positions, wanted = map(torch.from_numpy, (step.ids, step.positions, step.wanted))
         try:
             with torch.inference_mode():
+                if self._direct is not None:
+                    return self._direct.forward(ids, positions, wanted, functools.partial(attend, self.cache, layout))
                 logits = self.module(
-                    input_ids=torch.from_numpy(step.ids)[None],
-                    position_ids=torch.from_numpy(step.positions)[None],
-                    use_cache=False,
-                    logits_to_keep=torch.from_numpy(step.wanted),
+                    input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=wanted
                 ).logits
         finally:
             self._layout = None
