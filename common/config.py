@@ -45,7 +45,8 @@ NOT_IDENTITY = (
 """Keys that may differ between a run and its resumption: where and with how many processes it runs, and how long.
 
 Raising `batch.updates` on resume makes a run longer. What follows a schedule over the whole run (`loss.entropy` to
-`loss.entropy_final`) is then that of the longer run from the resumption on: the value may rise again at that point.
+`loss.entropy_final`, `optimizer.schedule: linear`) is then that of the longer run from the resumption on: the
+coefficient and the learning rate rise again at that point.
 """
 
 

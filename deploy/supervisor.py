@@ -126,7 +126,7 @@ class Supervisor:
 
     def _failure(self, child: Child, code: int) -> LamerError:
         log = self._log(child)
-        said = processes.last_error(log, self._log_starts[child.name])
+        said = processes.last_error(log, self._log_starts[child.name]) if code > 0 else ""  # a killed one said nothing
         kind = {BadInput.exit_code: BadInput, Missing.exit_code: Missing}.get(code, RunFailed)
         return kind(f"{said or how_it_ended(code)} ({child.name}, code {code}; its output: {log})")
 

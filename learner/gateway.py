@@ -190,7 +190,7 @@ class Gateway:
 
     async def _play_phases(self) -> None:
         plan = self._plan
-        if plan.resume_step is None and plan.settings.evaluation.initial and plan.settings.batch.updates > 0:
+        if not plan.resume_step and plan.settings.evaluation.initial and plan.settings.batch.updates > 0:
             await self._evaluate("initial", 0)
         if plan.settings.batch.updates > 0:
             self._phase = Phase.TRAINING
@@ -221,13 +221,17 @@ class Gateway:
         self._note_evaluation(evaluation, self._loop.time() - started)
 
     async def _restore(self) -> None:
-        """Go on from the journal of a run that is resumed; its initial evaluation is read back, if it was complete."""
+        """Go on from the journal of a run that is resumed. Past update 0 its initial evaluation is read back if it was
+        complete; before that, `_play_phases` completes it.
+        """
         settings, step = self._plan.settings, self._plan.resume_step
         if step is None:
             return
         state = await self._journal.resume(step)
         self._pool.groups.restore(state.groups, state.trained, state.next_group_id, frozenset())
         self._batcher.begin_at(step)
+        if step == 0:
+            return
         evaluation = Evaluation("initial", 0, settings.evaluation.tasks, 0)
         evaluation.restore(await self._journal.evaluated(0))
         if settings.evaluation.initial and settings.batch.updates > 0 and evaluation.finished.is_set():

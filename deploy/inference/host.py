@@ -41,7 +41,7 @@ from learner.folders import file_digest
 
 log = logging.getLogger("lamer.host")
 
-CONNECT_SECONDS = 60.0
+CONNECT_SECONDS = 30.0
 MAX_RESTARTS = 5
 MAX_APPLY_TRIES = 3
 APPLY_RETRY_SECONDS = 1.0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -45,21 +47,55 @@ class Started:
         """The processes below it at this moment."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def part(self, word: str) -> psutil.Process:
+        """The process below it that has `word` in its command line: `actor`, `serve`, `learner.trainer`, ..."""
+        return next(process for process in self.descendants() if word in process.cmdline())
+
+    def interrupted(self) -> int:
+        """Its exit code after Ctrl-C; fails when it takes ten seconds or leaves a process behind."""
+        below = self.descendants()
+        self.interrupt()
+        code = self.wait(10.0)
+        assert are_gone(below), [process.cmdline() for process in below if process.is_running()]
+        return code
+
+    @property
+    def error(self) -> str:
+        """Its only line that is an error; fails when there is a traceback or not exactly one such line."""
+        assert "Traceback" not in self.text, self.text
+        errors = [line.removeprefix("lamer: ") for line in self.text.splitlines() if line.startswith("lamer: ")]
+        assert len(errors) == 1, self.text
+        return errors[0]
+
     def end(self) -> None:
         """Kill what is left of it."""
         if self.process.poll() is None:
-            left = [*self.descendants(), psutil.Process(self.process.pid)]
-            for process in left:
-                try:
+            for process in [*self.descendants(), psutil.Process(self.process.pid)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-                except psutil.NoSuchProcess:
-                    continue
             self.process.wait()
 
 
+def are_gone(processes: Sequence[psutil.Process], seconds: float = 2.0) -> bool:
+    """Whether all end in time. An orphan that nobody reaps (a container without init) is a zombie: gone, too."""
+    deadline = time.monotonic() + seconds
+    while any(_is_alive(process) for process in processes):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def start(arguments: Sequence[str], folder: Path, name: str) -> Started:
-    """Start `lamer ARGUMENTS` in `folder`."""
-    output = folder / f"{name}.out"
+    """Start `lamer ARGUMENTS` in `folder`; its output goes to a file there."""
+    output = folder / f"{name}-{len(list(folder.glob('*.out')))}.out"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
     with output.open("wb") as file:
         process = subprocess.Popen(
@@ -97,4 +133,20 @@ def updates(run_dir: Path) -> list[UpdateLine]:
     if not file.exists():
         return []
     lines = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
-    return [UpdateLine(line["step"], line["metrics"]) for line in lines]
+    return [UpdateLine(line.pop("step"), line) for line in lines]
+
+
+def last_step(run_dir: Path) -> int:
+    """The update reported last, 0 before the first."""
+    return max((line.step for line in updates(run_dir)[-1:]), default=0)
+
+
+def count(run_dir: Path, query: str) -> int:
+    """What `SELECT count(*) FROM {query}` says of the run's journal, 0 before there is one."""
+    if not (run_dir / "journal.db").exists():
+        return 0
+    with contextlib.closing(sqlite3.connect(f"file:{run_dir}/journal.db?mode=ro", uri=True)) as connection:
+        try:
+            return int(connection.execute(f"SELECT count(*) FROM {query}").fetchone()[0])
+        except sqlite3.OperationalError:  # no tables yet
+            return 0

@@ -4,50 +4,35 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from safetensors.numpy import load_file
 
 from learner import journal
-from tests.integration.processes import TINY, Started, start, updates, wait_until
+from tests.integration.processes import Started, count, last_step, updates, wait_until
 
 pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture
-def started() -> Iterator[list[Started]]:
-    """Processes to be ended after the test, whatever happened."""
-    processes: list[Started] = []
-    yield processes
-    for process in processes:
-        process.end()
-
-
-def train(folder: Path, started: list[Started], *arguments: str) -> Started:
-    process = start(["train", "-c", str(TINY), "--name", "tiny", "--plain", *arguments], folder, f"train{len(started)}")
-    started.append(process)
-    return process
+Train = Callable[..., Started]
 
 
 def test_a_synchronous_run_trains_on_its_own_version_and_a_plain_loop_gives_the_same_parameters(
-    tmp_path: Path, started: list[Started]
+    folder: Path, train: Train
 ) -> None:
     """max_staleness 0: every token's version is the version trained from, and replaying the journal is bit-equal."""
-    process = train(tmp_path, started, "batch.max_staleness=0")
+    process = train("sync", "batch.max_staleness=0")
     assert process.wait() == 0, process.text
-    run = tmp_path / "runs" / "tiny"
+    run = folder / "runs" / "sync"
 
-    batches = [journal.read_batch(run / "journal.db", step) for step in range(1, 5)]
-    for step, trials in enumerate(batches, start=1):
+    for step in range(1, 5):
+        trials = journal.read_batch(run / "journal.db", step)
         assert len(trials) == 3 * 4
         versions = {span.version for trial in trials for part in trial.completions() for span in part.versions}
         assert versions == {step - 1}
 
-    replayed = _replay(run, tmp_path / "replayed")
+    replayed = _replay(run, folder / "replayed")
     live = load_file(run / "model" / "model.safetensors")
     assert live.keys() == replayed.keys()
     for name, tensor in live.items():
@@ -70,55 +55,80 @@ def _replay(run: Path, output: Path) -> dict[str, np.ndarray]:
     from learner.update import PolicyUpdater
 
     settings = config.load([run / "config.yaml"])
-    model = Path(json.loads((run / "summary.json").read_text())["model_path"])
+    model = Path(json.loads((run / "summary.json").read_text())["model"])
     updater = PolicyUpdater(settings, model)
     replay((journal.read_batch(run / "journal.db", step) for step in range(1, settings.batch.updates + 1)), updater)
     updater.save_weights(output)
     return load_file(output / "model.safetensors")
 
 
-def test_ctrl_c_ends_every_process_and_resume_goes_on_from_the_checkpoint(
-    tmp_path: Path, started: list[Started]
+def test_a_finished_run_is_not_overwritten_and_can_be_made_longer_but_not_another_or_shorter(
+    folder: Path, train: Train
 ) -> None:
-    run = tmp_path / "runs" / "tiny"
-    process = train(tmp_path, started, "batch.updates=200")
-    wait_until(lambda: len(updates(run)) >= 5, lambda: process.text)
-    below = process.descendants()
-    process.interrupt()
-    assert process.wait(15.0) == 130, process.text
-    _, alive = psutil.wait_procs(below, timeout=1.0)
-    assert alive == []
-    trained = updates(run)[-1].step
-
-    again = train(tmp_path, started, "batch.updates=200", "--resume")
-    wait_until(lambda: updates(run)[-1].step >= trained + 3, lambda: again.text)
-    again.interrupt()
-    assert again.wait(15.0) == 130, again.text
-    steps = [line.step for line in updates(run)]
-    first_of_resumed = next(later for earlier, later in itertools.pairwise(steps) if later <= earlier)
-    assert first_of_resumed % 2 == 1, f"went on at update {first_of_resumed}, not after a checkpoint (every 2)"
-
-
-def test_a_second_run_in_the_same_folder_and_another_configuration_are_refused(
-    tmp_path: Path, started: list[Started]
-) -> None:
-    first = train(tmp_path, started, "batch.updates=1")
+    run = folder / "runs" / "longer"
+    first = train("longer", "batch.updates=3")
     assert first.wait() == 0, first.text
-    second = train(tmp_path, started, "batch.updates=1")
-    assert second.wait() == 2
-    assert "--resume" in second.text
-    other = train(tmp_path, started, "batch.updates=1", "optimizer.learning_rate=0.5", "--resume")
-    assert other.wait() == 2
-    assert "optimizer.learning_rate" in other.text
+
+    again = train("longer", "batch.updates=3")
+    assert (again.wait(), "--resume" in again.error) == (2, True)
+    other = train("longer", "batch.updates=3", "optimizer.learning_rate=0.5", "--resume")
+    assert (other.wait(), "optimizer.learning_rate" in other.error) == (2, True)
+    shorter = train("longer", "batch.updates=2", "--resume")
+    assert (shorter.wait(), "can be raised, not lowered" in shorter.error) == (2, True)
+
+    longer = train("longer", "batch.updates=6", "--resume")
+    assert longer.wait() == 0, longer.text
+    assert [line.step for line in updates(run)] == [1, 2, 3, 4, 5, 6]
+    assert json.loads((run / "summary.json").read_text())["evaluation"]["policy_version"] == 6
+    assert max(line.metrics["staleness/max"] for line in updates(run)) <= 2
 
 
-def test_a_killed_actor_loses_nothing_but_its_unfinished_trials(tmp_path: Path, started: list[Started]) -> None:
-    run = tmp_path / "runs" / "tiny"
-    process = train(tmp_path, started, "batch.updates=30")
-    wait_until(lambda: len(updates(run)) >= 3, lambda: process.text)
-    actor = next(child for child in process.descendants() if "actor" in child.cmdline())
-    actor.kill()
-    assert process.wait() == 0, process.text
-    trained = [trial for step in range(1, 31) for trial in journal.read_batch(run / "journal.db", step)]
-    assert len(trained) == 30 * 3 * 4
-    assert len({trial.trial_id for trial in trained}) == len(trained)
+def test_ctrl_c_while_training_leaves_no_process_and_resume_goes_on_from_the_checkpoint(
+    folder: Path, train: Train
+) -> None:
+    run = folder / "runs" / "interrupted"
+    process = train("interrupted", "batch.updates=500")
+    wait_until(lambda: len(updates(run)) >= 5, lambda: process.text)
+    assert process.interrupted() == 130, process.text
+    trained = last_step(run)
+
+    again = train("interrupted", "batch.updates=500", "--resume")
+    wait_until(lambda: last_step(run) >= trained + 3, lambda: again.text)
+    assert again.interrupted() == 130, again.text
+    steps = [line.step for line in updates(run)]
+    goes_on = next((later for earlier, later in itertools.pairwise(steps) if later != earlier + 1), trained + 1)
+    assert goes_on % 2 == 1, f"went on at update {goes_on}, not after a checkpoint (every 2)"
+    assert trained - 2 < goes_on <= trained + 1
+
+
+def test_ctrl_c_in_an_evaluation_or_before_the_first_checkpoint_can_be_resumed(folder: Path, train: Train) -> None:
+    run = folder / "runs" / "early"
+    arguments = ("early", "evaluation.tasks=1500", "trainer.checkpoint_every=1000", "batch.updates=1000")
+    first = train(*arguments)
+    wait_until(lambda: count(run, "trials WHERE purpose = 'evaluate'") > 0, lambda: first.text)
+    assert first.interrupted() == 130, first.text
+    evaluated = count(run, "trials WHERE purpose = 'evaluate'")
+    assert 0 < evaluated < 1500
+    assert updates(run) == []
+
+    second = train(*arguments, "--resume")
+    wait_until(lambda: last_step(run) >= 3, lambda: second.text)
+    assert second.interrupted() == 130, second.text
+    assert count(run, "trials WHERE purpose = 'evaluate'") == 1500
+    trained = last_step(run)
+
+    third = train(*arguments, "--resume")
+    wait_until(lambda: 0 < len(updates(run)) - trained < last_step(run) + 1, lambda: third.text)
+    assert third.interrupted() == 130, third.text
+    assert updates(run)[trained].step == 1
+
+
+def test_ctrl_c_while_the_model_is_created_leaves_no_process_and_no_half_made_model(folder: Path, train: Train) -> None:
+    process = train("creating", "run.seed=77", "model.warmstart.steps=100000")
+    log = folder / "runs" / "creating" / "logs" / "learner.log"
+    wait_until(lambda: log.exists() and "lamer.warmstart: creating" in log.read_text(), lambda: process.text)
+    models = folder / ".cache" / "lamer" / "models"
+    wait_until(lambda: any(models.glob(".creating-*/created/model.safetensors")), log.read_text)
+    assert process.interrupted() == 130, process.text
+    assert "creating the pocket model for doors" in process.text
+    assert list(models.glob(".creating-*")) == []
