@@ -23,6 +23,7 @@ from deploy.inference.embedded.table import RowArray
 
 SHORT = 128
 _BLOCK = 160
+_ROUND = 32
 _DENSE = 0.5
 
 
@@ -74,8 +75,9 @@ class LongPlan:
 
 @dataclass(frozen=True, slots=True)
 class StepLayout:
-    """Where each token's key and value go (`slots`, [T * kv_heads] in the flattened cache), and the three plans."""
+    """count: tokens T. slots [T * kv_heads]: where each one's key and value go in the flattened cache."""
 
+    count: int
     slots: torch.Tensor
     decode: DecodePlan | None
     short: ShortPlan | None
@@ -100,6 +102,7 @@ def plan_layout(
         (short if chunk.end - chunk.start <= SHORT else long).append((chunk, first))
         first += chunk.end - chunk.start
     return StepLayout(
+        count=len(flat_rows),
         slots=torch.from_numpy(slots),
         decode=_plan_decode(cache, decode_rows, decode_positions) if len(decode_rows) else None,
         short=_plan_short(short) if short else None,
@@ -158,15 +161,17 @@ def attend(
     value: torch.Tensor,
     scaling: float,
 ) -> torch.Tensor:
-    """Writes `key` and `value` [T, kv_heads, D] to the cache and attends with `query` [T, heads, D]; [T, heads, D]."""
+    """Writes `key` and `value` [N, kv_heads, D] to the cache and attends with `query` [N, heads, D]; [N, heads, D].
+
+    The first T of the N tokens are the step's; the others fill it up to a length, their result is zero.
+    """
     keys, values = cache.keys[layer], cache.values[layer]
-    width = key.shape[-1]
-    keys.view(-1, width).index_copy_(0, layout.slots, key.reshape(-1, width))
-    values.view(-1, width).index_copy_(0, layout.slots, value.reshape(-1, width))
+    width, count = key.shape[-1], layout.count
+    keys.view(-1, width).index_copy_(0, layout.slots, key[:count].reshape(-1, width))
+    values.view(-1, width).index_copy_(0, layout.slots, value[:count].reshape(-1, width))
     decode = layout.decode
-    if decode is not None and layout.short is None and not layout.long:
-        return _attend_decode(decode, query, keys, values, scaling)
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
+    out[count:] = 0
     if decode is not None:
         count = len(decode.place) if decode.place is not None else decode.count
         out[:count] = _attend_decode(decode, query[:count], keys, values, scaling)
@@ -214,17 +219,20 @@ def _attend_long(
 ) -> None:
     """`_BLOCK` queries at a time against the keys up to the last of them, for each key head; its query heads together.
 
-    One product of matrices instead of torch's attention kernel, because `matmul_transposed` makes it twice as fast.
+    `matmul_transposed` makes this twice as fast as torch's attention kernel. Both lengths are rounded up to multiples
+    of `_ROUND`, for few shapes: what the queries beyond the block give is dropped, and the keys beyond it are masked.
     """
-    chunk, width = plan.chunk, query.shape[-1]
-    group = query.shape[1] // keys.shape[1]
-    future = torch.full((_BLOCK, _BLOCK), -torch.inf, dtype=query.dtype).triu_(1)[:, None]
+    chunk, group, width = plan.chunk, query.shape[1] // keys.shape[1], query.shape[-1]
+    future = torch.full((_BLOCK, _BLOCK + _ROUND), -torch.inf, dtype=query.dtype).triu_(1)[:, None]
     for start in range(chunk.start, chunk.end, _BLOCK):
-        end = min(start + _BLOCK, chunk.end)
-        count, first = end - start, plan.first + start - chunk.start
+        count, first = min(_BLOCK, chunk.end - start), plan.first + start - chunk.start
+        asked = min(-(-count // _ROUND) * _ROUND, len(query) - first)
+        length = min(-(-(start + count) // _ROUND) * _ROUND, keys.shape[2])
+        ahead = length - start
         for head in range(keys.shape[1]):
-            part = (slice(first, first + count), slice(head * group, (head + 1) * group))
-            scores = matmul_transposed((query[part] * scaling).reshape(-1, width), keys[chunk.row, head, :end])
-            scores.view(count, group, end)[:, :, start:] += future[:count, :, :count]
-            weights = torch.softmax(scores, -1)
-            out[part] = matmul_transposed(weights, values[chunk.row, head, :end].t()).view(count, group, width)
+            heads = slice(head * group, (head + 1) * group)
+            part = (query[first : first + asked, heads] * scaling).reshape(-1, width)
+            scores = matmul_transposed(part, keys[chunk.row, head, :length])
+            scores.view(asked, group, length)[:, :, start:] += future[:asked, :, :ahead]
+            attended = matmul_transposed(torch.softmax(scores, -1), values[chunk.row, head, :length].t())
+            out[first : first + count, heads] = attended.view(asked, group, width)[:count]

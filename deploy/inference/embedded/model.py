@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -22,6 +23,7 @@ from common.errors import BadInput
 from deploy.inference.embedded.attention import Chunk, StepLayout, attend, plan_layout
 from deploy.inference.embedded.cache import CacheShape, KVCache
 from deploy.inference.embedded.decoder import DirectDecoder, fits
+from deploy.inference.embedded.products import padded_length
 from deploy.inference.embedded.table import RowArray
 from deploy.inference.embedded.weights import load_in_place
 
@@ -62,6 +64,13 @@ def _check_config(config: PreTrainedConfig) -> None:
     kinds = set(getattr(config, "layer_types", None) or ("full_attention",))
     if kinds != {"full_attention"}:
         raise BadInput(f"the embedded engine runs models with full attention only, this one has {sorted(kinds)}")
+
+
+def _pad(flat: RowArray) -> torch.Tensor:
+    """`flat` int64 [N], followed by zeros up to one of few lengths: of those, oneDNN has its kernels ready."""
+    padded = np.zeros(padded_length(len(flat)), np.int64)
+    padded[: len(flat)] = flat
+    return torch.from_numpy(padded)
 
 
 class PackedModel:
@@ -133,17 +142,18 @@ class PackedModel:
         self._layout = layout = plan_layout(
             self.cache, step.rows[:count], step.positions[:count], step.chunks, step.rows, step.positions
         )
-        ids, positions, wanted = map(torch.from_numpy, (step.ids, step.positions, step.wanted))
+        ids, positions, wanted = map(_pad, (step.ids, step.positions, step.wanted))
         try:
             with torch.inference_mode():
                 if self._direct is not None:
-                    return self._direct.forward(ids, positions, wanted, functools.partial(attend, self.cache, layout))
+                    attention = functools.partial(attend, self.cache, layout)
+                    return self._direct.forward(ids, positions, wanted, attention)[: len(step.wanted)]
                 logits = self.module(
                     input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=wanted
                 ).logits
         finally:
             self._layout = None
-        return cast(torch.Tensor, logits[0])
+        return cast(torch.Tensor, logits[0, : len(step.wanted)])
 
     def load_weights(self, folder: Path) -> None:
         """Replaces the weights in place, all or nothing (`weights.load_in_place`), and forgets every known prefix."""

@@ -1,6 +1,7 @@
 """Products of matrices, by the faster of torch's two libraries.
 
-oneDNN wants `weight` dense (contiguous, or the transpose of a contiguous matrix): it copies slowly what is not.
+oneDNN generates a kernel for every new shape, for half a millisecond and more, and keeps the last thousand. So callers
+give it few shapes, by `padded_length`. It wants `weight` dense (contiguous, or the transpose of a contiguous matrix).
 """
 
 from __future__ import annotations
@@ -10,6 +11,12 @@ import torch.nn.functional as F
 
 _FEW_ROWS = 6  # below it MKL is as fast
 _HAS_ONEDNN = bool(torch._C._has_mkldnn)
+
+
+def padded_length(length: int) -> int:
+    """The least of a few lengths that is at least `length`: multiples of 8, from 64 of 32 and from 1024 of 64."""
+    step = 8 if length <= 64 else 32 if length <= 1024 else 64
+    return -(-length // step) * step
 
 
 def matmul_transposed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
