@@ -1,4 +1,5 @@
 # make train | test | lint | install | clean. A virtual environment is made in .venv on first use.
+# make sglang-cpu | test-sglang: SGLang on a machine without a GPU, in a virtual environment of its own.
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= doors.yaml
@@ -6,17 +7,23 @@ EXTRAS ?= learner,mlflow,dev
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.lamer-installed
+SGLANG_VENV := .venv-sglang
+SGLANG_CPU := deploy/inference/sglang_cpu
+SGLANG_STAMP := $(SGLANG_VENV)/.sglang-installed
 CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,constraints-cpu.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: train test lint install clean
+.PHONY: train test lint install clean sglang-cpu test-sglang
 .DEFAULT_GOAL := train
 
 train: install
 	@$(BIN)/lamer train -c $(CONFIG)
 
 test: install
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -m 'not sglang'
+
+test-sglang: install sglang-cpu
+	@$(BIN)/python -m pytest -q -m sglang
 
 lint: install
 	@$(BIN)/ruff check .
@@ -30,6 +37,15 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing lamer[$(EXTRAS)] into $(VENV)$(if $(CONSTRAINTS), with the versions of $(CONSTRAINTS))"
 	@$(BIN)/python -m pip install --quiet --quiet --editable '.[$(EXTRAS)]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+	@touch $@
+
+sglang-cpu: $(SGLANG_STAMP)
+
+$(SGLANG_STAMP): $(SGLANG_CPU)/requirements.txt $(wildcard $(SGLANG_CPU)/stand_ins/*/*.py)
+	@test -x $(SGLANG_VENV)/bin/python || { echo "creating $(SGLANG_VENV)"; $(PYTHON) -m venv $(SGLANG_VENV); }
+	@echo "installing SGLang for the CPU into $(SGLANG_VENV)"
+	@$(SGLANG_VENV)/bin/python -m pip install --quiet --quiet --no-deps --requirement $(SGLANG_CPU)/requirements.txt
+	@cp -r $(SGLANG_CPU)/stand_ins/. "$$($(SGLANG_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	@touch $@
 
 clean:
