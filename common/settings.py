@@ -176,6 +176,10 @@ class TrainerSettings:
 class InferenceSettings:
     """The inference servers. max_running: sequences in one server's batch. update_mode: how a weight update pauses
     it.
+
+    Of SGLang alone: sglang_python, the interpreter that has it ("": `.venv-sglang` of the checkout, else lamer's own);
+    dtype, which auto makes bfloat16 on a GPU and float32 elsewhere; GPUs of one replica, and replicas. With a GPU it
+    sizes its cache itself, whatever cache_tokens says.
     """
 
     engine: str = _field("embedded", choices=("embedded", "sglang"))
@@ -185,6 +189,10 @@ class InferenceSettings:
     update_mode: str = _field("retract", choices=("in_place", "retract", "abort"))
     request_seconds: float = _field(300.0, low=0.1)
     retries: int = _field(5, low=0)
+    sglang_python: str = ""
+    dtype: str = _field("auto", choices=("auto", "float32", "bfloat16"))
+    tensor_parallel: int = _field(1, low=1)
+    data_parallel: int = _field(1, low=1)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -25,10 +25,16 @@ def lamer_command(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "deploy.cli", *arguments)
 
 
-async def start(command: Sequence[str], log: Path | None = None, *, pipes_errors: bool = False) -> Process:
+async def start(
+    command: Sequence[str],
+    log: Path | None = None,
+    *,
+    pipes_errors: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> Process:
     """Start a child from the main thread. Its output is appended to `log`, or goes where ours goes.
 
-    pipes_errors: stderr is read by the caller, from the process's `stderr`.
+    pipes_errors: stderr is read by the caller, from the process's `stderr`. environment: added to ours.
 
     Raises:
         OSError: the command can't be started.
@@ -48,7 +54,12 @@ async def start(command: Sequence[str], log: Path | None = None, *, pipes_errors
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=asyncio.subprocess.PIPE if pipes_errors else output,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"},  # logs, not progress bars
+            env={
+                **os.environ,
+                "PYTHONUNBUFFERED": "1",
+                "TQDM_DISABLE": "1",
+                **(environment or {}),
+            },  # logs, not progress bars
             start_new_session=True,
             preexec_fn=tie,
         )

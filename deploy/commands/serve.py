@@ -26,6 +26,14 @@ class UpdateMode(enum.StrEnum):
     ABORT = "abort"
 
 
+class Precision(enum.StrEnum):
+    """What SGLang computes with; auto: bfloat16 on a GPU, float32 elsewhere."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
 RUNS_OWN = "the run's configuration when left out"
 Name = Annotated[str, typer.Option("--name", help="What the learner calls this host.")]
 EngineOption = Annotated[Engine | None, typer.Option("--engine", help=f"The server to run; {RUNS_OWN}.")]
@@ -42,6 +50,15 @@ Mode = Annotated[
     UpdateMode | None, typer.Option("--update-mode", help=f"How a weight update pauses the server; {RUNS_OWN}.")
 ]
 
+SglangPython = Annotated[
+    Path | None, typer.Option("--sglang-python", metavar="FILE", help="The interpreter that has SGLang.")
+]
+Dtype = Annotated[Precision | None, typer.Option("--dtype", help=f"SGLang's precision; {RUNS_OWN}.")]
+TensorParallel = Annotated[
+    int | None, typer.Option("--tensor-parallel", min=1, help=f"SGLang: GPUs of one replica; {RUNS_OWN}.")
+]
+DataParallel = Annotated[int | None, typer.Option("--data-parallel", min=1, help=f"SGLang: replicas; {RUNS_OWN}.")]
+
 
 def serve(
     connect: Connect,
@@ -54,6 +71,10 @@ def serve(
     max_running: MaxRunning = None,
     cache_tokens: CacheTokens = None,
     update_mode: Mode = None,
+    sglang_python: SglangPython = None,
+    dtype: Dtype = None,
+    tensor_parallel: TensorParallel = None,
+    data_parallel: DataParallel = None,
 ) -> None:
     """Run an inference server for the learner at URL until its run is over."""
     from common.keys import load_client_keys
@@ -71,5 +92,9 @@ def serve(
         max_running=max_running,
         cache_tokens=cache_tokens,
         update_mode=update_mode.value if update_mode is not None else None,
+        sglang_python=str(sglang_python) if sglang_python is not None else None,
+        dtype=dtype.value if dtype is not None else None,
+        tensor_parallel=tensor_parallel,
+        data_parallel=data_parallel,
     )
     run_async(run_host(options))

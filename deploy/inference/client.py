@@ -46,6 +46,18 @@ class Loads(msgspec.Struct):
     loads: tuple[LoadFigures, ...] = ()
 
 
+class ServerRelease(msgspec.Struct):
+    """What `/server_info` says, as far as we read it."""
+
+    version: str = ""
+
+
+class Routes(msgspec.Struct):
+    """What `/openapi.json` says, as far as we read it: the server's routes."""
+
+    paths: dict[str, msgspec.Raw] = {}
+
+
 class PauseBody(msgspec.Struct):
     """Body of `/pause_generation`."""
 
@@ -96,6 +108,30 @@ class ServerClient:
             else:
                 return
         raise Missing(f"the inference server at {self.url} did not answer within {seconds:.0f} s")
+
+    async def wait_healthy(self, seconds: float) -> None:
+        """Wait until `/health` is 200, which SGLang answers once it has warmed up and generated a token.
+
+        Raises:
+            Missing: it was not within `seconds`.
+        """
+        deadline = asyncio.get_running_loop().time() + seconds
+        while asyncio.get_running_loop().time() < deadline:
+            try:
+                await self._get("/health")
+            except ServerRefused:
+                await asyncio.sleep(POLL_SECONDS)
+            else:
+                return
+        raise Missing(f"the inference server at {self.url} did not generate a token within {seconds:.0f} s")
+
+    async def server_info(self) -> ServerRelease:
+        """The server's release."""
+        return msgspec.json.decode(await self._get("/server_info"), type=ServerRelease)
+
+    async def routes(self) -> frozenset[str]:
+        """The server's routes, as its own description lists them."""
+        return frozenset(msgspec.json.decode(await self._get("/openapi.json"), type=Routes).paths)
 
     async def model_info(self) -> ModelInfo:
         """The model folder and weight version that the server holds."""

@@ -36,7 +36,8 @@ from common.messages import (
 from common.session import Session
 from common.settings import InferenceSettings
 from deploy.inference.client import ServerRefused
-from deploy.inference.launch import EngineOptions, EngineProcess
+from deploy.inference.launch import EngineProcess
+from deploy.inference.options import EngineOptions
 from learner.folders import file_digest
 
 log = logging.getLogger("lamer.host")
@@ -63,6 +64,10 @@ class HostOptions:
     max_running: int | None = None
     cache_tokens: int | None = None
     update_mode: str | None = None
+    sglang_python: str | None = None
+    dtype: str | None = None
+    tensor_parallel: int | None = None
+    data_parallel: int | None = None
 
     def resolved(self, run: InferenceSettings) -> InferenceSettings:
         """The run's `inference` section with what was named here in its place."""
@@ -72,6 +77,10 @@ class HostOptions:
             max_running=self.max_running or run.max_running,
             cache_tokens=self.cache_tokens or run.cache_tokens,
             update_mode=self.update_mode or run.update_mode,
+            sglang_python=self.sglang_python or run.sglang_python,
+            dtype=self.dtype or run.dtype,
+            tensor_parallel=self.tensor_parallel or run.tensor_parallel,
+            data_parallel=self.data_parallel or run.data_parallel,
         )
 
 
@@ -183,7 +192,7 @@ class Host:
         file = Path(wanted.path) / "model.safetensors"
         if wanted.digest and await asyncio.to_thread(file_digest, file) != wanted.digest:
             raise ServerRefused(f"{file} does not have the announced SHA-256 {wanted.digest}")
-        client, mode = engine.client, self._update_mode
+        client, mode = engine.client, engine.update_mode(self._update_mode)
         paused = time.monotonic()
         await client.pause(mode)
         try:
@@ -261,6 +270,10 @@ async def run_host(options: HostOptions) -> int:
             port=options.port,
             max_running=inference.max_running,
             cache_tokens=inference.cache_tokens,
+            python=inference.sglang_python,
+            dtype=inference.dtype,
+            tensor_parallel=inference.tensor_parallel,
+            data_parallel=inference.data_parallel,
         )
         log.info("joined run %s as %s: %d sequences at once", welcome.run, options.name, inference.max_running)
         serving = asyncio.create_task(Host(options.name, inference.update_mode, session, engine).run())

@@ -16,12 +16,12 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import Process
-from dataclasses import dataclass
-from pathlib import Path
 
 from common.errors import BadInput, LamerError, Missing, RunFailed
 from deploy import processes
+from deploy.inference import sglang
 from deploy.inference.client import ServerClient
+from deploy.inference.options import EngineLaunch, EngineOptions
 
 log = logging.getLogger("lamer.host")
 
@@ -29,19 +29,7 @@ START_SECONDS = 600.0
 STOP_SECONDS = 3.0
 _CHUNK_BYTES = 65536
 _KEPT_ERROR_BYTES = 8192
-_ERROR_LINE = re.compile(r"^(?:\w+: )?error: (.+)$", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """What one inference server is started with. port 0: a free one. max_running: sequences in a batch at once."""
-
-    engine: str
-    model_path: Path
-    host: str
-    port: int
-    max_running: int
-    cache_tokens: int
+_ERROR_LINE = re.compile(r"(?<=error: ).+$", re.MULTILINE)
 
 
 def free_port(host: str) -> int:
@@ -62,24 +50,32 @@ def port_is_taken(host: str, port: int) -> bool:
     return False
 
 
-def embedded_command(options: EngineOptions, port: int, api_key: str, admin_key: str) -> tuple[str, ...]:
-    """Arguments that start the embedded engine, holding policy version 0."""
-    return (
-        *(sys.executable, "-m", "deploy.inference.embedded", "--model-path", str(options.model_path)),
-        *("--host", options.host, "--port", str(port), "--api-key", api_key, "--admin-api-key", admin_key),
-        *("--weight-version", "0", "--max-running-requests", str(options.max_running)),
-        *("--max-total-tokens", str(options.cache_tokens), "--dtype", "float32", "--threads", "1"),
+def embedded_launch(options: EngineOptions, port: int, api_key: str, admin_key: str) -> EngineLaunch:
+    """How the embedded engine is started, holding policy version 0."""
+    return EngineLaunch(
+        command=(
+            *(sys.executable, "-m", "deploy.inference.embedded", "--model-path", str(options.model_path)),
+            *("--host", options.host, "--port", str(port), "--api-key", api_key, "--admin-api-key", admin_key),
+            *("--weight-version", "0", "--max-running-requests", str(options.max_running)),
+            *("--max-total-tokens", str(options.cache_tokens), "--dtype", "float32", "--threads", "1"),
+        ),
+        environment={},
+        crash_line=_ERROR_LINE,
     )
 
 
 class EngineProcess:
     """A running inference server and a client for it. Made by `start`; ended by `stop`."""
 
-    def __init__(self, process: Process, client: ServerClient, api_key: str, url: str) -> None:
+    def __init__(
+        self, process: Process, client: ServerClient, api_key: str, url: str, crash_line: re.Pattern[str]
+    ) -> None:
         self.process = process
         self.client = client
         self.api_key = api_key
         self.url = url
+        self.release: sglang.Release | None = None
+        self._crash_line = crash_line
         self._said = b""
         self._is_ready = False
         self._relaying = asyncio.create_task(self._relay(), name="the server's stderr")
@@ -92,8 +88,6 @@ class EngineProcess:
             Missing: the port is taken, or the engine is not installed or stays silent. BadInput: it refuses the model
             folder or a flag. RunFailed: it died while starting.
         """
-        if options.engine != "embedded":
-            raise Missing(f"engine {options.engine!r} can't be started by this host: use inference.engine=embedded")
         if options.port and port_is_taken(options.host, options.port):
             raise Missing(
                 f"port {options.port} on {options.host} is taken: choose another with --port, or 0 for a free one"
@@ -103,19 +97,33 @@ class EngineProcess:
         except OSError as error:
             raise BadInput(f"--host {options.host} is no address of this machine: {error.strerror or error}") from error
         api_key, admin_key = secrets.token_hex(16), secrets.token_hex(16)
-        process = await processes.start(embedded_command(options, port, api_key, admin_key), pipes_errors=True)
+        is_sglang = options.engine == "sglang"
+        if is_sglang:
+            launch = await sglang.launch(options, port, api_key, admin_key)
+        else:
+            launch = embedded_launch(options, port, api_key, admin_key)
+        process = await processes.start(launch.command, pipes_errors=True, environment=launch.environment)
         url = f"http://{options.host}:{port}"
-        engine = cls(process, ServerClient(url, api_key, admin_key), api_key, url)
+        engine = cls(process, ServerClient(url, api_key, admin_key), api_key, url, launch.crash_line)
         try:
-            await engine._wait_ready()
+            await engine._wait_ready(is_sglang)
         except BaseException:
             await engine.stop()
             raise
         return engine
 
-    async def _wait_ready(self) -> None:
+    def update_mode(self, wanted: str) -> str:
+        """How a weight update may pause this server, when the run wants `wanted`."""
+        return self.release.update_mode(wanted) if self.release is not None else wanted
+
+    async def _get_ready(self, is_sglang: bool) -> None:
+        await self.client.wait_ready(START_SECONDS)
+        if is_sglang:
+            self.release = await sglang.check(self.client)
+
+    async def _wait_ready(self, is_sglang: bool) -> None:
         ended = asyncio.create_task(self.process.wait())
-        ready = asyncio.create_task(self.client.wait_ready(START_SECONDS))
+        ready = asyncio.create_task(self._get_ready(is_sglang))
         try:
             await asyncio.wait((ended, ready), return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
@@ -133,7 +141,7 @@ class EngineProcess:
         """Why the server ended while starting: its own error and exit code; a crash is quoted in full first."""
         kind = {BadInput.exit_code: BadInput, Missing.exit_code: Missing}.get(code, RunFailed)
         text = self._said.decode(errors="replace").strip()
-        errors = _ERROR_LINE.findall(text)
+        errors = self._crash_line.findall(text)
         said = errors[-1] if errors else text.rpartition("\n")[2]
         if not errors:
             _print(self._said)

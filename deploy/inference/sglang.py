@@ -1,0 +1,174 @@
+"""SGLang as an inference server: its interpreter, command line and environment, and how its releases differ.
+
+    launch    options -> how the server is started on this machine, with a GPU or without
+    check     a started server -> its `Release`, once it has generated a token
+
+SGLang lives in an environment of its own and shares no module with us. Without a GPU its CPU engine computes with
+torch's own attention, one thread a rank; `make sglang-cpu` builds the environment for that. With a GPU SGLang chooses
+kernels and the cache's size itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import BadInput, Missing
+from deploy.inference.client import ServerClient
+from deploy.inference.options import EngineLaunch, EngineOptions
+
+OLDEST = (0, 5, 17)
+SPANS_SINCE = (0, 5, 23)
+"""The first release tested that gives a version for each token. Earlier ones also die of a flush that finds held
+requests, which `retract` leaves behind."""
+CHECKOUT_PYTHON = Path(__file__).resolve().parents[2] / ".venv-sglang" / "bin" / "python"
+HEALTHY_SECONDS = 300.0
+_ROUTES = (
+    "/generate",
+    "/model_info",
+    "/server_info",
+    "/v1/loads",
+    "/pause_generation",
+    "/continue_generation",
+    "/update_weights_from_disk",
+)
+_CRASH_LINE = re.compile(r"^(?:launch_server\.py: error: |[\w.]*(?:Error|Exception): ).+$", re.MULTILINE)
+_FIND = "from importlib.metadata import version; print(version('sglang'))"
+_HOW = "`make sglang-cpu` builds the environment for a machine without a GPU; name another with --sglang-python"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Release:
+    """A release of SGLang, and what depends on it."""
+
+    numbers: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return ".".join(map(str, self.numbers))
+
+    def update_mode(self, wanted: str) -> str:
+        """How a weight update may pause this release: `wanted`, or abort where tokens have no versions of their own."""
+        return wanted if self.numbers >= SPANS_SINCE else "abort"
+
+
+def parse_release(text: str) -> Release:
+    """`0.5.23`, also with a suffix such as `.post1`.
+
+    Raises:
+        Missing: no version, or one older than `OLDEST`.
+    """
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)", text)
+    if found is None:
+        raise Missing(f"{text!r} is no version of SGLang: {_HOW}")
+    release = Release(tuple(map(int, found.groups())))
+    if release.numbers < OLDEST:
+        raise Missing(f"SGLang {text} lacks what weight updates need: install {Release(OLDEST)} or later")
+    return release
+
+
+async def launch(options: EngineOptions, port: int, api_key: str, admin_key: str) -> EngineLaunch:
+    """How a server holding policy version 0 is started.
+
+    Raises:
+        Missing: there is no SGLang, or too old a one.
+    """
+    python = find_python(options.python)
+    await installed_release(python)
+    has_gpu = has_nvidia_gpu()
+    ranks = options.tensor_parallel * options.data_parallel
+    return EngineLaunch(
+        command=(
+            *(str(python), "-m", "sglang.launch_server", "--model-path", str(options.model_path)),
+            *("--host", options.host, "--port", str(port), "--api-key", api_key, "--admin-api-key", admin_key),
+            *("--weight-version", "0", "--max-running-requests", str(options.max_running)),
+            *("--dtype", _dtype(options.dtype, has_gpu)),
+            *("--tp-size", str(options.tensor_parallel), "--dp-size", str(options.data_parallel)),
+            *("--log-level", "error"),
+            *(() if has_gpu else _cpu_flags(options.cache_tokens)),
+        ),
+        environment={
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            **({} if has_gpu else _cpu_environment(port, ranks)),
+        },
+        crash_line=_CRASH_LINE,
+    )
+
+
+async def check(client: ServerClient) -> Release:
+    """Wait until a started server has generated a token, and see that it can do what a host asks of it.
+
+    Raises:
+        Missing: it does not get healthy, is too old, or lacks a route.
+    """
+    await client.wait_healthy(HEALTHY_SECONDS)
+    release = parse_release((await client.server_info()).version)
+    routes = await client.routes()
+    lacking = [route for route in _ROUTES if route not in routes]
+    if lacking:
+        raise Missing(f"the server at {client.url} (SGLang {release}) lacks {', '.join(lacking)}: is it a router?")
+    return release
+
+
+def find_python(named: str) -> Path:
+    """The interpreter that runs SGLang: the one named, else the checkout's `.venv-sglang`, else ours.
+
+    Raises:
+        BadInput: the one named does not exist.
+    """
+    if named and not Path(named).is_file():
+        raise BadInput(f"--sglang-python {named}: there is no such interpreter")
+    if named:
+        return Path(named).absolute()
+    return CHECKOUT_PYTHON if CHECKOUT_PYTHON.is_file() else Path(sys.executable)
+
+
+async def installed_release(python: Path) -> Release:
+    """The release that `python` would run.
+
+    Raises:
+        Missing: it has none, or too old a one.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(str(python), "-c", _FIND), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    output, _ = await process.communicate()
+    if process.returncode:
+        raise Missing(f"SGLang is not installed for {python}: {_HOW}")
+    return parse_release(output.decode().strip())
+
+
+@functools.cache
+def has_nvidia_gpu() -> bool:
+    """Whether SGLang would find a GPU here."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES") != "" and any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def _dtype(wanted: str, has_gpu: bool) -> str:
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if has_gpu else "float32"
+
+
+def _cpu_flags(cache_tokens: int) -> tuple[str, ...]:
+    return (
+        *("--device", "cpu", "--attention-backend", "torch_native", "--sampling-backend", "pytorch"),
+        *("--disable-cuda-graph", "--mem-fraction-static", "0.3", "--max-total-tokens", str(cache_tokens)),
+    )
+
+
+def _cpu_environment(port: int, ranks: int) -> Mapping[str, str]:
+    """One thread and one core a rank; `port` spreads the servers of one machine over its cores."""
+    cores = sorted(os.sched_getaffinity(0))
+    return {
+        "SGLANG_USE_CPU_ENGINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "SGLANG_CPU_OMP_THREADS_BIND": "|".join(str(cores[(port + rank) % len(cores)]) for rank in range(ranks)),
+    }
