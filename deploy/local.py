@@ -18,7 +18,7 @@ from common.keys import load_client_keys
 from common.settings import Settings
 from deploy.observer import View, follow
 from deploy.processes import lamer_command
-from deploy.runs import RunFolder
+from deploy.runs import RunFolder, locked
 from deploy.supervisor import Child, Rest, Supervisor
 from deploy.warmstart import creation_note, default_cache
 
@@ -34,9 +34,11 @@ async def run_local(run: RunFolder, view: View) -> int:
         0, or 130 when interrupted.
 
     Raises:
-        LamerError: the learner failed, or a server or actor can't be kept running.
+        LamerError: the learner failed, or a server or actor can't be kept running. BadInput: another learner is at
+            work in the folder.
     """
-    supervisor = Supervisor(run.logs, view.note)
+    with locked(run):  # removes the address of a learner that was killed; the one to come has another
+        supervisor = Supervisor(run.logs, view.note)
     note, began = creation_note(run.settings, default_cache(run.settings)), time.monotonic()
     if note:
         view.note(note)

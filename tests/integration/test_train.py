@@ -103,18 +103,18 @@ def test_ctrl_c_while_training_leaves_no_process_and_resume_goes_on_from_the_che
 
 def test_ctrl_c_in_an_evaluation_or_before_the_first_checkpoint_can_be_resumed(folder: Path, train: Train) -> None:
     run = folder / "runs" / "early"
-    arguments = ("early", "evaluation.tasks=1500", "trainer.checkpoint_every=1000", "batch.updates=1000")
+    arguments = ("early", "evaluation.tasks=600", "trainer.checkpoint_every=1000", "batch.updates=1000")
     first = train(*arguments)
     wait_until(lambda: count(run, "trials WHERE purpose = 'evaluate'") > 0, lambda: first.text)
     assert first.interrupted() == 130, first.text
     evaluated = count(run, "trials WHERE purpose = 'evaluate'")
-    assert 0 < evaluated < 1500
+    assert 0 < evaluated < 600
     assert updates(run) == []
 
     second = train(*arguments, "--resume")
     wait_until(lambda: last_step(run) >= 3, lambda: second.text)
     assert second.interrupted() == 130, second.text
-    assert count(run, "trials WHERE purpose = 'evaluate'") == 1500
+    assert count(run, "trials WHERE purpose = 'evaluate'") == 600
     trained = last_step(run)
 
     third = train(*arguments, "--resume")
