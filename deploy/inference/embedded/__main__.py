@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import sys
 from pathlib import Path
@@ -60,6 +61,8 @@ def run(options: argparse.Namespace) -> None:
     def announce(url: str) -> None:
         print(f"ready {url}", flush=True)
 
+    gc.collect()
+    gc.freeze()  # what is loaded by now stays: collections while serving need not go through it
     asyncio.run(serve(engine, Keys(options.api_key, options.admin_api_key), listener, announce))
 
 

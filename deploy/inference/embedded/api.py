@@ -12,7 +12,7 @@ import secrets
 import uuid
 from dataclasses import dataclass
 from itertools import repeat
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -155,13 +155,12 @@ def _prompts(body: GenerateBody, engine: Engine) -> tuple[list[IdArray], bool]:
         texts = body.text if isinstance(body.text, list) else [body.text]
         return [_checked_ids(engine.text.encode(text).tolist(), engine) for text in texts], is_batch
     rows = body.input_ids or []
-    flat = [item for item in rows if isinstance(item, int)]
-    nested = [item for item in rows if isinstance(item, list)]
-    if flat and nested:
+    kinds = set(map(type, rows))
+    if len(kinds) > 1:
         raise BadInput("input_ids mixes token ids with lists of token ids")
-    if nested:
-        return [_checked_ids(ids, engine) for ids in nested], True
-    return [_checked_ids(flat, engine)], False
+    if kinds == {list}:
+        return [_checked_ids(ids, engine) for ids in cast(list[list[int]], rows)], True
+    return [_checked_ids(cast(list[int], rows), engine)], False
 
 
 def _checked_ids(ids: list[int], engine: Engine) -> IdArray:
