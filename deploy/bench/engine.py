@@ -5,13 +5,15 @@
     continuous          `model.generate_batch`, transformers' continuous batching with its paged cache
 
 Every request has a prompt of its own (no shared prefix) and generates to its full length with a random Qwen3 model of
-about 3.7 million parameters. Each contender runs in a fresh process with one thread, warmed up by a whole batch
-of other prompts first.
+about 3.7 million parameters. The contenders take turns in one process with one thread: first each answers a whole
+batch as a warm-up, then each a batch in every round, all of them the same prompts. Figures are medians over rounds,
+ratios are medians of the ratios within a round, so that what else the machine does meets all of them alike.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import tempfile
 import time
@@ -21,11 +23,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from statistics import median
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from common.errors import BadInput
+from common.errors import BadInput, RunFailed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,8 +38,9 @@ _CONTEXT = 4096
 _PAGE_TOKENS = 256
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
-Result = TypeVar("Result")
 Prompts = tuple[tuple[int, ...], ...]
+Generate = Callable[[Prompts], int]
+"""Answers a whole batch; returns how many tokens were made."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +50,21 @@ class EngineBenchPlan:
     requests: int = 32
     prompt_tokens: int = 600
     new_tokens: int = 64
+    rounds: int = 3
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.requests, self.prompt_tokens, self.new_tokens) < 1:
-            raise BadInput(f"an engine benchmark needs requests, prompt and new tokens of at least 1, got {self}")
+        if min(self.requests, self.prompt_tokens, self.new_tokens, self.rounds) < 1:
+            raise BadInput(f"requests, prompt tokens, new tokens and rounds must each be at least 1, got {self}")
         if self.prompt_tokens + self.new_tokens > _CONTEXT:
             raise BadInput(f"prompt and new tokens must fit {_CONTEXT} together, got {self}")
 
 
 @dataclass(frozen=True)
 class ContenderFigure:
-    """seconds: wall clock of the whole batch; cpu_seconds: what its process computed; tokens_per_second: new tokens."""
+    """Medians over the rounds. seconds: wall clock of a whole batch; cpu_seconds: what the process computed in it;
+    tokens_per_second: new tokens by the wall clock.
+    """
 
     name: str
     seconds: float
@@ -68,8 +75,8 @@ class ContenderFigure:
 
 @dataclass(frozen=True)
 class EngineBenchReport:
-    """One run. `over_...`: ratios of wall-clock throughput, embedded over the other; `cpu_over_...`: the same for a
-    CPU-second, which other processes on the machine disturb less.
+    """One run. `over_...`: how many times as fast the embedded engine is by the wall clock, the median over rounds;
+    `cpu_over_...`: the same for CPU time, which other processes on the machine disturb less.
     """
 
     plan: EngineBenchPlan
@@ -88,23 +95,73 @@ class EngineBenchReport:
 
 
 def run_engine_bench(plan: EngineBenchPlan | None = None) -> EngineBenchReport:
-    """Runs the three contenders one after the other and compares them. Takes about two minutes on one core."""
+    """Lets the three contenders take turns and compares them. Takes about two minutes on one core."""
     plan = plan or EngineBenchPlan()
-    with tempfile.TemporaryDirectory(prefix="lamer-engine-bench-") as name, _one_thread():
-        folder = Path(name)
-        parameters = _apart(_write_model, folder, plan)
-        embedded, padded, continuous = (_apart(run, folder, plan) for run in (_embedded, _left_padded, _continuous))
+    with (
+        tempfile.TemporaryDirectory(prefix="lamer-engine-bench-") as name,
+        _one_thread(),
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
+    ):
+        return pool.submit(_run_rounds, Path(name), plan).result()
+
+
+def _run_rounds(folder: Path, plan: EngineBenchPlan) -> EngineBenchReport:
+    """The whole benchmark, in the process of this call."""
+    import torch
+
+    torch.set_num_threads(1)
+    parameters = _write_model(folder, plan)
+    contenders = {"embedded": _embedded, "left_padded": _left_padded, "continuous": _continuous}
+    prepared = {name: prepare(folder, plan) for name, prepare in contenders.items()}
+    passes: dict[str, list[_Pass]] = {name: [] for name in prepared}
+    for number in range(plan.rounds + 1):
+        prompts = _make_prompts(plan, plan.seed + number)
+        for name, generate in prepared.items():
+            done = _time_pass(name, generate, prompts, plan)
+            if number > 0:  # the first round warms up
+                passes[name].append(done)
+    embedded, padded, continuous = (_figure(name, passes[name], plan) for name in contenders)
     return EngineBenchReport(
         plan=plan,
         parameters=parameters,
         embedded=embedded,
         left_padded=padded,
         continuous=continuous,
-        over_left_padded=embedded.tokens_per_second / padded.tokens_per_second,
-        over_continuous=embedded.tokens_per_second / continuous.tokens_per_second,
-        cpu_over_left_padded=padded.cpu_seconds / embedded.cpu_seconds,
-        cpu_over_continuous=continuous.cpu_seconds / embedded.cpu_seconds,
+        over_left_padded=_ratio(passes, "left_padded", "seconds"),
+        over_continuous=_ratio(passes, "continuous", "seconds"),
+        cpu_over_left_padded=_ratio(passes, "left_padded", "cpu_seconds"),
+        cpu_over_continuous=_ratio(passes, "continuous", "cpu_seconds"),
     )
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One batch of one contender: wall clock and CPU time of the process."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def _time_pass(name: str, generate: Generate, prompts: Prompts, plan: EngineBenchPlan) -> _Pass:
+    gc.collect()
+    wall, cpu = time.perf_counter(), time.process_time()
+    made = generate(prompts)
+    done = _Pass(time.perf_counter() - wall, time.process_time() - cpu)
+    if made != plan.requests * plan.new_tokens:
+        raise RunFailed(f"{name} made {made} tokens instead of {plan.requests * plan.new_tokens}")
+    return done
+
+
+def _figure(name: str, passes: list[_Pass], plan: EngineBenchPlan) -> ContenderFigure:
+    seconds = median(one.seconds for one in passes)
+    made = plan.requests * plan.new_tokens
+    return ContenderFigure(name, seconds, median(one.cpu_seconds for one in passes), made, made / seconds)
+
+
+def _ratio(passes: dict[str, list[_Pass]], other: str, kind: Literal["seconds", "cpu_seconds"]) -> float:
+    """The other's time over the embedded engine's, round by round; the median."""
+    rounds = zip(passes[other], passes["embedded"], strict=True)
+    return median(float(getattr(theirs, kind) / getattr(ours, kind)) for theirs, ours in rounds)
 
 
 @contextmanager
@@ -120,12 +177,6 @@ def _one_thread() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def _apart(run: Callable[[Path, EngineBenchPlan], Result], folder: Path, plan: EngineBenchPlan) -> Result:
-    """`run(folder, plan)` in a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(run, folder, plan).result()
 
 
 def _write_model(folder: Path, plan: EngineBenchPlan) -> int:
@@ -157,7 +208,6 @@ def _load(folder: Path) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
-    torch.set_num_threads(1)
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
@@ -168,30 +218,15 @@ def _make_prompts(plan: EngineBenchPlan, seed: int) -> Prompts:
     return tuple(tuple(row) for row in drawn.tolist())
 
 
-def _measure(name: str, plan: EngineBenchPlan, generate: Callable[[Prompts, int], int]) -> ContenderFigure:
-    """Times `generate(prompts, new tokens each) -> tokens made`, after the same on other prompts: memory is mapped."""
-    generate(_make_prompts(plan, plan.seed + 1), plan.new_tokens)
-    prompts = _make_prompts(plan, plan.seed)
-    wall, cpu = time.perf_counter(), time.process_time()
-    made = generate(prompts, plan.new_tokens)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    if made != plan.requests * plan.new_tokens:
-        raise RuntimeError(f"{name} made {made} tokens instead of {plan.requests * plan.new_tokens}")
-    return ContenderFigure(name, wall, cpu, made, made / wall)
-
-
-def _embedded(folder: Path, plan: EngineBenchPlan) -> ContenderFigure:
-    import torch
-
+def _embedded(folder: Path, plan: EngineBenchPlan) -> Generate:
     from deploy.inference.embedded.api import parse_generate
     from deploy.inference.embedded.engine import Engine, EngineOptions
 
-    torch.set_num_threads(1)
     total = 2 * plan.requests * (plan.prompt_tokens + plan.new_tokens)
     engine = Engine(EngineOptions(folder, max_running=plan.requests, max_total_tokens=max(total, _CONTEXT)))
 
-    async def answer(prompts: Prompts, new_tokens: int) -> int:
-        sampling = {"max_new_tokens": new_tokens, "ignore_eos": True, "temperature": 1.0}
+    async def answer(prompts: Prompts) -> int:
+        sampling = {"max_new_tokens": plan.new_tokens, "ignore_eos": True, "temperature": 1.0}
         body = {"input_ids": prompts, "return_logprob": True, "sampling_params": sampling}
         engine.flush_cache()
         stepping = asyncio.create_task(engine.run())
@@ -202,15 +237,15 @@ def _embedded(folder: Path, plan: EngineBenchPlan) -> ContenderFigure:
         await asyncio.gather(stepping, return_exceptions=True)
         return sum(len(sequence.saved.ids) for sequence in sequences)
 
-    return _measure("embedded", plan, lambda prompts, new: asyncio.run(answer(prompts, new)))
+    return lambda prompts: asyncio.run(answer(prompts))
 
 
-def _left_padded(folder: Path, plan: EngineBenchPlan) -> ContenderFigure:
+def _left_padded(folder: Path, plan: EngineBenchPlan) -> Generate:
     import torch
 
     model = _load(folder)
 
-    def generate(prompts: Prompts, new_tokens: int) -> int:
+    def generate(prompts: Prompts) -> int:
         ids = torch.tensor(prompts)
         with torch.inference_mode():
             out = model.generate(
@@ -218,15 +253,15 @@ def _left_padded(folder: Path, plan: EngineBenchPlan) -> ContenderFigure:
                 attention_mask=torch.ones_like(ids),
                 do_sample=True,
                 top_k=0,
-                max_new_tokens=new_tokens,
-                min_new_tokens=new_tokens,
+                max_new_tokens=plan.new_tokens,
+                min_new_tokens=plan.new_tokens,
             )
         return int(out[:, ids.shape[1] :].numel())
 
-    return _measure("left_padded", plan, generate)
+    return generate
 
 
-def _continuous(folder: Path, plan: EngineBenchPlan) -> ContenderFigure:
+def _continuous(folder: Path, plan: EngineBenchPlan) -> Generate:
     from transformers import ContinuousBatchingConfig, GenerationConfig
 
     model = _load(folder)
@@ -240,8 +275,10 @@ def _continuous(folder: Path, plan: EngineBenchPlan) -> ContenderFigure:
         use_async_batching=False,
     )
 
-    def generate(prompts: Prompts, new_tokens: int) -> int:
-        settings = GenerationConfig(max_new_tokens=new_tokens, do_sample=True, top_k=0, eos_token_id=-1, pad_token_id=0)
+    def generate(prompts: Prompts) -> int:
+        settings = GenerationConfig(
+            max_new_tokens=plan.new_tokens, do_sample=True, top_k=0, eos_token_id=-1, pad_token_id=0
+        )
         out = model.generate_batch(
             [[*prompt] for prompt in prompts],
             generation_config=settings,
@@ -251,4 +288,4 @@ def _continuous(folder: Path, plan: EngineBenchPlan) -> ContenderFigure:
         )
         return sum(len(one.generated_tokens) for one in out.values())
 
-    return _measure("continuous", plan, generate)
+    return generate

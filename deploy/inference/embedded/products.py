@@ -14,8 +14,8 @@ _HAS_ONEDNN = bool(torch._C._has_mkldnn)
 
 
 def padded_length(length: int) -> int:
-    """The least of a few lengths that is at least `length`: multiples of 8, from 64 of 32 and from 1024 of 64."""
-    step = 8 if length <= 64 else 32 if length <= 1024 else 64
+    """The least of few lengths not below `length`: multiples of 8, above 64 of 16, above 256 of 32, above 1024 of 64."""
+    step = next((step for most, step in ((64, 8), (256, 16), (1024, 32)) if length <= most), 64)
     return -(-length // step) * step
 
 
