@@ -14,7 +14,7 @@ _HAS_ONEDNN = bool(torch._C._has_mkldnn)
 
 
 def padded_length(length: int) -> int:
-    """The least of few lengths not below `length`: multiples of 8, above 64 of 16, above 256 of 32, above 1024 of 64."""
+    """A length not below `length`, one of few: multiples of 8, over 64 of 16, over 256 of 32, over 1024 of 64."""
     step = next((step for most, step in ((64, 8), (256, 16), (1024, 32)) if length <= most), 64)
     return -(-length // step) * step
 
