@@ -29,6 +29,8 @@ SPANS_SINCE = (0, 5, 23)
 requests, which `retract` leaves behind."""
 CHECKOUT_PYTHON = Path(__file__).resolve().parents[2] / ".venv-sglang" / "bin" / "python"
 HEALTHY_SECONDS = 300.0
+DISCONNECT_SECONDS = 1
+"""How often a server looks whether the client of a request is still there: actors abort by disconnecting."""
 _ROUTES = (
     "/generate",
     "/model_info",
@@ -95,6 +97,8 @@ async def launch(options: EngineOptions, port: int, api_key: str, admin_key: str
         environment={
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_OFFLINE": "1",
+            "PYTHONWARNINGS": "ignore",
+            "SGLANG_REQUEST_STATE_WAIT_TIMEOUT": str(DISCONNECT_SECONDS),
             **({} if has_gpu else _cpu_environment(port, ranks)),
         },
         crash_line=_CRASH_LINE,

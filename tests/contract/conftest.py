@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.served import ENGINES, Served, write_models
+from tests.contract.served import ENGINES, START_SECONDS, Served, write_models
 
 
 @pytest.fixture(scope="session")
@@ -15,9 +15,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_models(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture(scope="session", params=ENGINES)
+PARAMETERS = [
+    "embedded",
+    pytest.param("sglang", marks=[pytest.mark.sglang, pytest.mark.timeout(START_SECONDS + 60)]),
+]
+
+
+@pytest.fixture(scope="session", params=PARAMETERS)
 def running_server(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Iterator[Served]:
-    with ENGINES[request.param](folders, **{"max-running-requests": 8, "max-total-tokens": 8192}) as served:
+    with ENGINES[request.param](folders) as served:
         yield served
 
 
@@ -26,9 +32,3 @@ def server(running_server: Served) -> Iterator[Served]:
     running_server.reset()
     yield running_server
     running_server.reset()
-
-
-@pytest.fixture(scope="session")
-def locked_server(folders: dict[str, Path]) -> Iterator[Served]:
-    with ENGINES["embedded"](folders, api_key="api", admin_key="admin") as served:
-        yield served

@@ -6,12 +6,12 @@ same shape and other weights to update to, and a third whose only shard is cut s
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
-import select
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -23,23 +23,52 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from deploy.inference.launch import embedded_launch, free_port
+from deploy.inference.options import EngineLaunch, EngineOptions
+from deploy.inference.sglang import CHECKOUT_PYTHON
+from deploy.inference.sglang import launch as sglang_launch
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 VOCABULARY = 320
 CONTEXT = 1024
 END_ID = 2
+HOST, API_KEY, ADMIN_KEY = "127.0.0.1", "api", "admin"
+MOST_RUNNING, CACHE_TOKENS = 8, 8192
+START_SECONDS = 400.0
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a server does beyond the common contract."""
+    """What a server does beyond the common contract.
+
+    survives_broken_shards: SGLang 0.5.23 reads the broken folder again to roll back, and dies. forgets_on_update: known
+    prefixes are forgotten by an update without flush_cache, and flush_cache is no error while requests are held.
+    sees_held_requests: load figures follow a pause, and an abort by id reaches a request that hangs in one.
+    """
 
     checks_token_ids: bool = True
+    refuses_two_prompts: bool = True
     has_seeds: bool = True
     input_logprobs_at_temperature: bool = True
+    survives_broken_shards: bool = True
+    forgets_on_update: bool = True
+    sees_held_requests: bool = True
+
+
+SGLANG_0_5_23 = Capabilities(
+    checks_token_ids=False,
+    refuses_two_prompts=False,
+    has_seeds=False,
+    input_logprobs_at_temperature=False,
+    survives_broken_shards=False,
+    forgets_on_update=False,
+    sees_held_requests=False,
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +77,11 @@ class Answer:
 
     status: int
     body: Any
+
+
+def headers(key: str | None) -> dict[str, str]:
+    """Headers of a request with a JSON body."""
+    return {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
 
 
 @dataclass
@@ -63,10 +97,7 @@ class Served:
 
     def call(self, path: str, body: object = None, key: str | None = None, method: str | None = None) -> Answer:
         data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data=data, method=method)
-        request.add_header("Content-Type", "application/json")
-        if key:
-            request.add_header("Authorization", f"Bearer {key}")
+        request = urllib.request.Request(self.url + path, data=data, method=method, headers=headers(key))
         try:
             with urllib.request.urlopen(request, timeout=60) as reply:
                 raw, status = reply.read(), reply.status
@@ -97,8 +128,8 @@ class Served:
 
     def loads(self) -> tuple[int, int]:
         """(running, waiting)."""
-        total = self.call("/v1/loads", key=self.api_key).body["aggregate"]
-        return total["total_running_reqs"], total["total_waiting_reqs"]
+        ranks = self.call("/v1/loads", key=self.api_key).body["loads"]
+        return sum(rank["num_running_reqs"] for rank in ranks), sum(rank["num_waiting_reqs"] for rank in ranks)
 
     def wait_for(self, running: int | None = None, waiting: int | None = None) -> None:
         """Until the server says so; fails after 20 s."""
@@ -113,6 +144,17 @@ class Served:
         body = {"model_path": str(self.folders[name]), **fields}
         return self.admin("/update_weights_from_disk", body if version is None else {**body, "weight_version": version})
 
+    def is_healthy(self) -> bool:
+        try:
+            return self.call("/health").status == 200
+        except urllib.error.URLError:
+            return False
+
+    def lacks(self, capability: str, why: str) -> None:
+        """Skips the test on a server without `capability`."""
+        if not getattr(self.capabilities, capability):
+            pytest.skip(why)
+
     def reset(self) -> None:
         """Nothing in flight, no pause, the base weights as version v0."""
         self.admin("/abort_request", {"abort_all": True})
@@ -122,7 +164,7 @@ class Served:
 
 
 def write_models(folder: Path) -> dict[str, Path]:
-    """The three model folders."""
+    """The three model folders, and the path of one that does not exist."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -145,10 +187,12 @@ def write_models(folder: Path) -> dict[str, Path]:
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.15)
         model.save_pretrained(path)
-        tokenizer.save(str(path / "tokenizer.json"))
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>").save_pretrained(
+            path
+        )
     shard = folders["broken"] / "model.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1000])
-    return folders
+    return {**folders, "missing": folder / "nowhere"}
 
 
 def reference_logprobs(folder: Path, ids: list[int], temperature: float) -> np.ndarray:
@@ -160,38 +204,52 @@ def reference_logprobs(folder: Path, ids: list[int], temperature: float) -> np.n
 
 
 @contextmanager
-def embedded(folders: dict[str, Path], *, api_key: str = "", admin_key: str = "", **flags: object) -> Iterator[Served]:
+def embedded(folders: dict[str, Path]) -> Iterator[Served]:
     """The embedded engine in a process of its own."""
-    options = {"model-path": folders["base"], "port": 0, "weight-version": "v0", **flags}
-    if api_key:
-        options["api-key"] = api_key
-    if admin_key:
-        options["admin-api-key"] = admin_key
-    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "deploy.inference.embedded", *words],
-        stdout=subprocess.PIPE, cwd=CHECKOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
-    )  # fmt: skip
-    served = None
+    options = EngineOptions("embedded", folders["base"], HOST, free_port(HOST), MOST_RUNNING, CACHE_TOKENS)
+    launch = embedded_launch(options, options.port, API_KEY, ADMIN_KEY)
+    with serving(options, launch, folders, Capabilities()) as served:
+        yield served
+
+
+@contextmanager
+def sglang(folders: dict[str, Path]) -> Iterator[Served]:
+    """The real SGLang, started as a host starts it."""
+    if not CHECKOUT_PYTHON.is_file():
+        pytest.skip("no SGLang here: `make sglang-cpu` builds its environment")
+    options = EngineOptions("sglang", folders["base"], HOST, free_port(HOST), MOST_RUNNING, CACHE_TOKENS)
+    launch = asyncio.run(sglang_launch(options, options.port, API_KEY, ADMIN_KEY))
+    with serving(options, launch, folders, SGLANG_0_5_23) as served:
+        yield served
+
+
+@contextmanager
+def serving(
+    options: EngineOptions, launch: EngineLaunch, folders: dict[str, Path], capabilities: Capabilities
+) -> Iterator[Served]:
+    """A server's process, once it is healthy; its output is shown when it does not get so."""
+    log = folders["base"].parent / f"{options.engine}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            launch.command, stdout=output, stderr=subprocess.STDOUT, cwd=CHECKOUT, start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **launch.environment},
+        )  # fmt: skip
+    served = Served(f"http://{options.host}:{options.port}", folders, API_KEY, ADMIN_KEY, capabilities)
     try:
-        served = Served(_read_url(process), folders, api_key, admin_key)
+        deadline = time.monotonic() + START_SECONDS
+        while not served.is_healthy():
+            assert process.poll() is None, log.read_text()[-2000:]
+            assert time.monotonic() < deadline, log.read_text()[-2000:]
+            time.sleep(0.2)
         yield served
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 0
-        assert process.stdout is not None
-        process.stdout.close()
-        if served is not None:
-            served.pool.shutdown()
+        code = process.wait(timeout=20)
+        with contextlib.suppress(ProcessLookupError):  # SGLang's own children
+            os.killpg(process.pid, signal.SIGKILL)
+        served.pool.shutdown()
+    if options.engine == "embedded":
+        assert code == 0
 
 
-def _read_url(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    readable, _, _ = select.select([process.stdout], [], [], 90)
-    assert readable, "the server was not ready after 90 s"
-    line = process.stdout.readline()
-    assert line.startswith("ready http://"), line
-    return line.split()[1]
-
-
-ENGINES = {"embedded": embedded}
+ENGINES = {"embedded": embedded, "sglang": sglang}
