@@ -163,13 +163,18 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """Where and how the trainer computes. checkpoint_every: updates between durable checkpoints."""
+    """Where and how the trainer computes. checkpoint_every: updates between durable checkpoints.
+
+    parity_responses: responses of each update that are scored again under the version that sampled them, to compare
+    engine and trainer; it reads that version's weights from disk once an update. 0: none.
+    """
 
     device: str = "auto"
     dtype: str = _field("auto", choices=("auto", "float32", "bfloat16"))
     threads: int = _field(1, low=1)
     checkpoint_every: int = _field(20, low=1)
     keep_checkpoints: int = _field(2, low=1)
+    parity_responses: int = _field(16, low=0)
 
 
 @dataclass(frozen=True)

@@ -225,6 +225,26 @@ class PolicyModel:
         """Every parameter once, by its name in the weight file; a tied output head has none of its own."""
         return dict(self.module.named_parameters())
 
+    @contextlib.contextmanager
+    def holding(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """While the block runs the parameters have other values, by their names in the weight file.
+
+        Raises:
+            BadInput: a parameter is missing in `tensors`, or has another shape there.
+        """
+        parameters = self.parameters()
+        own = {name: parameter.data for name, parameter in parameters.items()}
+        for name, value in own.items():
+            if name not in tensors or tensors[name].shape != value.shape:
+                raise BadInput(f"the weights to compare with have no {name} of shape {tuple(value.shape)}")
+        try:
+            for name, parameter in parameters.items():
+                parameter.data = tensors[name].to(self.device, torch.float32)
+            yield
+        finally:
+            for name, parameter in parameters.items():
+                parameter.data = own[name]
+
     def save(self, target: Path) -> str:
         """Write a complete model folder: weights in the forward pass's dtype, config, tokenizer and chat template.
 

@@ -40,7 +40,7 @@ from learner.update import PolicyUpdater
 
 log = logging.getLogger("lamer.trainer")
 
-KEPT_VERSIONS = 4
+KEPT_VERSIONS = 2
 CONNECT_SECONDS = 60.0
 
 
@@ -99,7 +99,8 @@ class Trainer:
         trials = await asyncio.to_thread(journal.read_batch, self._options.run_dir / "journal.db", batch.step)
         result = await asyncio.to_thread(updater.update, batch.step, trials)
         await self._publish(updater)
-        await self._session.send(UpdateReport(step=batch.step, metrics=result.metrics))
+        parity = await asyncio.to_thread(updater.parity, trials, self._folder)
+        await self._session.send(UpdateReport(step=batch.step, metrics=result.metrics + parity))
         if batch.step == self._settings.batch.updates:
             await asyncio.to_thread(updater.save_weights, self._options.run_dir / "model")
         if batch.step % self._settings.trainer.checkpoint_every == 0 or batch.step == self._settings.batch.updates:
@@ -110,15 +111,22 @@ class Trainer:
             await self._session.send(Checkpointed(step=batch.step, path=str(folder)))
 
     async def _publish(self, updater: PolicyUpdater) -> None:
-        folder = self._weights / f"v{updater.version}"
+        folder = self._folder(updater.version)
         digest = await asyncio.to_thread(updater.save_weights, folder)
         await self._session.send(Published(version=updater.version, path=str(folder.resolve()), digest=digest))
         await asyncio.to_thread(self._remove_old, updater.version)
 
+    def _folder(self, version: int) -> Path:
+        """The model folder of a policy version; version 0 is the model that the run started from."""
+        return self._weights / f"v{version}" if version else Path(self._session.welcome.model_path)
+
     def _remove_old(self, version: int) -> None:
-        """Drop folders of versions that no host can still be fetching."""
+        """Drop folders of versions that no host can still be fetching and no trial to be trained was played with."""
         for folder in self._weights.glob("v*"):
-            if folder.name[1:].isdigit() and int(folder.name[1:]) <= version - KEPT_VERSIONS:
+            if (
+                folder.name[1:].isdigit()
+                and int(folder.name[1:]) <= version - KEPT_VERSIONS - self._settings.batch.max_staleness
+            ):
                 shutil.rmtree(folder)
 
 

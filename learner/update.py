@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from learner.loss import TokenLogprobs, entropy_coefficient, policy_loss
 from learner.metrics import TokenMeter, sample_metrics, trial_metrics
 from learner.model import PackInput, PolicyModel
 from learner.packing import Pack, pack
+from learner.parity import engine_parity
 from learner.samples import Sample, make_samples
 
 
@@ -139,6 +140,13 @@ class PolicyUpdater:
             Metric("trainer/tokens_per_second", tokens / seconds),
         ]
         return UpdateResult(tuple(metrics))
+
+    def parity(self, trials: Sequence[Trial], folder_of: Callable[[int], Path]) -> tuple[Metric, ...]:
+        """How far engine and trainer disagree on `trainer.parity_responses` responses (`learner.parity`)."""
+        responses = self._settings.trainer.parity_responses
+        if not responses:
+            return ()
+        return engine_parity(self._model, trials, folder_of, responses, self._settings.optimizer.pack_tokens)
 
     def save_weights(self, folder: Path) -> str:
         """Write the policy as a complete model folder, whole or not at all.

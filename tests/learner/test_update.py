@@ -279,3 +279,20 @@ def test_the_learning_rate_rises_over_the_warm_up_and_falls_to_nothing_after_the
 def test_a_constant_learning_rate_stays_after_the_warm_up() -> None:
     settings = OptimizerSettings(learning_rate=0.5, warmup_updates=2)
     assert [learning_rate(settings, step, updates=100) for step in (1, 2, 3, 100)] == [0.25, 0.5, 0.5, 0.5]
+
+
+def test_engine_and_trainer_are_compared_under_the_version_that_sampled(model_path: Path, tmp_path: Path) -> None:
+    """After an update the trainer holds version 1, and trials of version 0 still agree with version 0's weights."""
+    updater = PolicyUpdater(SETTINGS, model_path)
+    batch = [rescored(updater, item) for item in play_batch(5)]
+    updater.update(1, batch)
+    before = parameters(updater)
+    found = figures(UpdateResult(updater.parity(batch, lambda version: model_path)))
+    assert found["engine/parity_max"] < 1e-5
+    assert found["engine/parity_version"] == 0.0
+    assert_bit_equal(parameters(updater), before)
+
+    updater.save_weights(tmp_path / "v1")
+    others = figures(UpdateResult(updater.parity(batch, lambda version: tmp_path / "v1")))
+    assert others["engine/parity_max"] > 1e-4, "the weights of another version must not agree"
+    assert updater.parity(batch, lambda version: tmp_path / "gone") == ()
