@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from actors.policy import ContextOverflow, InferenceError, InferenceRefused, Request
-from actors.versions import UnknownVersion, to_policy_version
+from actors.versions import UnknownVersion, to_policy_version, to_weight_version
 from common.records import Completion, FinishReason, InvalidRecord, VersionSpan
 
 _OVERFLOW = re.compile(r"context length|max_total_tokens|maximum (allowed|input) length|too long", re.IGNORECASE)
@@ -36,10 +36,15 @@ class SamplingParams(msgspec.Struct):
 
 
 class GenerateBody(msgspec.Struct):
-    """What is sent."""
+    """What is sent.
+
+    extra_key: prefixes are shared only between requests with the same one. It is the policy version, since an update in
+    place leaves in SGLang's cache what older weights computed.
+    """
 
     input_ids: list[int]
     sampling_params: SamplingParams
+    extra_key: str
     return_logprob: bool = True
 
 
@@ -108,8 +113,8 @@ def check_ids(request: Request, vocab_size: int) -> None:
         )
 
 
-def encode_request(request: Request, seed: int) -> bytes:
-    """The JSON body that asks for `request` with this sampling seed."""
+def encode_request(request: Request, seed: int, policy_version: int) -> bytes:
+    """The JSON body that asks for `request` with this sampling seed, of a server that holds `policy_version`."""
     params = SamplingParams(
         temperature=request.temperature,
         top_p=request.top_p,
@@ -118,7 +123,7 @@ def encode_request(request: Request, seed: int) -> bytes:
         stop=request.stop,
         sampling_seed=seed,
     )
-    return _ENCODER.encode(GenerateBody(request.prompt_ids.tolist(), params))
+    return _ENCODER.encode(GenerateBody(request.prompt_ids.tolist(), params, to_weight_version(policy_version)))
 
 
 def decode_answer(data: bytes, request: Request) -> Completion:

@@ -78,7 +78,7 @@ class InferenceClient:
             ServerUnavailable, BadAnswer: worth another try. ContextOverflow, InferenceRefused: not.
         """
         check_ids(request, self._vocab_size)
-        body = encode_request(request, seed)
+        body = encode_request(request, seed, server.policy_version)
         try:
             async with self._http.post(server.url + "/generate", data=body, headers=_headers(server.api_key)) as answer:
                 status, data = answer.status, await answer.read()

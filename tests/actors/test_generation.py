@@ -34,7 +34,7 @@ def answer(ids: tuple[int, ...] = (5, 6, 7), **meta: object) -> bytes:
 
 
 def test_a_request_says_what_sglang_wants_to_hear() -> None:
-    assert json.loads(encode_request(request(), 9)) == {
+    assert json.loads(encode_request(request(), 9, 3)) == {
         "input_ids": [3, 4],
         "sampling_params": {
             "temperature": 0.8,
@@ -46,9 +46,10 @@ def test_a_request_says_what_sglang_wants_to_hear() -> None:
             "skip_special_tokens": False,
             "no_stop_trim": True,
         },
+        "extra_key": "3",
         "return_logprob": True,
     }
-    assert json.loads(encode_request(request(top_k=20), 9))["sampling_params"]["top_k"] == 20
+    assert json.loads(encode_request(request(top_k=20), 9, 3))["sampling_params"]["top_k"] == 20
 
 
 def test_an_answer_becomes_a_completion_with_version_spans() -> None:
