@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from learner import journal
-from tests.integration.processes import TINY, Started, count, updates
+from tests.integration.processes import TINY, Started, UpdateLine, count, updates
 from tests.integration.test_by_hand import free_port
 
 pytestmark = [pytest.mark.sglang, pytest.mark.timeout(600)]
@@ -16,7 +18,21 @@ UPDATES = 20
 LONGEST_SECONDS = 500.0
 
 
-def check(run: Path, most_gap: float) -> None:
+@dataclass(frozen=True)
+class Bounds:
+    """How far engine and trainer may differ on tokens of age 0: mean of an update's means, and the worst token."""
+
+    mean: float
+    worst: float
+
+
+EXACT = Bounds(1e-5, 1e-4)
+HELD_CACHE = Bounds(0.05, 3.0)
+"""An update in place leaves held sequences, and prompts sent before the actor hears of it, keys of older weights."""
+BFLOAT16 = Bounds(0.02, 1.0)
+
+
+def check(run: Path, bounds: Bounds) -> None:
     """Every update is trained and delivered, and its tokens are of versions that the server held."""
     lines = updates(run)
     assert [line.step for line in lines] == list(range(1, UPDATES + 1))
@@ -26,25 +42,26 @@ def check(run: Path, most_gap: float) -> None:
         assert max(versions) <= line.step - 1
         assert min(versions) >= line.step - 1 - 2  # batch.max_staleness
     assert max(line.metrics.get("staleness/max", 0.0) for line in lines) > 0  # it generated while the trainer trained
-    gaps = [line.metrics["engine/logprob_gap_max"] for line in lines if "engine/logprob_gap_max" in line.metrics]
-    assert gaps
-    assert max(gaps) <= most_gap
-    pauses = [line.metrics["weights/pause_seconds"] for line in lines if line.metrics["weights/pause_seconds"] > 0]
-    assert pauses
-    print(f"gap {max(gaps):.2e}; paused {sorted(pauses)[len(pauses) // 2]:.3f} s (median), {max(pauses):.3f} s at most")
+    worst, mean = figures(lines, "engine/logprob_gap_max"), figures(lines, "engine/logprob_gap_mean")
+    assert max(worst) <= bounds.worst
+    assert statistics.fmean(mean) <= bounds.mean
+    assert statistics.fmean(figures(lines, "engine/importance_ess")) >= 0.95
+    assert max(figures(lines, "weights/pause_seconds")) > 0
 
 
-@pytest.mark.parametrize(
-    ("mode", "dtype", "most_gap"),
-    [("retract", "float32", 1e-4), ("in_place", "float32", 1e-4), ("abort", "float32", 1e-4)],
-)
+def figures(lines: list[UpdateLine], name: str) -> list[float]:
+    """A metric in each update that has it: an update without tokens of age 0 has no gap."""
+    return [line.metrics[name] for line in lines if name in line.metrics]
+
+
+@pytest.mark.parametrize(("mode", "bounds"), [("retract", EXACT), ("abort", EXACT), ("in_place", HELD_CACHE)])
 def test_a_run_with_sglang_takes_every_update_while_it_generates(
-    folder: Path, train: Callable[..., Started], mode: str, dtype: str, most_gap: float
+    folder: Path, train: Callable[..., Started], mode: str, bounds: Bounds
 ) -> None:
     overrides = (f"batch.updates={UPDATES}", "inference.engine=sglang", f"inference.update_mode={mode}")
-    process = train(f"sglang-{mode}", *overrides, f"inference.dtype={dtype}")
+    process = train(f"sglang-{mode}", *overrides)
     assert process.wait(LONGEST_SECONDS) == 0, process.text
-    check(folder / "runs" / f"sglang-{mode}", most_gap)
+    check(folder / "runs" / f"sglang-{mode}", bounds)
 
 
 def test_a_host_started_by_hand_serves_in_bfloat16(folder: Path, lamer: Callable[..., Started]) -> None:
@@ -58,5 +75,5 @@ def test_a_host_started_by_hand_serves_in_bfloat16(folder: Path, lamer: Callable
     assert learner.wait(LONGEST_SECONDS) == 0, learner.text + server.text
     assert server.wait(30.0) == 0, server.text
     assert actor.wait(30.0) == 0, actor.text
-    check(run, 0.1)
+    check(run, BFLOAT16)
     assert count(run, "trials") >= UPDATES * 12
