@@ -183,6 +183,9 @@ def _write_model(folder: Path, plan: EngineBenchPlan) -> int:
     """Writes the model; returns its number of parameters."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
     torch.manual_seed(plan.seed)
     config = Qwen3Config(
