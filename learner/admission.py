@@ -33,7 +33,11 @@ class Admission:
         admitted: groups trained, waiting or being played, without those dropped. applied: the lowest policy version
         among the ready servers.
         """
-        return admitted < min(applied + 1 + self.max_staleness, self.updates) * self.groups
+        return admitted < self.most_admitted(applied)
+
+    def most_admitted(self, applied: int) -> int:
+        """How many groups may be admitted while `applied` is the lowest version among the ready servers."""
+        return min(applied + 1 + self.max_staleness, self.updates) * self.groups
 
     def may_lease(self, applied: int, trained_from: int) -> bool:
         """Whether a slot may be played on servers that hold `applied` while the trainer holds `trained_from`.

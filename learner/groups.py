@@ -36,11 +36,15 @@ class TrialEntry:
 
 @dataclass(slots=True)
 class Group:
-    """The trials of one task. admitted_version: a lower bound for the version of every token in it."""
+    """The trials of one task.
+
+    admitted_version: a lower bound for the version of every token in it. is_started: whether a slot was ever leased.
+    """
 
     group_id: int
     admitted_version: int
     task: Task
+    is_started: bool = False
     trials: dict[int, TrialEntry] = field(default_factory=dict)
     accepted: set[int] = field(default_factory=set)
     failures: dict[int, int] = field(default_factory=dict)
@@ -122,6 +126,7 @@ class GroupTable:
         leased: Collection[tuple[int, int]],
     ) -> None:
         """Begin again from what the journal holds. leased: (group id, slot) that actors are playing at this moment."""
+        started = {group_id for group_id, _ in leased}
         self._groups.clear()
         self._waiting.clear()
         self._trained = set(trained)
@@ -129,7 +134,12 @@ class GroupTable:
         for restored in sorted(groups, key=lambda group: group.group_id):
             trials = {entry.slot: entry for entry in restored.trials}
             group = Group(
-                restored.group_id, restored.admitted_version, self._make_task(restored.group_id), trials, set(trials)
+                group_id=restored.group_id,
+                admitted_version=restored.admitted_version,
+                task=self._make_task(restored.group_id),
+                is_started=bool(trials) or restored.group_id in started,
+                trials=trials,
+                accepted=set(trials),
             )
             self._groups[group.group_id] = group
             slots = (slot for slot in range(self._group_size) if slot not in trials)
@@ -145,14 +155,37 @@ class GroupTable:
         self._waiting.extend((group.group_id, slot) for slot in range(self._group_size))
         return group
 
-    def take_slot(self) -> tuple[Group, int] | None:
-        """The next slot to lease, of the oldest groups first; None when no admitted group has one left."""
-        while self._waiting:
+    def take_slot(self, applied: int) -> tuple[Group, int] | None:
+        """The next slot to lease while servers hold `applied`, of the oldest groups first; None when there is none.
+
+        A run that goes back to a checkpoint may have admitted more groups than `applied` allows. Those beyond wait for
+        their place: played now, they would be too old when their turn to be trained comes.
+        """
+        beyond = self._beyond(applied)
+        passed: list[tuple[int, int]] = []
+        taken: tuple[Group, int] | None = None
+        while self._waiting and taken is None:
             group_id, slot = self._waiting.popleft()
             group = self._groups.get(group_id)
-            if group is not None and slot not in group.accepted:
-                return group, slot
-        return None
+            if group is None or slot in group.accepted:
+                continue
+            if group_id in beyond:
+                passed.append((group_id, slot))
+            else:
+                taken = group, slot
+        self._waiting.extendleft(reversed(passed))
+        if taken is not None and not taken[0].is_started:
+            taken[0].is_started = True
+            taken[0].admitted_version = applied
+        return taken
+
+    def _beyond(self, applied: int) -> frozenset[int]:
+        """As many groups as are too many for `applied`: those not started before the others, then the newest."""
+        excess = self.admitted - self._admission.most_admitted(applied)
+        if excess <= 0:
+            return frozenset()
+        ordered = sorted(self._groups.values(), key=lambda group: (not group.is_started, *_age_order(group)))
+        return frozenset(group.group_id for group in ordered[-excess:])
 
     def return_slot(self, group_id: int, slot: int) -> None:
         """Lease this slot again, ahead of all others: it was not played, and nobody is to blame."""

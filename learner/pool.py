@@ -46,13 +46,13 @@ class TrialPool:
         """The next slot to lease while servers hold `applied` or newer; admits a group if there is room for one."""
         if not self.admission.may_lease(applied, self.trained_from):
             return None
-        taken = self.groups.take_slot()
+        taken = self.groups.take_slot(applied)
         if taken is None:
             group = self.groups.admit(applied)
             if group is None:
                 return None
             self.journal.admit(group.group_id, group.admitted_version)
-            taken = self.groups.take_slot()
+            taken = self.groups.take_slot(applied)
         return taken
 
     def fail(self, group_id: int, slot: int, reason: str, outcome: str, tokens: int = 0) -> None:

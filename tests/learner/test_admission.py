@@ -71,7 +71,7 @@ class MadeUpRun:
     def lease_all(self) -> None:
         if not self.admission.may_lease(self.applied, self.trainer):
             return
-        while (taken := self.table.take_slot()) is not None or self.table.admit(self.applied) is not None:
+        while (taken := self.table.take_slot(self.applied)) is not None or self.table.admit(self.applied) is not None:
             if taken is not None:
                 self.playing.append((taken[0].group_id, taken[1], self.applied))
 

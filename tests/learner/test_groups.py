@@ -24,9 +24,9 @@ def fill(table: GroupTable, group_id: int, version: int = 0, size: int = 2) -> N
         table.store(entry(group_id, slot, version))
 
 
-def taken(table: GroupTable) -> list[tuple[int, int]]:
+def taken(table: GroupTable, applied: int = 1000) -> list[tuple[int, int]]:
     slots = []
-    while (one := table.take_slot()) is not None:
+    while (one := table.take_slot(applied)) is not None:
         slots.append((one[0].group_id, one[1]))
     return slots
 
@@ -129,6 +129,18 @@ def test_a_group_with_too_old_tokens_is_dropped_or_trained_as_told() -> None:
         cut = table.cut(4)
         assert [group.group_id for group in cut.stale] == ([0] if drops else [])
         assert [group.group_id for group in cut.groups] == ([1] if drops else [0])
+
+
+def test_restored_groups_beyond_what_the_applied_version_allows_wait_for_their_place() -> None:
+    """The run was further when it admitted them; played at the checkpoint's version they would be trained too late."""
+    table = make_table(groups=1, max_staleness=1)
+    table.restore([RestoredGroup(group_id, 0, ()) for group_id in range(4)], set(), 4, frozenset())
+    assert taken(table, applied=0) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert taken(table, applied=0) == []
+    assert taken(table, applied=1) == [(2, 0), (2, 1)]
+    third = table.get(2)
+    assert third is not None
+    assert third.admitted_version == 1, "none of its tokens is older than the version at its first lease"
 
 
 def test_restored_groups_lease_only_what_is_missing_and_not_being_played() -> None:
