@@ -249,8 +249,13 @@ class GroupTable:
         )
 
     def _must_wait(self, ordered: Sequence[Group], batch: Sequence[Group], trained_from: int) -> bool:
+        """Whether cutting `batch` would make groups left behind too old. One that is not started holds no token yet."""
         taken = {group.group_id for group in batch}
-        left = [group for group in ordered if group.group_id in self._groups and group.group_id not in taken]
+        left = [
+            group
+            for group in ordered
+            if group.is_started and group.group_id in self._groups and group.group_id not in taken
+        ]
         passes_over = any(_age_order(group) < _age_order(batch[-1]) for group in left)
         return passes_over and self._admission.would_be_late((g.admitted_version for g in left), trained_from)
 

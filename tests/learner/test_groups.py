@@ -101,6 +101,7 @@ def test_a_cut_waits_for_an_older_group_that_the_next_would_take_too_late() -> N
     table = make_table(groups=1, max_staleness=1)
     table.admit(0)
     table.admit(0)
+    assert len(taken(table, applied=0)) == 4
     fill(table, 1)
     assert [group.group_id for group in table.cut(0).groups] == [1], "group 0 still fits the next batch"
     table.admit(1)
@@ -113,9 +114,17 @@ def test_a_cut_waits_for_an_older_group_that_the_next_would_take_too_late() -> N
 def test_a_cut_that_waited_goes_on_when_the_old_group_is_dropped() -> None:
     table = make_table(groups=1, max_staleness=0)
     table.restore([RestoredGroup(0, 0, ()), RestoredGroup(1, 0, ())], set(), 2, frozenset())
+    playing = {(0, 0), (1, 0)}
+    table.restore([RestoredGroup(0, 0, ()), RestoredGroup(1, 0, ())], set(), 2, playing)
     fill(table, 1)
     assert table.cut(0).groups == ()
     table.drop(0)
+    assert [group.group_id for group in table.cut(0).groups] == [1]
+
+
+def test_a_cut_passes_over_a_group_of_which_nothing_was_played_yet() -> None:
+    table = make_table(groups=1, max_staleness=0)
+    table.restore([RestoredGroup(0, 0, ()), RestoredGroup(1, 0, (entry(1, 0), entry(1, 1)))], set(), 2, frozenset())
     assert [group.group_id for group in table.cut(0).groups] == [1]
 
 
