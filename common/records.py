@@ -26,6 +26,9 @@ import numpy.typing as npt
 TokenIds = npt.NDArray[np.int32]
 Logprobs = npt.NDArray[np.float32]
 
+EVALUATION_SEED = 2**30
+"""Seed of the first evaluation task; training tasks have lower ones, so that none is evaluated on."""
+
 _TRIAL_ID = re.compile(r"^[A-Za-z0-9._-]+/(train|evaluate)/\d+/\d+$")
 
 
@@ -251,3 +254,8 @@ class Trial(Record, frozen=True):
 def make_trial_id(run: str, purpose: Purpose, group_id: int, slot: int) -> str:
     """The key of a trial: the same run, purpose, group ordinal and slot always give the same one."""
     return f"{run}/{purpose.value}/{group_id}/{slot}"
+
+
+def training_seed(run_seed: int, group_id: int) -> int:
+    """The seed of a training group's task: consecutive over the groups of a run, below every evaluation seed."""
+    return (run_seed * 1_000_003 + group_id) % EVALUATION_SEED

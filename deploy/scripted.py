@@ -25,16 +25,23 @@ from actors.rendering import Renderer, TokenizerFile
 from actors.trial import TrialLimits, play_trial
 from common.errors import BadInput, Missing
 from common.messages import Lease, Sampling
-from common.records import Completion, FinishReason, Purpose, Task, TokenIds, Trial, VersionSpan, make_trial_id
+from common.records import (
+    Completion,
+    FinishReason,
+    Purpose,
+    Task,
+    TokenIds,
+    Trial,
+    VersionSpan,
+    make_trial_id,
+    training_seed,
+)
 from common.settings import Settings
 from envs import registry
 from envs.base import Env
 
 UNBOUNDED_TOKENS = 2**30
 TRIAL_SECONDS = 3600.0
-
-_SEED_STRIDE = 1_000_003
-_SEED_RANGE = 2**30
 
 
 FileT = TypeVar("FileT", bound=msgspec.Struct)
@@ -124,7 +131,7 @@ async def _play_all(leases: Sequence[Lease], renderer: Renderer, encoder: Encode
 
 def _lease(settings: Settings, env_config: str, index: int) -> Lease:
     """Trial `index`; its task is the one of training group `index`."""
-    seed = (settings.run.seed * _SEED_STRIDE + index) % _SEED_RANGE
+    seed = training_seed(settings.run.seed, index)
     sampling = Sampling(
         temperature=1.0,
         top_p=1.0,

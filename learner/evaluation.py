@@ -1,7 +1,8 @@
 """Measuring one policy version: which evaluation trials are still to be played, and what those played say.
 
-Task i of an evaluation has seed 2**30 + i, so that no training task is among them and every evaluation of every run
-asks the same ones. A trial's slot is the version evaluated, which keeps the trials of several evaluations apart.
+Task i of an evaluation has seed `EVALUATION_SEED` + i, so that no training task is among them and every evaluation of
+every run asks the same ones. A trial's slot is the version evaluated, which keeps the trials of several evaluations
+apart.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from common.messages import Sampling
-from common.records import EpisodeStatus, Task, Trial
+from common.records import EVALUATION_SEED, EpisodeStatus, Task, Trial
 from learner.groups import Acceptance
 
-FIRST_SEED = 2**30
 _FAULTS = (EpisodeStatus.INFERENCE_ERROR, EpisodeStatus.ENVIRONMENT_ERROR)
 
 
@@ -184,4 +184,4 @@ class Evaluation:
 
 def evaluation_task(env: str, env_config: str, index: int) -> Task:
     """Task `index` of every evaluation."""
-    return Task(env, env_config, FIRST_SEED + index)
+    return Task(env, env_config, EVALUATION_SEED + index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from common.errors import RunFailed
-from common.records import Purpose, Task, make_trial_id
+from common.records import Purpose, Task, make_trial_id, training_seed
 from common.settings import Settings
 from learner.admission import Admission
 from learner.groups import Group, GroupTable
@@ -35,7 +35,7 @@ class TrialPool:
         )
 
     def _task(self, group_id: int) -> Task:
-        seed = (self._settings.run.seed * 1_000_003 + group_id) % 2**30
+        seed = training_seed(self._settings.run.seed, group_id)
         return Task(self._settings.env.name, self._env_config, seed)
 
     def trial_id(self, group_id: int, slot: int) -> str:

@@ -110,12 +110,6 @@ class Tracker:
             self._drawn_at = step
             self._put(self._draw)
 
-    def log_figure(self, name: str, path: Path) -> None:
-        """Take the file `path` as an artefact in the folder `name`."""
-        if self._mlflow is not None:
-            run = self._mlflow
-            self._put(lambda: run.log_file(path, name))
-
     def finish(self, status: str, seconds: float | None = None) -> None:
         """Draw, hand over the run's files and end the MLflow run; blocks for a bounded time, so call it from a thread.
 

@@ -19,7 +19,7 @@ from actors.routing import Router
 from actors.trial import TrialLimits
 from common.errors import BadInput
 from common.messages import Lease, MemoryMode, Sampling
-from common.records import Purpose, Task, make_trial_id
+from common.records import Purpose, Task, make_trial_id, training_seed
 from deploy.bench.asynchronous import AsyncOptions, measure_asynchronous
 from deploy.bench.lockstep import play_batch
 from deploy.bench.pace import Pace
@@ -89,7 +89,7 @@ def make_leases(schedule: Schedule, groups: int, update: int, seed: int) -> tupl
     """The trials of one update: `groups` tasks, each played by `schedule.group_size` trials."""
     leases = []
     for group_id in range(update * groups, (update + 1) * groups):
-        task = Task(NAME, "{}", seed * 1_000_003 + group_id)
+        task = Task(NAME, "{}", training_seed(seed, group_id))
         for slot in range(schedule.group_size):
             lease = Lease(
                 trial_id=make_trial_id("bench", Purpose.TRAIN, group_id, slot),
