@@ -4,12 +4,18 @@ The gateway binds a ROUTER; actors, inference hosts, the trainer and observers c
 
     anyone    -> gateway   Hello, Heartbeat, Goodbye          gateway -> anyone    Welcome | Reject, Heartbeat, Shutdown
     actor     -> gateway   TrialDone, TrialFailed             gateway -> actor     Lease, Ack, Nack, Servers
-    host      -> gateway   HostStatus                         gateway -> host      WeightAnnouncement
+    actor,    -> gateway   ModelFilesRequest                  gateway -> both      ModelFiles
+    host
+    host      -> gateway   HostStatus,                        gateway -> host      WeightAnnouncement,
+                           ManifestRequest, ChunkRequest                           WeightManifest, WeightChunk
     trainer   -> gateway   BatchRequest, Published,           gateway -> trainer   Batch
                            UpdateReport, Checkpointed
     observer  -> gateway   StatusRequest                      gateway -> observer  Status
+    host      -> trainer   GroupJoin, GroupState              trainer -> host      GroupOffer, GroupUpdate
+                           (both ways through the gateway, which relays them)
 
 A finished trial is resent until it is acknowledged; the gateway acknowledges after the journal's commit is on disk.
+What the messages of weight delivery are made of is in `common.weights`.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ import enum
 import msgspec
 
 from common.records import Purpose, Record, Task
+from common.weights import Bucket, ModelFingerprint, NamedFile, StreamedFile, WeightFile, identity_of
 
 PROTOCOL_VERSION = 1
 
@@ -84,20 +91,25 @@ class Sampling(Record, frozen=True):
 
 
 class ServerInfo(Record, frozen=True):
-    """An inference server as actors see it. `policy_version` is the version it was verified to hold."""
+    """An inference server as actors see it. `policy_version` is the version it was verified to hold.
+
+    running, waiting: requests there when its host last asked, from all actors together.
+    """
 
     name: str
     url: str
     api_key: str
     policy_version: int
     max_running: int
+    running: int = 0
+    waiting: int = 0
 
 
 class Hello(Message, frozen=True):
     """First message of every connection and of every reconnection.
 
     capacity: trials an actor runs at once, 0 for the other roles. run and config_hash: what the sender expects, "" for
-    whatever the gateway runs. fingerprint: of a host's model folder (architecture, vocabulary, dtype), "" elsewhere.
+    whatever the gateway runs. fingerprint: of the model folder that a host was given, None where it was given none.
     instance: random, the same on every reconnection of one process (`common.session` fills it in).
     """
 
@@ -108,7 +120,7 @@ class Hello(Message, frozen=True):
     run: str = ""
     config_hash: str = ""
     capacity: int = 0
-    fingerprint: str = ""
+    fingerprint: ModelFingerprint | None = None
     instance: str = ""
 
 
@@ -209,24 +221,133 @@ class Servers(Message, frozen=True):
 class HostStatus(Message, frozen=True):
     """A host's server: sent when it is ready, after every weight update, with every heartbeat and when it fails.
 
-    pause_seconds / update_seconds: of the last weight update. error: "" or why the server can't be used.
+    pause_seconds / update_seconds: of the last weight update. download_seconds / download_bytes: of what was fetched
+    for it, while generation went on. error: "" or why the server can't be used.
     """
 
     server: ServerInfo
     is_ready: bool
-    running: int
-    waiting: int
     pause_seconds: float = 0.0
     update_seconds: float = 0.0
+    download_seconds: float = 0.0
+    download_bytes: int = 0
     error: str = ""
 
 
 class WeightAnnouncement(Message, frozen=True):
-    """Policy version `version` lies in folder `path`; `digest` is the SHA-256 of its `model.safetensors`."""
+    """Policy version `version` lies in folder `path` of the learner's machine and consists of `files`.
+
+    lineage: goes up when the trainer goes back to a checkpoint; within one, versions only rise, and a host refuses an
+    older one.
+    """
 
     version: int
     path: str
-    digest: str
+    files: tuple[WeightFile, ...]
+    lineage: int = 0
+
+    @property
+    def identity(self) -> str:
+        """What tells these weights from any others (`common.weights.identity_of`)."""
+        return identity_of(self.files)
+
+
+class ModelFilesRequest(Message, frozen=True):
+    """An actor or a host without the model's folder asks for all of it but the weights."""
+
+
+class ModelFiles(Message, frozen=True):
+    """The model folder's files other than weights: configuration, tokenizer, chat template."""
+
+    files: tuple[NamedFile, ...]
+
+
+class ManifestRequest(Message, frozen=True):
+    """A host asks how to come to the weights `identity`. base: identity of those it holds, "" for a full copy."""
+
+    identity: str
+    base: str = ""
+
+
+class WeightManifest(Message, frozen=True):
+    """How the weights `identity` are made: `size` bytes of the payload `payload`, applied to `base` ("": to nothing).
+
+    error: "" or why these weights can't be had; nothing else counts then.
+    """
+
+    identity: str
+    base: str
+    payload: str
+    size: int
+    files: tuple[StreamedFile, ...]
+    error: str = ""
+
+
+class ChunkRequest(Message, frozen=True):
+    """A host asks for the bytes of a payload from `offset` on, `size` of them."""
+
+    payload: str
+    offset: int
+    size: int
+
+
+class WeightChunk(Message, frozen=True):
+    """Bytes of a payload. error: "" or why they can't be had, as after the learner has dropped the payload."""
+
+    payload: str
+    offset: int
+    data: bytes
+    error: str = ""
+
+
+class GroupJoin(Message, frozen=True):
+    """A host whose server has `ranks` processes wants weights by collective broadcast. host: filled by the gateway."""
+
+    backend: str
+    ranks: int
+    host: str = ""
+
+
+class GroupStage(enum.StrEnum):
+    """How far a member of a weight-update group is. LEFT is said by the gateway of a host that went away."""
+
+    JOINED = "joined"
+    READY = "ready"
+    APPLIED = "applied"
+    FAILED = "failed"
+    LEFT = "left"
+
+
+class GroupState(Message, frozen=True):
+    """A host tells the trainer how far it is with `version` in group `group`. host: filled by the gateway."""
+
+    group: str
+    stage: GroupStage
+    version: int = -1
+    reason: str = ""
+    host: str = ""
+
+
+class GroupOffer(Message, frozen=True):
+    """The trainer, rank 0, asks host `host` to join process group `group`; it replaces any group before it."""
+
+    host: str
+    group: str
+    backend: str
+    master_address: str
+    master_port: int
+    rank_offset: int
+    world_size: int
+
+
+class GroupUpdate(Message, frozen=True):
+    """The trainer will broadcast `version` to group `group`, bucket by bucket, as soon as all members are ready."""
+
+    host: str
+    group: str
+    version: int
+    identity: str
+    buckets: tuple[Bucket, ...]
 
 
 class BatchRequest(Message, frozen=True):
@@ -251,7 +372,7 @@ class Published(Message, frozen=True):
 
     version: int
     path: str
-    digest: str
+    files: tuple[WeightFile, ...]
 
 
 class Metric(Record, frozen=True, array_like=True):
@@ -323,6 +444,16 @@ AnyMessage = (
     | Servers
     | HostStatus
     | WeightAnnouncement
+    | ModelFilesRequest
+    | ModelFiles
+    | ManifestRequest
+    | WeightManifest
+    | ChunkRequest
+    | WeightChunk
+    | GroupJoin
+    | GroupState
+    | GroupOffer
+    | GroupUpdate
     | BatchRequest
     | Batch
     | Published

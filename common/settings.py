@@ -180,7 +180,11 @@ class TrainerSettings:
 @dataclass(frozen=True)
 class InferenceSettings:
     """The inference servers. max_running: sequences in one server's batch. update_mode: how a weight update pauses
-    it.
+    it; wait lets running requests end first. routing: which server gets a request, random for comparison only.
+
+    delivery: how weights reach a host. path: it reads the learner's folder, on the same machine or a shared disk.
+    stream: over the run's socket, as differences from what it holds; every anchor_every versions whole. gloo, nccl:
+    broadcast by the trainer, in buckets of bucket_bytes. auto: path where the folder can be read, else stream.
 
     Of SGLang alone: sglang_python, the interpreter that has it ("": `.venv-sglang` of the checkout, else lamer's own);
     dtype, which auto makes bfloat16 on a GPU and float32 elsewhere; GPUs of one replica, and replicas. With a GPU it
@@ -191,7 +195,11 @@ class InferenceSettings:
     servers: int = _field(1, low=0)
     max_running: int = _field(128, low=1)
     cache_tokens: int = _field(65536, low=64)
-    update_mode: str = _field("retract", choices=("in_place", "retract", "abort"))
+    update_mode: str = _field("retract", choices=("in_place", "retract", "abort", "wait"))
+    delivery: str = _field("auto", choices=("auto", "path", "stream", "gloo", "nccl"))
+    anchor_every: int = _field(32, low=1)
+    bucket_bytes: int = _field(512 * 1024 * 1024, low=1024)
+    routing: str = _field("affinity", choices=("affinity", "random"))
     request_seconds: float = _field(300.0, low=0.1)
     retries: int = _field(5, low=0)
     sglang_python: str = ""

@@ -178,6 +178,7 @@ async def _address(run: RunFolder) -> str:
 
 def _plan(run: RunFolder, prepared: PreparedModel) -> tuple[GatewayPlan, Tracker]:
     """What the gateway is started with, and the tracker in it."""
+    from common.weights import read_fingerprint
     from envs import registry
     from learner.plan import GatewayPlan, ReferenceFigure
     from learner.tracking import Tracker
@@ -199,6 +200,7 @@ def _plan(run: RunFolder, prepared: PreparedModel) -> tuple[GatewayPlan, Tracker
         warmstart=prepared.metrics,
         resume_step=_resume_step(run),
         mlflow_url=tracker.url,
+        fingerprint=read_fingerprint(prepared.path),
     )
     return plan, tracker
 

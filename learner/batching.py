@@ -62,7 +62,7 @@ class Batcher:
         peers: PeerTable,
         link: Link,
         tracker: Tracker,
-        gateway_metrics: Callable[[], Sequence[Metric]],
+        gateway_metrics: Callable[[Batcher], Sequence[Metric]],
     ) -> None:
         self._metrics_file = run_dir / "metrics.jsonl"
         self._updates = updates
@@ -92,7 +92,7 @@ class Batcher:
         """The trainer wrote new weights: announce them to all hosts."""
         if self.finished.is_set():
             return
-        self._weights.publish(WeightAnnouncement(message.version, message.path, message.digest))
+        self._weights.publish(WeightAnnouncement(message.version, message.path, message.files))
         self._announce(message.version)
 
     async def requested(self, trainer: Peer, message: BatchRequest) -> None:
@@ -134,7 +134,7 @@ class Batcher:
     def reported(self, message: UpdateReport) -> None:
         """The trainer's figures of an update: to the metrics file and the tracker, together with the gateway's."""
         self.reported_step = message.step
-        metrics = (*message.metrics, *self._gateway_metrics())
+        metrics = (*message.metrics, *self._gateway_metrics(self))
         line = json.dumps({"step": message.step, **{metric.name: metric.value for metric in metrics}})
         with self._metrics_file.open("a", encoding="utf-8") as file:
             file.write(line + "\n")

@@ -3,7 +3,8 @@
     peers       who is connected              dispatch   leases out            leases      who plays what until when
     intake      trials in, acknowledged       pool       groups + journal      groups      admission to batch
     batching    the trainer's side            admission  how old is too old    journal     what is on disk
-    weight_server  versions and servers       evaluation one measured version  status      rates and figures
+    hosts       the inference hosts' side     weight_server  versions        weight_stream  weights without a disk
+    evaluation  one measured version          progress   phases and figures    status      rates
 
 One event loop handles every message in order; what follows from it (a cut, new leases) is done by `_keep_advancing`,
 which any change wakes. Writing to disk happens in the journal's thread.
@@ -30,18 +31,24 @@ from common.messages import (
     AnyMessage,
     BatchRequest,
     Checkpointed,
+    ChunkRequest,
     Goodbye,
+    GroupJoin,
+    GroupOffer,
+    GroupState,
+    GroupUpdate,
     Heartbeat,
     Hello,
     HostStatus,
+    ManifestRequest,
     Message,
     Metric,
+    ModelFilesRequest,
     Phase,
     Published,
     Reject,
     Role,
     Shutdown,
-    Status,
     StatusRequest,
     TrialDone,
     TrialFailed,
@@ -51,14 +58,17 @@ from common.messages import (
 from common.transport import RouterEndpoint
 from learner.batching import Batcher
 from learner.dispatch import Dispatcher
-from learner.evaluation import Evaluation, EvaluationResult, pass_at
+from learner.evaluation import Evaluation
 from learner.groups import TrialEntry
+from learner.hosts import Hosts
 from learner.intake import Intake
 from learner.journal import Journal
 from learner.peers import Expectation, Link, Peer, PeerTable
 from learner.plan import GatewayPlan, ReferenceFigure, RunResult, Tracker
 from learner.pool import TrialPool
+from learner.progress import Progress, RunFigures
 from learner.weight_server import WeightServer, first_weights
+from learner.weight_stream import WeightStream
 
 __all__ = ["GatewayPlan", "ReferenceFigure", "RunResult", "Tracker", "run_gateway"]
 
@@ -72,6 +82,12 @@ _SENDER: dict[type[Message], Role] = {
     TrialDone: Role.ACTOR,
     TrialFailed: Role.ACTOR,
     HostStatus: Role.HOST,
+    ManifestRequest: Role.HOST,
+    ChunkRequest: Role.HOST,
+    GroupJoin: Role.HOST,
+    GroupState: Role.HOST,
+    GroupOffer: Role.TRAINER,
+    GroupUpdate: Role.TRAINER,
     BatchRequest: Role.TRAINER,
     Published: Role.TRAINER,
     UpdateReport: Role.TRAINER,
@@ -112,15 +128,11 @@ class Gateway:
         self._config = config.to_json(settings)
         self._expectation = Expectation(plan.run, config.config_hash(settings), plan.fingerprint)
         self._loop = asyncio.get_running_loop()
-        self._started = self._loop.time()
-        self._training_since = self._started
-        self._training_seconds = 0.0
-        self._phase = Phase.STARTING
+        self._progress = Progress(started=self._loop.time(), training_since=self._loop.time())
         self._work = asyncio.Event()
         self._alone = asyncio.Event()
         self._failure: asyncio.Future[None] = self._loop.create_future()
         self._malformed = 0
-        self._evaluations: list[EvaluationResult] = []
         self._router = RouterEndpoint(
             settings.gateway.bind, settings.gateway.port, plan.keys.pair, plan.keys.is_allowed
         )
@@ -143,8 +155,14 @@ class Gateway:
             self._peers,
             self._link,
             plan.tracker,
-            self._metrics,
+            lambda batcher: self._figures.metrics(batcher, self._loop.time()),
         )
+        self._figures = RunFigures(
+            plan, self._progress, self._pool, self._dispatcher, self._intake, weights, self._peers
+        )
+        stream = WeightStream(weights, plan.run_dir / "weights" / "stream")
+        model_path = Path(plan.model_path)
+        self._hosts = Hosts(model_path, weights, stream, self._peers, self._link, self._dispatcher.announce_servers)
 
     # --- the run -----------------------------------------------------------------------------------------------
 
@@ -177,14 +195,15 @@ class Gateway:
         except* LamerError as errors:
             failure = errors.exceptions[0]
             assert isinstance(failure, LamerError)
-            self._phase = Phase.FAILED
+            self._progress.phase = Phase.FAILED
             self._link.broadcast(Shutdown(str(failure), failure.exit_code))
             raise failure from None
-        return self._result(exit_code)
+        return self._figures.result(self._batcher, self._loop.time(), exit_code)
 
     async def close(self) -> None:
         """Commit the journal and close the socket."""
         (self._plan.run_dir / "address").unlink(missing_ok=True)
+        await self._hosts.close()
         await self._journal.close()
         self._router.close()
 
@@ -193,22 +212,22 @@ class Gateway:
         if not plan.resume_step and plan.settings.evaluation.initial and plan.settings.batch.updates > 0:
             await self._evaluate("initial", 0)
         if plan.settings.batch.updates > 0:
-            self._phase = Phase.TRAINING
-            self._training_since = self._loop.time()
+            self._progress.phase = Phase.TRAINING
+            self._progress.training_since = self._loop.time()
             self._dispatcher.is_training = True
             self._work.set()
             await self._batcher.finished.wait()
-            self._training_seconds = self._loop.time() - self._training_since
+            self._progress.training_seconds = self._loop.time() - self._progress.training_since
             self._dispatcher.is_training = False
         await self._evaluate("final", plan.settings.batch.updates)
-        self._phase = Phase.DONE
+        self._progress.phase = Phase.DONE
 
     async def _evaluate(self, name: str, version: int) -> None:
         """Measure a policy version; evaluation trials that an earlier gateway of this run stored are kept."""
         plan = self._plan
         if plan.settings.evaluation.tasks == 0:
             return
-        self._phase = Phase.EVALUATING
+        self._progress.phase = Phase.EVALUATING
         started = self._loop.time()
         evaluation = Evaluation(name, version, plan.settings.evaluation.tasks, self._settings.slot_retries)
         evaluation.restore(await self._journal.evaluated(version))
@@ -240,7 +259,7 @@ class Gateway:
     def _note_evaluation(self, evaluation: Evaluation, seconds: float) -> None:
         episodes = self._plan.settings.evaluation.episodes
         result = evaluation.result(episodes, self._dispatcher.evaluation_sampling, seconds)
-        self._evaluations.append(result)
+        self._progress.evaluations.append(result)
         shares = (Metric(f"evaluation/pass_at_{k + 1}", share) for k, share in enumerate(result.pass_at))
         entropy = Metric("evaluation/first_action_entropy", result.first_action_entropy)
         valid = Metric("evaluation/valid_action_rate", result.valid_action_rate)
@@ -276,6 +295,8 @@ class Gateway:
         while True:
             await asyncio.sleep(self._settings.heartbeat_seconds)
             self._link.broadcast(Heartbeat())
+            if self._weights.servers():  # their loads have changed
+                self._dispatcher.announce_servers()
             for peer in self._peers.age(self._settings.heartbeat_seconds, self._settings.dead_after_seconds):
                 log.warning("%s %s is silent and taken for dead", peer.role.value, peer.hello.name)
                 self._lose(peer, is_dead=True)
@@ -287,7 +308,7 @@ class Gateway:
             await self._work.wait()
             self._work.clear()
             if self._dispatcher.is_training:
-                self._batcher.try_cut(self._training_since)
+                self._batcher.try_cut(self._progress.training_since)
             self._dispatcher.fill(self._loop.time())
 
     def _on_stored(self, entries: Sequence[TrialEntry]) -> None:
@@ -323,7 +344,15 @@ class Gateway:
             case TrialFailed():
                 self._intake.failed(peer, message)
             case HostStatus():
-                self._note_host(peer, message)
+                self._hosts.report(peer, message)
+            case ManifestRequest() | ChunkRequest():
+                self._hosts.answer(peer, message)
+            case GroupJoin() | GroupState():
+                self._hosts.relay_to_trainer(peer, message)
+            case GroupOffer() | GroupUpdate():
+                self._hosts.relay_to_host(message)
+            case ModelFilesRequest():
+                self._hosts.give_model_files(peer)
             case BatchRequest():
                 await self._batcher.requested(peer, message)
             case Published():
@@ -333,7 +362,7 @@ class Gateway:
             case Checkpointed():
                 self._batcher.checkpointed(message)
             case StatusRequest():
-                self._link.send(peer, self._status())
+                self._link.send(peer, self._figures.status(self._batcher, self._loop.time()))
             case Goodbye():
                 self._lose(peer, is_dead=False)
             case _:
@@ -349,8 +378,8 @@ class Gateway:
         self._link.send(peer, self._welcome(hello))
         if hello.role is Role.ACTOR:
             self._dispatcher.greet(peer)
-        elif hello.role is Role.HOST and self._weights.current is not None:
-            self._link.send(peer, self._weights.current)
+        elif hello.role is Role.HOST:
+            self._hosts.greet(peer)
         elif hello.role is Role.TRAINER:
             for other in self._peers.of_role(Role.TRAINER):
                 if other is not peer:
@@ -373,89 +402,18 @@ class Gateway:
             dead_after_seconds=self._settings.dead_after_seconds,
         )
 
-    def _note_host(self, host: Peer, status: HostStatus) -> None:
-        if status.error:
-            log.warning("inference host %s: %s", host.hello.name, status.error)
-        if self._weights.report(host.key, status, self._loop.time()):
-            self._dispatcher.announce_servers()
-
     def _lose(self, peer: Peer, *, is_dead: bool) -> None:
         self._peers.remove(peer)
         if peer.role is Role.ACTOR:
             self._dispatcher.lost(peer, is_dead)
-        elif peer.role is Role.HOST and self._weights.remove(peer.key):
-            self._dispatcher.announce_servers()
+        elif peer.role is Role.HOST:
+            self._hosts.lose(peer)
         elif peer.role is Role.TRAINER:
             self._batcher.lost(peer)
         if len(self._peers) == 0:
             self._alone.set()
 
-    # --- figures -----------------------------------------------------------------------------------------------
-
     def _write_address(self) -> None:
         temporary = self._plan.run_dir / "address.tmp"
         temporary.write_text(self._router.url + "\n", encoding="ascii")
         temporary.replace(self._plan.run_dir / "address")
-
-    def _metrics(self) -> tuple[Metric, ...]:
-        trials, tokens = self._intake.rates.rates(self._loop.time())
-        return (
-            Metric("rollout/trials_per_second", trials),
-            Metric("rollout/tokens_per_second", tokens),
-            Metric("rollout/in_flight", float(len(self._dispatcher.leases))),
-            Metric("rollout/trials", float(self._intake.trials)),
-            Metric("trainer/wait_seconds", self._batcher.wait_seconds),
-            Metric("weights/update_seconds", self._weights.update_seconds),
-            Metric("weights/pause_seconds", self._weights.pause_seconds),
-            *self._batcher.figures.metrics(self._plan.settings.trial.episodes),
-            *self._pool.drops.metrics(),
-        )
-
-    def _status(self) -> Status:
-        now = self._loop.time()
-        trials, tokens = self._intake.rates.rates(now)
-        evaluation = self._dispatcher.evaluation
-        figures = self._batcher.figures
-        return Status(
-            run=self._plan.run,
-            phase=self._phase,
-            update=self._batcher.reported_step,
-            updates=self._plan.settings.batch.updates,
-            pass_at=pass_at(figures.solved_at, self._plan.settings.trial.episodes) if figures.solved_at else (),
-            trials=self._intake.trials,
-            trials_per_second=trials,
-            tokens_per_second=tokens,
-            in_flight=len(self._dispatcher.leases),
-            staleness_mean=figures.age_mean,
-            staleness_max=figures.age_max,
-            weight_age=self._weights.age(now),
-            policy_version=self._pool.trained_from,
-            actors=len(self._peers.of_role(Role.ACTOR)),
-            servers=len(self._weights.servers()),
-            dropped=self._pool.drops.groups.total(),
-            evaluated=0 if evaluation is None else evaluation.done,
-            evaluations=0 if evaluation is None else evaluation.tasks,
-            seconds=now - self._started,
-            mlflow_url=self._plan.mlflow_url,
-        )
-
-    def _result(self, exit_code: int) -> RunResult:
-        drops = self._pool.drops
-        return RunResult(
-            run=self._plan.run,
-            exit_code=exit_code,
-            updates=self._batcher.reported_step,
-            policy_version=self._pool.trained_from,
-            evaluations=tuple(self._evaluations),
-            references=self._plan.references,
-            warmstart=self._plan.warmstart,
-            seconds=self._loop.time() - self._started,
-            training_seconds=self._training_seconds,
-            trials=self._intake.trials,
-            response_tokens=self._intake.tokens,
-            drops=tuple(Metric(reason, float(count)) for reason, count in sorted(drops.groups.items())),
-            dropped_trials=drops.trials,
-            dropped_solved=drops.solved,
-            staleness_max=self._batcher.staleness_max,
-            resumed_from=self._plan.resume_step,
-        )

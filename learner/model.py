@@ -27,8 +27,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from common.errors import BadInput, Missing
 from common.settings import TrainerSettings
+from common.weights import WeightFile, weight_files
 from learner.attention import SHARED_PREFIX, PrefixLayout, plan_layout
-from learner.folders import file_digest, whole_folder
+from learner.folders import whole_folder
 from learner.packing import Indices, Pack, pack
 from learner.samples import Sample, SampleKind
 
@@ -245,13 +246,13 @@ class PolicyModel:
             for name, parameter in parameters.items():
                 parameter.data = own[name]
 
-    def save(self, target: Path) -> str:
+    def save(self, target: Path) -> tuple[WeightFile, ...]:
         """Write a complete model folder: weights in the forward pass's dtype, config, tokenizer and chat template.
 
         The folder appears whole or not at all, and replaces one of the same name.
 
         Returns:
-            SHA-256 of its model.safetensors, hexadecimal.
+            its weight files.
         """
         with whole_folder(target) as folder:
             _copy_companions(self.path, folder, self.dtype)
@@ -259,10 +260,10 @@ class PolicyModel:
                 name: value.detach().to(self.dtype).cpu().contiguous() for name, value in self.parameters().items()
             }
             save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-            digest = file_digest(folder / WEIGHTS)
+            files = weight_files(folder)
             if target.exists():
                 shutil.rmtree(target)
-        return digest
+        return files
 
 
 def _probe(prompt: np.ndarray, ids: np.ndarray) -> Sample:

@@ -13,6 +13,7 @@ import dataclasses
 from common.codec import encode_message
 from common.messages import PROTOCOL_VERSION, AnyMessage, Hello, Role
 from common.transport import RouterEndpoint
+from common.weights import ModelFingerprint
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -41,7 +42,7 @@ class Expectation:
 
     run: str
     config_hash: str
-    fingerprint: str
+    fingerprint: ModelFingerprint | None
 
     def refusal(self, hello: Hello) -> str:
         """Why a Hello is refused, "" if it is not."""
@@ -53,10 +54,13 @@ class Expectation:
         for name, theirs, ours in (
             ("run", hello.run, self.run),
             ("config hash", hello.config_hash, self.config_hash),
-            ("model fingerprint", hello.fingerprint, self.fingerprint),
         ):
             if theirs and ours and theirs != ours:
                 return f"{hello.name} expects {name} {theirs}, this learner has {ours}"
+        if hello.fingerprint is not None and self.fingerprint is not None:
+            difference = self.fingerprint.difference(hello.fingerprint)
+            if difference:
+                return f"the model of {hello.name} is another one than the run's: {difference}"
         if hello.role is Role.ACTOR and hello.capacity < 1:
             return f"an actor runs at least one trial at once, {hello.name} offers {hello.capacity}"
         return ""

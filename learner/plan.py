@@ -10,6 +10,7 @@ from typing import Protocol
 from common.keys import ServerKeys
 from common.messages import Metric
 from common.settings import Settings
+from common.weights import ModelFingerprint
 from learner.evaluation import EvaluationResult
 
 
@@ -33,7 +34,7 @@ class GatewayPlan:
     """A run as the gateway needs it.
 
     env_config: the environment's options as canonical JSON. resume_step: the policy version of the checkpoint to go on
-    from, None for a new run. fingerprint: of the model, "" to accept any host. warmstart: figures of the warm start,
+    from, None for a new run. fingerprint: of the model, None to accept any host. warmstart: figures of the warm start,
     which go into the result as they are.
     """
 
@@ -47,7 +48,7 @@ class GatewayPlan:
     references: tuple[ReferenceFigure, ...] = ()
     warmstart: tuple[Metric, ...] = ()
     resume_step: int | None = None
-    fingerprint: str = ""
+    fingerprint: ModelFingerprint | None = None
     mlflow_url: str = ""
 
 

@@ -112,8 +112,8 @@ class Trainer:
 
     async def _publish(self, updater: PolicyUpdater) -> None:
         folder = self._folder(updater.version)
-        digest = await asyncio.to_thread(updater.save_weights, folder)
-        await self._session.send(Published(version=updater.version, path=str(folder.resolve()), digest=digest))
+        files = await asyncio.to_thread(updater.save_weights, folder)
+        await self._session.send(Published(version=updater.version, path=str(folder.resolve()), files=files))
         await asyncio.to_thread(self._remove_old, updater.version)
 
     def _folder(self, version: int) -> Path:

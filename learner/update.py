@@ -24,6 +24,7 @@ from common.errors import BadInput, RunFailed
 from common.messages import Metric
 from common.records import Trial
 from common.settings import OptimizerSettings, Settings
+from common.weights import WeightFile
 from learner import checkpoint
 from learner.loss import TokenLogprobs, entropy_coefficient, policy_loss
 from learner.metrics import TokenMeter, sample_metrics, trial_metrics
@@ -148,11 +149,11 @@ class PolicyUpdater:
             return ()
         return engine_parity(self._model, trials, folder_of, responses, self._settings.optimizer.pack_tokens)
 
-    def save_weights(self, folder: Path) -> str:
+    def save_weights(self, folder: Path) -> tuple[WeightFile, ...]:
         """Write the policy as a complete model folder, whole or not at all.
 
         Returns:
-            SHA-256 of its model.safetensors.
+            its weight files.
         """
         return self._model.save(folder)
 

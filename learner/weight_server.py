@@ -6,26 +6,27 @@ The gateway announces the current weights to every host; a host reports what its
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
+import msgspec
+
 from common.errors import Missing
-from common.messages import HostStatus, ServerInfo, WeightAnnouncement
+from common.messages import HostStatus, Metric, ServerInfo, WeightAnnouncement
+from common.weights import weight_files
 
 
 def first_weights(model_path: Path) -> WeightAnnouncement:
-    """Policy version 0: the model folder that the run starts from. Its digest is "" if the model is in several files.
+    """Policy version 0: the model folder that the run starts from.
 
     Raises:
-        Missing: there is no such folder.
+        Missing: there is no such folder, or no weights in it.
     """
     if not model_path.is_dir():
         raise Missing(f"the model folder {model_path} is not there")
-    weights = model_path / "model.safetensors"
-    if not weights.exists():
-        return WeightAnnouncement(0, str(model_path), "")
-    with weights.open("rb") as file:
-        return WeightAnnouncement(0, str(model_path), hashlib.file_digest(file, "sha256").hexdigest())
+    files = weight_files(model_path)
+    if not files:
+        raise Missing(f"the model folder {model_path} holds no *.safetensors")
+    return WeightAnnouncement(0, str(model_path), files)
 
 
 class WeightServer:
@@ -35,28 +36,36 @@ class WeightServer:
         """Start at version 0, or, going on from a later one, without current weights until they are published."""
         self.current = None if resume_step else first
         self._published = {first.version: first}
+        self._lineage = 0
         self._hosts: dict[str, HostStatus] = {}
         self._applied_since: float | None = None
 
     def publish(self, weights: WeightAnnouncement) -> None:
-        """Make these weights current."""
-        self._published[weights.version] = weights
-        self.current = weights
+        """Make these weights current. Going back to an earlier version begins a new lineage."""
+        if self.current is not None and weights.version <= self.current.version:
+            self._lineage += weights.identity != self.current.identity
+        self.current = msgspec.structs.replace(weights, lineage=self._lineage)
+        self._published[weights.version] = self.current
 
     def go_back(self, version: int) -> bool:
         """Make an earlier version current again; False if it was not published while this gateway ran."""
         if version not in self._published:
             return False
-        self.current = self._published[version]
+        self.publish(self._published[version])
         return True
+
+    def find(self, identity: str) -> WeightAnnouncement | None:
+        """The newest published weights with this identity."""
+        found = [weights for weights in self._published.values() if weights.identity == identity]
+        return max(found, key=lambda weights: weights.version, default=None)
 
     def report(self, host: str, status: HostStatus, now: float) -> bool:
         """Take a host's report; whether the list of servers that actors see changed."""
-        before, applied = self.servers(), self.applied_version
+        before, applied = self._offered(), self.applied_version
         self._hosts[host] = status
         if self.applied_version != applied:
             self._applied_since = now
-        return self.servers() != before
+        return self._offered() != before
 
     def remove(self, host: str) -> bool:
         """Forget a host that left or died; whether it had a server that actors see."""
@@ -77,15 +86,19 @@ class WeightServer:
         """Seconds since the applied version changed, 0 before it was known."""
         return 0.0 if self._applied_since is None else now - self._applied_since
 
-    @property
-    def update_seconds(self) -> float:
-        """How long the slowest ready server's last weight update took."""
-        return max((status.update_seconds for status in self._ready()), default=0.0)
+    def metrics(self) -> tuple[Metric, ...]:
+        """Of the last weight update, on the ready server where each figure is largest."""
+        ready = self._ready()
 
-    @property
-    def pause_seconds(self) -> float:
-        """How long generation stood still in the last weight update, on the server where it did longest."""
-        return max((status.pause_seconds for status in self._ready()), default=0.0)
+        def largest(name: str) -> float:
+            return max((float(getattr(status, name)) for status in ready), default=0.0)
+
+        names = ("update_seconds", "pause_seconds", "download_seconds", "download_bytes")
+        return tuple(Metric(f"weights/{name}", largest(name)) for name in names)
+
+    def _offered(self) -> tuple[ServerInfo, ...]:
+        """The ready servers without their loads, which change all the time."""
+        return tuple(msgspec.structs.replace(server, running=0, waiting=0) for server in self.servers())
 
     def _ready(self) -> tuple[HostStatus, ...]:
         return tuple(status for status in self._hosts.values() if status.is_ready)

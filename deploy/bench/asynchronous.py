@@ -146,7 +146,7 @@ async def follow_weights(session: Session, server: SimulatedServer) -> None:
             await server.client.resume()
             info = msgspec.structs.replace(info, policy_version=message.version)
         if isinstance(message, WeightAnnouncement | Welcome):
-            await session.send(HostStatus(info, is_ready=True, running=0, waiting=0))
+            await session.send(HostStatus(info, is_ready=True))
 
 
 class Measurement:
@@ -199,7 +199,7 @@ async def take_batches(session: Session, measurement: Measurement, options: Asyn
     while len(measurement.marks) <= options.warm_up + MEASURED_UPDATES:
         message = await session.receive()
         if isinstance(message, Batch):
-            await session.send(Published(message.step, str(options.model_path), digest=""))
+            await session.send(Published(message.step, str(options.model_path), files=()))
             await session.send(UpdateReport(message.step, metrics=()))
             await session.send(BatchRequest(message.step))
             await measurement.take()

@@ -189,9 +189,9 @@ class Host:
     async def _apply(self, engine: EngineProcess, wanted: WeightAnnouncement) -> None:
         """Verify the announced folder, then pause, load, continue, and verify what the server says it holds."""
         began = time.monotonic()
-        file = Path(wanted.path) / "model.safetensors"
-        if wanted.digest and await asyncio.to_thread(file_digest, file) != wanted.digest:
-            raise ServerRefused(f"{file} does not have the announced SHA-256 {wanted.digest}")
+        for file in wanted.files:
+            if await asyncio.to_thread(file_digest, Path(wanted.path) / file.name) != file.digest:
+                raise ServerRefused(f"{file.name} in {wanted.path} does not have the announced SHA-256 {file.digest}")
         client, mode = engine.client, engine.update_mode(self._update_mode)
         paused = time.monotonic()
         await client.pause(mode)
@@ -221,12 +221,12 @@ class Host:
             api_key=engine.api_key if engine is not None else "",
             policy_version=max(self._version, 0),
             max_running=self._engine_options.max_running,
+            running=figures.num_running_reqs if figures is not None else 0,
+            waiting=figures.num_waiting_reqs if figures is not None else 0,
         )
         status = HostStatus(
             server=server,
             is_ready=is_ready,
-            running=figures.num_running_reqs if figures is not None else 0,
-            waiting=figures.num_waiting_reqs if figures is not None else 0,
             pause_seconds=self._times.pause,
             update_seconds=self._times.update,
             error=error,

@@ -52,10 +52,12 @@ from common.settings import (
     Settings,
     TrialSettings,
 )
+from common.weights import WeightFile
 from learner.gateway import GatewayPlan, RunResult, run_gateway
 from learner.journal import read_batch
 
 TIMEOUT = 20.0
+FILES = (WeightFile("model.safetensors", 7, "digest"),)
 
 
 def completion(version: int = 0, tokens: int = 3) -> Completion:
@@ -220,7 +222,7 @@ class Host:
             if isinstance(message, WeightAnnouncement):
                 self.versions.append(message.version)
                 server = ServerInfo("server", "http://127.0.0.1:1", "key", message.version, 8)
-                await self.session.send(HostStatus(server, True, 0, 0, pause_seconds=0.01, update_seconds=0.02))
+                await self.session.send(HostStatus(server, True, pause_seconds=0.01, update_seconds=0.02))
 
 
 @dataclass
@@ -257,7 +259,7 @@ class Trainer:
         if batch.step == self.dies_at:
             return
         self.version = batch.step
-        await self.session.send(Published(self.version, f"weights/v{self.version}", "digest"))
+        await self.session.send(Published(self.version, f"weights/v{self.version}", FILES))
         await self.session.send(UpdateReport(batch.step, (Metric("loss", random.random()),)))
         await self.session.send(Checkpointed(batch.step, f"checkpoints/{batch.step}"))
         await self.session.send(BatchRequest(self.version))

@@ -239,8 +239,8 @@ def test_saved_weights_are_a_complete_model_folder_with_the_trained_logprobs(mod
     updater = PolicyUpdater(SETTINGS, model_path)
     updater.update(1, play_batch(0))
     folder = tmp_path / "weights" / "v1"
-    digest = updater.save_weights(folder)
-    assert digest == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    (file,) = updater.save_weights(folder)
+    assert file.digest == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert {path.name for path in folder.iterdir()} == {path.name for path in model_path.iterdir()}
     assert [path.name for path in folder.parent.iterdir()] == ["v1"]
     loaded = AutoModelForCausalLM.from_pretrained(folder)
@@ -254,7 +254,7 @@ def test_saving_weights_again_replaces_the_folder(model_path: Path, tmp_path: Pa
     updater.update(1, play_batch(0))
     second = updater.save_weights(tmp_path / "v")
     assert first != second
-    assert second == hashlib.sha256((tmp_path / "v" / "model.safetensors").read_bytes()).hexdigest()
+    assert second[0].digest == hashlib.sha256((tmp_path / "v" / "model.safetensors").read_bytes()).hexdigest()
 
 
 def test_an_untied_output_head_is_trained_and_saved(tmp_path: Path) -> None:

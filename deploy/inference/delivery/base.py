@@ -1,0 +1,59 @@
+"""The one interface behind which weights arrive.
+
+    FolderDelivery   fetch: the announced weights as a verified model folder of this machine, while generation goes on
+    Mail             how a delivery writes to the gateway; answers come in by `take`
+
+A folder is applied by loading it (`ServerClient.load_weights`), and a server is started on one as well. A broadcast
+(`deploy.inference.delivery.collective`) goes straight into a running server, and falls back to a folder whenever it
+can't.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from common.errors import LamerError
+from common.messages import AnyMessage, WeightAnnouncement
+
+Mail = Callable[[AnyMessage], Awaitable[None]]
+
+
+class DeliveryFailed(LamerError):
+    """Weights could not be had, or are not what was announced. The server keeps those it has."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A model folder that holds the announced weights, every file checked against its SHA-256.
+
+    seconds, size: that fetching took, and bytes that it moved (0 for a folder that was read where it lies).
+    """
+
+    folder: Path
+    seconds: float
+    size: int
+
+
+class FolderDelivery(Protocol):
+    """Brings announced weights to this machine as a complete model folder. Belongs to one event loop."""
+
+    async def fetch(self, wanted: WeightAnnouncement, *, is_full: bool = False) -> Fetched:
+        """The weights as a folder, checked. Generation goes on meanwhile.
+
+        is_full: do not build on weights fetched before, as after a server refused what was made from them.
+
+        Raises:
+            DeliveryFailed: they can't be had, or are damaged.
+        """
+        ...
+
+    def take(self, message: AnyMessage) -> None:
+        """A message of the gateway for this delivery: its answers, and Welcome after a reconnection, at which what was
+        asked is asked again.
+        """
+        ...

@@ -1,0 +1,140 @@
+"""The gateway's side of the inference hosts: their reports, and what they ask for to come to new weights.
+
+HostStatus                      to the weight server; actors hear of servers that came, went or changed version
+ManifestRequest, ChunkRequest   answered by the weight stream (`learner.weight_stream`)
+ModelFilesRequest               answered with the model folder's small files, for actors too
+GroupJoin, GroupState           relayed to the trainer, GroupOffer and GroupUpdate back to the host
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+from common.messages import (
+    ChunkRequest,
+    GroupJoin,
+    GroupOffer,
+    GroupStage,
+    GroupState,
+    GroupUpdate,
+    HostStatus,
+    ManifestRequest,
+    ModelFiles,
+    Role,
+)
+from common.weights import WEIGHT_SUFFIX, NamedFile
+from learner.peers import Link, Peer, PeerTable
+from learner.weight_server import WeightServer
+from learner.weight_stream import WeightStream
+
+log = logging.getLogger("lamer.gateway")
+
+MODEL_FILES_BYTES = 128 * 1024 * 1024
+_NO_MODEL_FILES = (WEIGHT_SUFFIX, ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
+
+
+def read_model_files(folder: Path) -> ModelFiles:
+    """The files of a model folder other than weights, as long as they are not over `MODEL_FILES_BYTES` together."""
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.endswith(_NO_MODEL_FILES)]
+    paths.sort(key=lambda path: path.stat().st_size)
+    files, total = [], 0
+    for path in paths:
+        total += path.stat().st_size
+        if total > MODEL_FILES_BYTES:
+            log.warning("%s and larger files of %s are not given to hosts and actors", path.name, folder)
+            break
+        files.append(NamedFile(path.name, path.read_bytes()))
+    return ModelFiles(tuple(files))
+
+
+class Hosts:
+    """Belongs to the gateway's event loop. on_servers: called when actors must hear of a change."""
+
+    def __init__(
+        self,
+        model_path: Path,
+        weights: WeightServer,
+        stream: WeightStream,
+        peers: PeerTable,
+        link: Link,
+        on_servers: Callable[[], None],
+    ) -> None:
+        self._model_path = model_path
+        self._weights = weights
+        self._stream = stream
+        self._peers = peers
+        self._link = link
+        self._on_servers = on_servers
+        self._clock = asyncio.get_running_loop().time
+        self._model_files: ModelFiles | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def greet(self, host: Peer) -> None:
+        """A host said Hello: name it the current weights, if there are any yet."""
+        if self._weights.current is not None:
+            self._link.send(host, self._weights.current)
+
+    def report(self, host: Peer, status: HostStatus) -> None:
+        """A host says how its server is."""
+        if status.error:
+            log.warning("inference host %s: %s", host.hello.name, status.error)
+        if self._weights.report(host.key, status, self._clock()):
+            self._on_servers()
+
+    def lose(self, host: Peer) -> None:
+        """A host left or died."""
+        self._tell_trainer(GroupState(group="", stage=GroupStage.LEFT, host=host.key))
+        if self._weights.remove(host.key):
+            self._on_servers()
+
+    def give_model_files(self, peer: Peer) -> None:
+        """Send the model folder's small files; they are read once."""
+        self._start(self._send_model_files(peer))
+
+    def answer(self, host: Peer, message: ManifestRequest | ChunkRequest) -> None:
+        """Answer a question about weights, in the background: a delta may have to be made first."""
+        self._start(self._send_weights(host, message))
+
+    def relay_to_trainer(self, host: Peer, message: GroupJoin | GroupState) -> None:
+        """Pass a host's message on under the key by which the trainer answers it."""
+        if isinstance(message, GroupJoin):
+            self._tell_trainer(GroupJoin(message.backend, message.ranks, host.key))
+        else:
+            state = GroupState(message.group, message.stage, message.version, message.reason, host.key)
+            self._tell_trainer(state)
+
+    def relay_to_host(self, message: GroupOffer | GroupUpdate) -> None:
+        """Pass a trainer's message on to the host that it names, if it is still there."""
+        host = self._peers.get(message.host)
+        if host is not None:
+            self._link.send(host, message)
+
+    async def close(self) -> None:
+        """End what is being answered."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stream.close()
+
+    def _tell_trainer(self, message: GroupJoin | GroupState) -> None:
+        for trainer in self._peers.of_role(Role.TRAINER):
+            self._link.send(trainer, message)
+
+    async def _send_model_files(self, peer: Peer) -> None:
+        if self._model_files is None:
+            self._model_files = await asyncio.to_thread(read_model_files, self._model_path)
+        self._link.send(peer, self._model_files)
+
+    async def _send_weights(self, host: Peer, message: ManifestRequest | ChunkRequest) -> None:
+        if isinstance(message, ManifestRequest):
+            self._link.send(host, await self._stream.manifest(message))
+        else:
+            self._link.send(host, await self._stream.chunk(message))
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
