@@ -19,14 +19,11 @@ def first_weights(model_path: Path) -> WeightAnnouncement:
     """Policy version 0: the model folder that the run starts from.
 
     Raises:
-        Missing: there is no such folder, or no weights in it.
+        Missing: there is no such folder.
     """
     if not model_path.is_dir():
         raise Missing(f"the model folder {model_path} is not there")
-    files = weight_files(model_path)
-    if not files:
-        raise Missing(f"the model folder {model_path} holds no *.safetensors")
-    return WeightAnnouncement(0, str(model_path), files)
+    return WeightAnnouncement(0, str(model_path), weight_files(model_path))
 
 
 class WeightServer:
