@@ -1,6 +1,7 @@
 """The one interface behind which weights arrive.
 
     FolderDelivery   fetch: the announced weights as a verified model folder of this machine, while generation goes on
+    LiveDelivery     apply: the announced weights straight into a running server, while it is paused
     Mail             how a delivery writes to the gateway; answers come in by `take`
 
 A folder is applied by loading it (`ServerClient.load_weights`), and a server is started on one as well. A broadcast
@@ -17,6 +18,7 @@ from typing import Protocol
 
 from common.errors import LamerError
 from common.messages import AnyMessage, WeightAnnouncement
+from deploy.inference.client import ServerClient
 
 Mail = Callable[[AnyMessage], Awaitable[None]]
 
@@ -56,4 +58,38 @@ class FolderDelivery(Protocol):
         """A message of the gateway for this delivery: its answers, and Welcome after a reconnection, at which what was
         asked is asked again.
         """
+        ...
+
+
+class LiveDelivery(Protocol):
+    """Brings announced weights into a running server without a folder. Belongs to one event loop.
+
+    `lose` may be called at any time, also while `apply` waits: the server is gone or was started anew, so whatever was
+    set up with it is void and is set up again with the next server handed to `apply`.
+    """
+
+    def wants(self, announcement: WeightAnnouncement) -> bool:
+        """Whether `apply` should be tried for these weights; without it they are fetched as a folder."""
+        ...
+
+    async def apply(self, announcement: WeightAnnouncement, client: ServerClient) -> None:
+        """Put the weights into the server and label them with their version. The server is paused meanwhile; its
+        caller paused it and lets it go on, and checks the version that it holds.
+
+        Raises:
+            DeliveryFailed, ServerRefused: it could not be done, and the server may be half-updated. The caller then
+            loads the full folder before the server goes on.
+        """
+        ...
+
+    def take(self, message: AnyMessage) -> None:
+        """A message of the gateway for this delivery, and Welcome after a reconnection."""
+        ...
+
+    def lose(self) -> None:
+        """The server that weights were applied to is gone."""
+        ...
+
+    async def close(self) -> None:
+        """Leave whatever was joined, while the server is still there if it is."""
         ...
