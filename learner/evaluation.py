@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from common.errors import BadInput
 from common.messages import Sampling
 from common.records import EVALUATION_SEED, EpisodeStatus, Task, Trial
 from learner.groups import Acceptance
@@ -79,6 +80,27 @@ def pass_at(solved_at: Sequence[int | None], episodes: int) -> tuple[float, ...]
     """pass@1, pass@2, ... of trials by the episode that solved them: of [0, 2, None, None] .25, .25, .5."""
     counts = Counter(solved_at)
     return tuple(sum(counts[k] for k in range(last + 1)) / max(len(solved_at), 1) for last in range(episodes))
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A confidence interval of a share."""
+
+    low: float
+    high: float
+
+
+def wilson_interval(solved: int, n: int, z: float = 1.959964) -> Interval:
+    """Wilson's score interval of the share solved / n (Wilson, 1927); z 1.96 gives 95%.
+
+    Of 9 solved in 10, .596 .. .982. Unlike the normal approximation it keeps within 0 .. 1, and has a width at 0 and 1.
+    """
+    if not 0 <= solved <= n or n < 1:
+        raise BadInput(f"a share needs 0 <= solved <= n and n >= 1, got {solved} of {n}")
+    share = solved / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
 
 
 def entropy(values: Iterable[str]) -> float:

@@ -8,6 +8,12 @@
 engine/logprob_gap_max and _mean are |trainer - engine| over tokens of age 0, where both hold the same weights: what
 remains is numerical. policy/logprob_shift_mean is the same over all tokens, staleness included. engine/importance_ess
 is the effective share of tokens under the weights pi_prox / pi_behave, before they are capped.
+
+By token age, in updates between the version that sampled a token and the one trained from (0, 1, .. max_staleness, and
+`older` where a token is):
+    engine/tokens_age_N        share of all response tokens
+    engine/ess_age_N           effective share of them under pi_prox / pi_behave; left out where there are none
+    engine/logprob_gap_age_N   mean of |log pi_prox - log pi_behave| over them; left out where there are none
 """
 
 from __future__ import annotations
@@ -70,8 +76,12 @@ def sample_metrics(samples: Sequence[Sample]) -> list[Metric]:
 
 @dataclass(slots=True)
 class TokenMeter:
-    """What the packs of an update say of their tokens; read once at the end, so that a GPU isn't waited for."""
+    """What the packs of an update say of their tokens; read once at the end, so that a GPU isn't waited for.
 
+    max_staleness: the highest token age that is shown by itself.
+    """
+
+    max_staleness: int
     _sums: list[torch.Tensor] = field(default_factory=list)
     _tokens: int = 0
     _proximal: list[torch.Tensor] = field(default_factory=list)
@@ -94,8 +104,8 @@ class TokenMeter:
         """The figures; the gap is left out where no token has age 0."""
         policy, entropy, clipped, dual_clipped, capped = (torch.stack(self._sums).sum(0) / self._tokens).tolist()
         proximal, behaviour = torch.cat(self._proximal), torch.cat(self._behaviour)
-        gaps = (proximal - behaviour).abs()
-        current = gaps[torch.cat(self._ages) == 0]
+        ages, gaps = torch.cat(self._ages), (proximal - behaviour).abs()
+        current = gaps[ages == 0]
         metrics = [
             Metric("loss/policy", policy),
             Metric("loss/entropy", entropy),
@@ -108,7 +118,25 @@ class TokenMeter:
         if len(current):
             metrics.append(Metric("engine/logprob_gap_max", float(current.max())))
             metrics.append(Metric("engine/logprob_gap_mean", float(current.mean())))
-        return metrics
+        return metrics + _metrics_by_age(proximal, behaviour, ages, self.max_staleness)
+
+
+def _metrics_by_age(
+    proximal: torch.Tensor, behaviour: torch.Tensor, ages: torch.Tensor, max_staleness: int
+) -> list[Metric]:
+    """Share, effective share and mean gap of the tokens of each age, from logprobs and ages [n] each."""
+    metrics: list[Metric] = []
+    groups = [(str(age), ages == age) for age in range(max_staleness + 1)]
+    older = ages > max_staleness
+    if bool(older.any()):
+        groups.append(("older", older))
+    for age, chosen in groups:
+        metrics.append(Metric(f"engine/tokens_age_{age}", float(chosen.double().mean())))
+        if bool(chosen.any()):
+            theirs, ours = behaviour[chosen], proximal[chosen]
+            metrics.append(Metric(f"engine/ess_age_{age}", effective_share(ratio(ours, theirs))))
+            metrics.append(Metric(f"engine/logprob_gap_age_{age}", float((ours - theirs).abs().mean())))
+    return metrics
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -120,7 +120,7 @@ class PolicyUpdater:
         if settings.loss.kind == "decoupled_ppo":
             self._compute_proximal([item for batch in batches[1:] for item in batch])
         coefficient = entropy_coefficient(settings.loss, step, settings.batch.updates)
-        meter = TokenMeter()
+        meter = TokenMeter(settings.batch.max_staleness)
         rate = learning_rate(settings.optimizer, step, settings.batch.updates)
         for parameters in self._optimizer.param_groups:
             parameters["lr"] = rate

@@ -6,9 +6,10 @@ import math
 
 import pytest
 
+from common.errors import BadInput
 from common.messages import Sampling
 from common.records import EpisodeStatus, Purpose, Trial
-from learner.evaluation import Evaluation, entropy, evaluation_task, is_faulty, pass_at
+from learner.evaluation import Evaluation, entropy, evaluation_task, is_faulty, pass_at, wilson_interval
 from learner.groups import Acceptance
 from tests.learner.scripted import make_trial
 from tests.learner.test_leases import lease
@@ -24,6 +25,23 @@ def played(task: int, *statuses: EpisodeStatus) -> Trial:
 def test_pass_at_k_counts_trials_solved_within_k_episodes() -> None:
     assert pass_at([0, 2, None, None], 3) == (0.25, 0.25, 0.5)
     assert pass_at([], 2) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("solved", "n", "low", "high"),
+    [(9, 10, 0.5958, 0.9821), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962)],
+)
+def test_the_wilson_interval_is_that_of_published_examples(solved: int, n: int, low: float, high: float) -> None:
+    """At 0 of n it is 0 .. z^2 / (n + z^2) = 3.8415 / 13.8415."""
+    interval = wilson_interval(solved, n)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_a_share_of_nothing_has_no_interval() -> None:
+    with pytest.raises(BadInput, match="0 of 0"):
+        wilson_interval(0, 0)
+    with pytest.raises(BadInput, match="3 of 2"):
+        wilson_interval(3, 2)
 
 
 def test_entropy_is_that_of_the_empirical_distribution_in_nats() -> None:

@@ -1,0 +1,49 @@
+"""What an update is measured by, on numbers worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from learner.loss import PolicyLoss
+from learner.metrics import TokenMeter
+
+NO_LIMIT = torch.zeros(5, dtype=torch.bool)
+LOSS = PolicyLoss(torch.ones(5), NO_LIMIT, NO_LIMIT, NO_LIMIT)
+
+
+def measured(ratios: list[float], ages: list[int], max_staleness: int) -> dict[str, float]:
+    """The figures of tokens with pi_prox / pi_behave as given."""
+    meter = TokenMeter(max_staleness)
+    meter.add(LOSS, torch.ones(5))
+    behaviour = torch.full((len(ratios),), -1.0)
+    meter.compare(behaviour + torch.tensor(ratios).log(), behaviour, torch.tensor(ages))
+    return {metric.name: metric.value for metric in meter.metrics()}
+
+
+def test_tokens_are_measured_by_their_age() -> None:
+    """Weights 1, 3 of age 1: (1 + 3)^2 / (2 (1 + 9)) = 0.8, and a mean gap of ln(3) / 2."""
+    found = measured([1.0, 1.0, 1.0, 3.0, 2.0], [0, 0, 1, 1, 3], max_staleness=2)
+    assert [found[f"engine/tokens_age_{age}"] for age in (0, 1, 2)] == pytest.approx([0.4, 0.4, 0.0])
+    assert found["engine/ess_age_0"] == pytest.approx(1.0)
+    assert found["engine/logprob_gap_age_0"] == pytest.approx(0.0, abs=1e-7)
+    assert found["engine/ess_age_1"] == pytest.approx(0.8)
+    assert found["engine/logprob_gap_age_1"] == pytest.approx(math.log(3) / 2)
+    assert "engine/ess_age_2" not in found, "no token has age 2"
+    assert "engine/logprob_gap_age_2" not in found
+
+
+def test_tokens_over_the_bound_are_measured_together() -> None:
+    """Weights 2, 4 of ages 3 and 4: 36 / (2 * 20) = 0.9."""
+    found = measured([1.0, 2.0, 4.0], [1, 3, 4], max_staleness=2)
+    assert found["engine/tokens_age_older"] == pytest.approx(2 / 3)
+    assert found["engine/ess_age_older"] == pytest.approx(0.9)
+    assert found["engine/logprob_gap_age_older"] == pytest.approx(1.5 * math.log(2))
+    assert "engine/tokens_age_older" not in measured([1.0, 2.0], [0, 2], max_staleness=2)
+
+
+def test_all_tokens_together_have_the_share_of_all_ages() -> None:
+    """Weights 1, 1, 1, 3: 36 / (4 * 12) = 0.75, whatever their ages."""
+    assert measured([1.0, 1.0, 1.0, 3.0], [0, 0, 1, 1], max_staleness=1)["engine/importance_ess"] == pytest.approx(0.75)
