@@ -61,24 +61,45 @@ class FolderDelivery(Protocol):
         ...
 
 
+class ServerStuck(DeliveryFailed):
+    """The server hangs in what it was asked to do, as in a broadcast whose trainer died: start it anew."""
+
+
+class Withdrawn(DeliveryFailed):
+    """A live delivery ended before it touched the server, which still holds the weights it had, all of them: it may go
+    on, and the new ones are fetched as a folder while it does.
+    """
+
+
 class LiveDelivery(Protocol):
     """Brings announced weights into a running server without a folder. Belongs to one event loop.
 
     `lose` may be called at any time, also while `apply` waits: the server is gone or was started anew, so whatever was
-    set up with it is void and is set up again with the next server handed to `apply`.
+    set up with it is void and is set up again with the next server given to `attach`.
     """
 
-    def wants(self, announcement: WeightAnnouncement) -> bool:
-        """Whether `apply` should be tried for these weights; without it they are fetched as a folder."""
+    def attach(self, client: ServerClient, on_stuck: Callable[[str], None]) -> None:
+        """The server is up and serves: set up with it what updates need, in the background.
+
+        on_stuck: called with a reason when the server hangs in what it was asked to do. Nothing but starting it anew
+        helps then.
+        """
         ...
 
-    async def apply(self, announcement: WeightAnnouncement, client: ServerClient) -> None:
+    async def wants(self, announcement: WeightAnnouncement) -> bool:
+        """Whether `apply` should be tried for these weights; without it they are fetched as a folder. May take
+        seconds, to wait for the trainer's offer; generation goes on meanwhile.
+        """
+        ...
+
+    async def apply(self, announcement: WeightAnnouncement, client: ServerClient, flush_cache: bool) -> None:
         """Put the weights into the server and label them with their version. The server is paused meanwhile; its
         caller paused it and lets it go on, and checks the version that it holds.
 
         Raises:
-            DeliveryFailed, ServerRefused: it could not be done, and the server may be half-updated. The caller then
-            loads the full folder before the server goes on.
+            Withdrawn: nothing was touched. DeliveryFailed, ServerRefused: it could not be done, and the server may be
+            half-updated; the caller then loads the full folder, or starts the server anew, before it goes on.
+            ServerStuck: it hangs and has to be started anew.
         """
         ...
 
