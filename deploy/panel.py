@@ -6,7 +6,10 @@ last update.
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import termios
+from collections.abc import Iterator
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -35,7 +38,9 @@ class PanelView:
 
     def __init__(self, console: Console) -> None:
         self._live = Live(Text("waiting for the run's first figures", style="dim"), console=console, transient=False)
-        self._live.start()
+        self._stack = contextlib.ExitStack()
+        self._stack.enter_context(_keys_unseen())
+        self._stack.enter_context(self._live)
 
     def show(self, status: Status) -> None:
         """Redraw the panel."""
@@ -47,7 +52,23 @@ class PanelView:
 
     def close(self) -> None:
         """Leave the panel as it was drawn last."""
-        self._live.stop()
+        self._stack.close()
+
+
+@contextlib.contextmanager
+def _keys_unseen() -> Iterator[None]:
+    """While the block runs, the terminal shows no `^C` in the middle of the panel."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    quiet = [*before]
+    quiet[3] = before[3] & ~(termios.ECHOCTL | termios.ECHO)
+    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 class PlainView:
