@@ -11,7 +11,7 @@ The gateway binds a ROUTER; actors, inference hosts, the trainer and observers c
     trainer   -> gateway   BatchRequest, Published,           gateway -> trainer   Batch
                            UpdateReport, Checkpointed
     observer  -> gateway   StatusRequest                      gateway -> observer  Status
-    host      -> trainer   GroupJoin, GroupState              trainer -> host      GroupOffer, GroupUpdate
+    host      -> trainer   GroupJoin, GroupState              trainer -> host      GroupOffer, GroupUpdate, GroupOrder
                            (both ways through the gateway, which relays them)
 
 A finished trial is resent until it is acknowledged; the gateway acknowledges after the journal's commit is on disk.
@@ -25,7 +25,7 @@ import enum
 import msgspec
 
 from common.records import Purpose, Record, Task
-from common.weights import Bucket, ModelFingerprint, NamedFile, StreamedFile, WeightFile, identity_of
+from common.weights import Bucket, ModelFingerprint, NamedFile, StreamedFile, WeightFile, identity_of, named_digest
 
 PROTOCOL_VERSION = 1
 
@@ -93,7 +93,8 @@ class Sampling(Record, frozen=True):
 class ServerInfo(Record, frozen=True):
     """An inference server as actors see it. `policy_version` is the version it was verified to hold.
 
-    running, waiting: requests there when its host last asked, from all actors together.
+    running, waiting: requests there when its host last asked, from all actors together. report: counts the host's
+    reports, so that figures sent again are known for old ones.
     """
 
     name: str
@@ -103,6 +104,7 @@ class ServerInfo(Record, frozen=True):
     max_running: int
     running: int = 0
     waiting: int = 0
+    report: int = 0
 
 
 class Hello(Message, frozen=True):
@@ -129,7 +131,8 @@ class Welcome(Message, frozen=True):
 
     epoch: changes when the gateway restarts. config: the run's resolved configuration as JSON (`common.config`).
     model_path: folder of the policy's tokenizer and first weights. credit_trials / credit_bytes: what may be
-    unacknowledged. dead_after_seconds: silence after which either end takes the other for dead.
+    unacknowledged. dead_after_seconds: silence after which either end takes the other for dead. fingerprint: of the
+    policy's model, None where the learner has none.
     """
 
     protocol: int
@@ -143,6 +146,7 @@ class Welcome(Message, frozen=True):
     credit_bytes: int
     heartbeat_seconds: float
     dead_after_seconds: float = 20.0
+    fingerprint: ModelFingerprint | None = None
 
 
 class Reject(Message, frozen=True):
@@ -171,7 +175,10 @@ class Shutdown(Message, frozen=True):
 
 
 class Lease(Message, frozen=True):
-    """Play this trial within `seconds` (counted on the receiver's monotonic clock)."""
+    """Play this trial within `seconds` (counted on the receiver's monotonic clock).
+
+    slot: of an evaluation, the policy version that it measures; no other version may play it.
+    """
 
     trial_id: str
     group_id: int
@@ -213,7 +220,7 @@ class Nack(Message, frozen=True):
 
 
 class Servers(Message, frozen=True):
-    """The inference servers that may be used now; replaces the list sent before."""
+    """The inference servers that may be used now, whatever version they hold; replaces the list sent before."""
 
     servers: tuple[ServerInfo, ...]
 
@@ -253,13 +260,23 @@ class WeightAnnouncement(Message, frozen=True):
 
 
 class ModelFilesRequest(Message, frozen=True):
-    """An actor or a host without the model's folder asks for all of it but the weights."""
+    """An actor or a host without the model's folder asks for all of it but the weights.
+
+    digest: `ModelFiles.digest` of those that belong to streamed weights, "" for those of the run's model.
+    """
+
+    digest: str = ""
 
 
 class ModelFiles(Message, frozen=True):
     """The model folder's files other than weights: configuration, tokenizer, chat template."""
 
     files: tuple[NamedFile, ...]
+
+    @property
+    def digest(self) -> str:
+        """What tells these files from any others: 32 hexadecimal digits."""
+        return identity_of([named_digest(file) for file in self.files])
 
 
 class ManifestRequest(Message, frozen=True):
@@ -272,6 +289,7 @@ class ManifestRequest(Message, frozen=True):
 class WeightManifest(Message, frozen=True):
     """How the weights `identity` are made: `size` bytes of the payload `payload`, applied to `base` ("": to nothing).
 
+    payload: BLAKE2b-128 of its bytes, hexadecimal. companions: `ModelFiles.digest` of what belongs beside the weights.
     error: "" or why these weights can't be had; nothing else counts then.
     """
 
@@ -280,6 +298,7 @@ class WeightManifest(Message, frozen=True):
     payload: str
     size: int
     files: tuple[StreamedFile, ...]
+    companions: str = ""
     error: str = ""
 
 
@@ -309,11 +328,16 @@ class GroupJoin(Message, frozen=True):
 
 
 class GroupStage(enum.StrEnum):
-    """How far a member of a weight-update group is. LEFT is said by the gateway of a host that went away."""
+    """How far a member of a weight-update group is.
+
+    DECLINED: it does not want this version, but stays a member. FAILED: it is none any more. LEFT: the gateway says so
+    of a host that went away.
+    """
 
     JOINED = "joined"
     READY = "ready"
     APPLIED = "applied"
+    DECLINED = "declined"
     FAILED = "failed"
     LEFT = "left"
 
@@ -348,6 +372,27 @@ class GroupUpdate(Message, frozen=True):
     version: int
     identity: str
     buckets: tuple[Bucket, ...]
+
+
+class GroupAction(enum.StrEnum):
+    """GO: the broadcast begins. WITHDRAW: it will not take place. LEAVE: the host is no member any more."""
+
+    GO = "go"
+    WITHDRAW = "withdraw"
+    LEAVE = "leave"
+
+
+class GroupOrder(Message, frozen=True):
+    """The trainer tells a member what follows from the members' answers to GroupUpdate, or that it is none.
+
+    version: of the update, -1 for LEAVE outside of one. reason: why not, "" for GO.
+    """
+
+    host: str
+    group: str
+    action: GroupAction
+    version: int = -1
+    reason: str = ""
 
 
 class BatchRequest(Message, frozen=True):
@@ -454,6 +499,7 @@ AnyMessage = (
     | GroupState
     | GroupOffer
     | GroupUpdate
+    | GroupOrder
     | BatchRequest
     | Batch
     | Published

@@ -42,7 +42,8 @@ class Encoding(enum.StrEnum):
 class Block(Record, frozen=True):
     """`size` bytes of tensor `tensor`, from byte `start` of its file's data on.
 
-    offset, length: where its zstd frame lies in the payload. digest: of the resulting bytes, BLAKE2b-128 hexadecimal.
+    offset, length: where its frame (`common.blocks`) lies in the payload. digest: BLAKE2b-128 of the resulting bytes,
+    hexadecimal.
     """
 
     tensor: str
@@ -100,6 +101,11 @@ def identity_of(files: Sequence[WeightFile]) -> str:
     """A digest of weight files' names and contents; 32 hexadecimal digits."""
     lines = sorted(f"{file.name} {file.size} {file.digest}" for file in files)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+
+def named_digest(file: NamedFile) -> WeightFile:
+    """A small file's name, size and SHA-256."""
+    return WeightFile(file.name, len(file.data), hashlib.sha256(file.data).hexdigest())
 
 
 def weight_files(folder: Path) -> tuple[WeightFile, ...]:

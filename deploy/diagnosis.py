@@ -16,8 +16,20 @@ from rich.table import Table
 
 OLDEST_PYTHON = (3, 11)
 LEAST_DISK_GB = 2.0
-BASE = ("aiohttp", "jinja2", "msgpack", "msgspec", "numpy", "omegaconf", "pyzmq", "rich", "tokenizers", "typer")
-LEARNER = ("torch", "transformers", "safetensors", "zstandard")
+BASE = (
+    "aiohttp",
+    "jinja2",
+    "msgpack",
+    "msgspec",
+    "numpy",
+    "omegaconf",
+    "pyzmq",
+    "rich",
+    "tokenizers",
+    "typer",
+    "zstandard",
+)
+LEARNER = ("torch", "transformers", "safetensors")
 TRACKING = ("mlflow", "matplotlib")
 
 

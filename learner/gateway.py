@@ -35,6 +35,7 @@ from common.messages import (
     Goodbye,
     GroupJoin,
     GroupOffer,
+    GroupOrder,
     GroupState,
     GroupUpdate,
     Heartbeat,
@@ -88,6 +89,7 @@ _SENDER: dict[type[Message], Role] = {
     GroupState: Role.HOST,
     GroupOffer: Role.TRAINER,
     GroupUpdate: Role.TRAINER,
+    GroupOrder: Role.TRAINER,
     BatchRequest: Role.TRAINER,
     Published: Role.TRAINER,
     UpdateReport: Role.TRAINER,
@@ -232,11 +234,9 @@ class Gateway:
         evaluation = Evaluation(name, version, plan.settings.evaluation.tasks, self._settings.slot_retries)
         evaluation.restore(await self._journal.evaluated(version))
         self._dispatcher.evaluation = evaluation
-        self._dispatcher.announce_servers()
         self._work.set()
         await evaluation.finished.wait()
         self._dispatcher.evaluation = None
-        self._dispatcher.announce_servers()
         self._note_evaluation(evaluation, self._loop.time() - started)
 
     async def _restore(self) -> None:
@@ -349,10 +349,10 @@ class Gateway:
                 self._hosts.answer(peer, message)
             case GroupJoin() | GroupState():
                 self._hosts.relay_to_trainer(peer, message)
-            case GroupOffer() | GroupUpdate():
+            case GroupOffer() | GroupUpdate() | GroupOrder():
                 self._hosts.relay_to_host(message)
             case ModelFilesRequest():
-                self._hosts.give_model_files(peer)
+                self._hosts.give_model_files(peer, message)
             case BatchRequest():
                 await self._batcher.requested(peer, message)
             case Published():
@@ -400,6 +400,7 @@ class Gateway:
             credit_bytes=self._settings.credit_bytes,
             heartbeat_seconds=self._settings.heartbeat_seconds,
             dead_after_seconds=self._settings.dead_after_seconds,
+            fingerprint=self._plan.fingerprint,
         )
 
     def _lose(self, peer: Peer, *, is_dead: bool) -> None:

@@ -23,31 +23,15 @@ from common.messages import (
     HostStatus,
     ManifestRequest,
     ModelFiles,
+    ModelFilesRequest,
     Role,
 )
-from common.weights import WEIGHT_SUFFIX, NamedFile
+from learner.model_files import read_model_files
 from learner.peers import Link, Peer, PeerTable
 from learner.weight_server import WeightServer
 from learner.weight_stream import WeightStream
 
 log = logging.getLogger("lamer.gateway")
-
-MODEL_FILES_BYTES = 128 * 1024 * 1024
-_NO_MODEL_FILES = (WEIGHT_SUFFIX, ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
-
-
-def read_model_files(folder: Path) -> ModelFiles:
-    """The files of a model folder other than weights, as long as they are not over `MODEL_FILES_BYTES` together."""
-    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.endswith(_NO_MODEL_FILES)]
-    paths.sort(key=lambda path: path.stat().st_size)
-    files, total = [], 0
-    for path in paths:
-        total += path.stat().st_size
-        if total > MODEL_FILES_BYTES:
-            log.warning("%s and larger files of %s are not given to hosts and actors", path.name, folder)
-            break
-        files.append(NamedFile(path.name, path.read_bytes()))
-    return ModelFiles(tuple(files))
 
 
 class Hosts:
@@ -90,9 +74,9 @@ class Hosts:
         if self._weights.remove(host.key):
             self._on_servers()
 
-    def give_model_files(self, peer: Peer) -> None:
-        """Send the model folder's small files; they are read once."""
-        self._start(self._send_model_files(peer))
+    def give_model_files(self, peer: Peer, request: ModelFilesRequest) -> None:
+        """Send the small files of the run's model folder, which are read once, or those beside streamed weights."""
+        self._start(self._send_model_files(peer, request.digest))
 
     def answer(self, host: Peer, message: ManifestRequest | ChunkRequest) -> None:
         """Answer a question about weights, in the background: a delta may have to be made first."""
@@ -123,7 +107,11 @@ class Hosts:
         for trainer in self._peers.of_role(Role.TRAINER):
             self._link.send(trainer, message)
 
-    async def _send_model_files(self, peer: Peer) -> None:
+    async def _send_model_files(self, peer: Peer, digest: str) -> None:
+        beside = self._stream.model_files(digest)
+        if beside is not None:
+            self._link.send(peer, beside)
+            return
         if self._model_files is None:
             self._model_files = await asyncio.to_thread(read_model_files, self._model_path)
         self._link.send(peer, self._model_files)

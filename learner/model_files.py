@@ -1,0 +1,32 @@
+"""The files of a model folder other than its weights, as they are sent to hosts and actors."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from common.messages import ModelFiles
+from common.weights import WEIGHT_SUFFIX, NamedFile
+
+log = logging.getLogger("lamer.gateway")
+
+MODEL_FILES_BYTES = 128 * 1024 * 1024
+_NO_MODEL_FILES = (WEIGHT_SUFFIX, ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
+
+
+def read_model_files(folder: Path) -> ModelFiles:
+    """The files of a model folder other than weights, as long as they are not over `MODEL_FILES_BYTES` together.
+
+    Raises:
+        OSError: the folder is gone.
+    """
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.endswith(_NO_MODEL_FILES)]
+    paths.sort(key=lambda path: path.stat().st_size)
+    files, total = [], 0
+    for path in paths:
+        total += path.stat().st_size
+        if total > MODEL_FILES_BYTES:
+            log.warning("%s and larger files of %s are not given to hosts and actors", path.name, folder)
+            break
+        files.append(NamedFile(path.name, path.read_bytes()))
+    return ModelFiles(tuple(files))
