@@ -2,28 +2,23 @@
 
 PathDelivery    the announced folder itself: same machine or shared disk
 AutoDelivery    PathDelivery where the announced folder is readable here, else StreamDelivery
-check_folder    what every delivered folder must satisfy
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from common.errors import BadInput
 from common.messages import AnyMessage, WeightAnnouncement
-from common.weights import WEIGHT_SUFFIX, WeightFile
 from deploy.inference.delivery.base import DeliveryFailed, Fetched, FolderDelivery, Mail
+from deploy.inference.delivery.checks import check_folder
 from deploy.inference.delivery.stream import StreamDelivery
-from learner.folders import file_digest
 
 log = logging.getLogger("lamer.host")
 
-INDEX = "model.safetensors.index.json"
 KINDS = ("auto", "path", "stream")
 
 
@@ -93,71 +88,6 @@ class AutoDelivery:
     def take(self, message: AnyMessage) -> None:
         """Answers are for the stream."""
         self._stream.take(message)
-
-
-def check_names(files: tuple[WeightFile, ...]) -> None:
-    """Weight files are named once each, by a plain name that stays inside a folder.
-
-    Raises:
-        DeliveryFailed: one is not.
-    """
-    names = [file.name for file in files]
-    for name in names:
-        if not name.endswith(WEIGHT_SUFFIX) or name.startswith(".") or "\0" in name or Path(name).name != name:
-            raise DeliveryFailed(f"{name!r} is no name of a weight file such as model{WEIGHT_SUFFIX}")
-        if names.count(name) > 1:
-            raise DeliveryFailed(f"the weight file {name} is announced twice")
-
-
-def check_index(folder: Path, files: tuple[WeightFile, ...]) -> None:
-    """The index of `folder`, if it has one, names only announced files.
-
-    Raises:
-        DeliveryFailed: it names others, or can't be read.
-    """
-    path = folder / INDEX
-    if not path.exists():
-        return
-    try:
-        index: Mapping[str, Mapping[str, str]] = json.loads(path.read_text(encoding="utf-8"))
-        named = set(index["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DeliveryFailed(f"{path} is no index of weight files: {error!r}") from error
-    others = sorted(map(str, named - {file.name for file in files}))
-    if others:
-        raise DeliveryFailed(f"{path} names {', '.join(others[:3])}, which the announcement does not: refused")
-
-
-def check_folder(folder: Path, files: tuple[WeightFile, ...]) -> None:
-    """`folder` holds exactly what was announced. Reads all files.
-
-    Raises:
-        DeliveryFailed: it does not; the message names the file, what it has and what it should have.
-    """
-    if not folder.is_dir():
-        raise DeliveryFailed(f"there is no folder {folder} on this machine: use --delivery stream (or auto)")
-    check_names(files)
-    check_index(folder, files)
-    for file in files:
-        path = folder / file.name
-        try:
-            _check_inside(folder, path)
-            size = path.stat().st_size
-            if size != file.size:
-                raise DeliveryFailed(f"{path} has {size} bytes, {file.size} were announced")
-            digest = file_digest(path)
-        except OSError as error:
-            raise DeliveryFailed(f"{path} can't be read: {error}") from error
-        if digest != file.digest:
-            raise DeliveryFailed(f"{path} has SHA-256 {digest}, {file.digest} was announced")
-
-
-def _check_inside(folder: Path, path: Path) -> None:
-    """Links may not lead out of the folder, but for those of a Hugging Face cache (snapshots/REV/x -> blobs/y)."""
-    real, home = path.resolve(), folder.resolve()
-    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-    if real.parent not in (home, blobs):
-        raise DeliveryFailed(f"{path} leads out of its folder, to {real}: refused")
 
 
 def _is_here(wanted: WeightAnnouncement) -> bool:

@@ -1,0 +1,173 @@
+"""A model folder made from a manifest, a payload and the weights that it builds on. Nothing of a manifest is trusted.
+
+check_manifest   what it describes is what was announced, and its blocks fill its files exactly
+rebuild          the folder, block by block, each checked, and every file against its SHA-256
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from common.blocks import BLOCK_BYTES, block_digest, decode_block, largest_frame
+from common.errors import BadInput
+from common.messages import WeightAnnouncement, WeightManifest
+from common.tensors import StoredTensor, TensorFolder, parse_header
+from common.weights import WEIGHT_SUFFIX, Block, Encoding, StreamedFile
+from deploy.inference.delivery.base import DeliveryFailed
+from deploy.inference.delivery.checks import check_index
+from learner.folders import whole_folder
+
+_PAYLOAD = re.compile(r"[0-9a-f]{32}")
+
+
+class Damaged(DeliveryFailed):
+    """What was made is not what was announced: the payload is damaged, or the weights that it builds on are."""
+
+
+class RebuildStopped(Exception):
+    """`stop` was set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a folder is made from. base: folder of the weights built on, None for a full copy; companions: of the small
+    files, None if there are none.
+    """
+
+    manifest: WeightManifest
+    payload: Path
+    base: Path | None
+    companions: Path | None
+
+
+def check_manifest(manifest: WeightManifest, wanted: WeightAnnouncement, base: str) -> None:
+    """A manifest answers the request for `wanted` on top of `base`.
+
+    Raises:
+        DeliveryFailed: it does not, or describes what can't be.
+    """
+    if manifest.base not in ("", base):
+        raise DeliveryFailed(f"the manifest builds on {manifest.base!r}, this host holds {base or 'nothing'}: refused")
+    if not _PAYLOAD.fullmatch(manifest.payload) or not (manifest.companions == "" or _is_digest(manifest.companions)):
+        raise DeliveryFailed(
+            f"payload {manifest.payload!r} or companions {manifest.companions!r} are no digests: refused"
+        )
+    if sorted(file.file.name for file in manifest.files) != sorted(file.name for file in wanted.files):
+        names = ", ".join(repr(file.file.name) for file in manifest.files)
+        raise DeliveryFailed(f"the manifest is of {names or 'no files'}, which is not what was announced: refused")
+    offset = 0
+    for file in manifest.files:
+        if file.file not in wanted.files:
+            raise DeliveryFailed(f"the manifest's {file.file} is not what was announced: refused")
+        offset = _check_blocks(file, bool(manifest.base), offset)
+    if offset != manifest.size:
+        raise DeliveryFailed(f"the manifest's blocks take {offset} bytes of a payload of {manifest.size}: refused")
+
+
+def _is_digest(text: str) -> bool:
+    return _PAYLOAD.fullmatch(text) is not None
+
+
+def _tensors(file: StreamedFile) -> tuple[StoredTensor, ...]:
+    try:
+        return parse_header(file.header, file.file.size - len(file.header))
+    except BadInput as error:
+        raise DeliveryFailed(f"the manifest's {file.file.name} has a wrong header: {error}") from error
+
+
+def _check_blocks(file: StreamedFile, has_base: bool, offset: int) -> int:
+    """The blocks fill the file's tensors in order, their frames the payload from `offset` on; where those end."""
+    blocks = iter(file.blocks)
+    for tensor in _tensors(file):
+        start = 0
+        while start < tensor.size:
+            block = next(blocks, None)
+            if block is None or (block.tensor, block.start) != (tensor.name, start):
+                raise DeliveryFailed(f"no block of {file.file.name} is byte {start} of {tensor.name!r}: refused")
+            _check_block(block, tensor, has_base, offset)
+            start += block.size
+            offset += block.length
+    if next(blocks, None) is not None:
+        raise DeliveryFailed(f"{file.file.name} has blocks past its end: refused")
+    return offset
+
+
+def _check_block(block: Block, tensor: StoredTensor, has_base: bool, offset: int) -> None:
+    longest = 0 if block.encoding is Encoding.SAME else largest_frame(block.size)
+    if (
+        not 0 < block.size <= min(BLOCK_BYTES, tensor.size - block.start)
+        or not 0 <= block.length <= longest
+        or block.offset != offset
+        or not (has_base or block.encoding is Encoding.FULL)
+    ):
+        raise DeliveryFailed(
+            f"block {block} of a tensor of {tensor.size} bytes can't be (payload at {offset}): refused"
+        )
+
+
+def rebuild(parts: Parts, target: Path, stop: threading.Event) -> None:
+    """Make the folder `target`, which appears whole or not at all and replaces one of that name.
+
+    Raises:
+        Damaged: a block or file is not what was announced. DeliveryFailed: the small files do not fit the weights.
+        RebuildStopped: `stop` was set. OSError: the disk is full.
+    """
+    with whole_folder(target) as folder:
+        if parts.companions is not None:
+            shutil.copytree(parts.companions, folder, dirs_exist_ok=True)
+        check_index(folder, tuple(file.file for file in parts.manifest.files))
+        with parts.payload.open("rb") as payload, _open_base(parts.base) as base:
+            for file in parts.manifest.files:
+                _rebuild_file(file, payload, base, folder / file.file.name, stop)
+        if target.exists():
+            shutil.rmtree(target)
+
+
+def _open_base(folder: Path | None) -> TensorFolder:
+    if folder is None:
+        return TensorFolder(Path(), ())
+    try:
+        return TensorFolder(folder, tuple(path.name for path in folder.glob(f"*{WEIGHT_SUFFIX}")))
+    except (BadInput, OSError) as error:
+        raise Damaged(f"the weights in {folder} can't be built on: {error}") from error
+
+
+def _rebuild_file(
+    file: StreamedFile, payload: BinaryIO, base: TensorFolder, target: Path, stop: threading.Event
+) -> None:
+    tensors = {tensor.name: tensor for tensor in _tensors(file)}
+    checksum = hashlib.sha256(file.header)
+    with target.open("wb") as output:
+        output.write(file.header)
+        for block in file.blocks:
+            if stop.is_set():
+                raise RebuildStopped
+            data = _rebuild_block(block, payload, base, tensors[block.tensor].element_bytes)
+            checksum.update(data)
+            output.write(data)
+    if checksum.hexdigest() != file.file.digest:
+        raise Damaged(f"{target.name} has SHA-256 {checksum.hexdigest()}, {file.file.digest} was announced")
+
+
+def _rebuild_block(block: Block, payload: BinaryIO, base: TensorFolder, element_bytes: int) -> bytes:
+    where = f"bytes {block.start} to {block.start + block.size} of {block.tensor}"
+    held = b""
+    if block.encoding is not Encoding.FULL:
+        held = base.read(block.tensor, block.start, block.size) if base.find(block.tensor) is not None else b""
+        if len(held) != block.size:
+            raise Damaged(f"{where} can't be built: the weights to build on lack them")
+    payload.seek(block.offset)
+    try:
+        data = decode_block(block.encoding, payload.read(block.length), held, block.size, element_bytes)
+    except BadInput as error:
+        raise Damaged(f"{where} can't be built: {error}") from error
+    digest = block_digest(data)
+    if digest != block.digest:
+        raise Damaged(f"{where} have BLAKE2b {digest}, {block.digest} was announced")
+    return data
