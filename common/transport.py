@@ -7,7 +7,8 @@ What ZeroMQ does silently is checked here: a frame over MAXMSGSIZE (the receiver
 refused at the sender; a failed CURVE handshake (nothing is raised at `send`) is read from the socket's monitor; a
 message for a peer that has gone or whose queue is full (`SEND_QUEUE`) makes `RouterEndpoint.send` answer False, and a
 dealer's `send` waits while `SEND_QUEUE` messages are queued or no learner is connected. A router stops reading from a
-peer that has `RECEIVE_QUEUE` messages waiting, which holds that peer back by TCP.
+peer that has `RECEIVE_QUEUE` messages waiting, which holds that peer back by TCP. That the other end is silent is for
+heartbeats to notice (`common.session`, `learner.peers`); what a vanished one leaves in the kernel ends after a minute.
 """
 
 from __future__ import annotations
@@ -23,11 +24,17 @@ from zmq.utils.monitor import recv_monitor_message
 
 from common.codec import MAX_MESSAGE_BYTES, CodecError
 from common.errors import BadInput, LamerError, Missing
+from common.reachability import why_unreachable
 
 SEND_QUEUE = 4096
 RECEIVE_QUEUE = 256
 LINGER_MS = 2000
 _RECONNECT_MS = 100
+_CONNECT_MS = 5000
+"""How long one try to connect may take. The kernel's own tries get rarer, and would miss that a cut network is back."""
+_UNANSWERED_MS = 60_000
+"""After so long without a sign that what was sent arrived (TCP user timeout), the kernel gives a connection up: a peer
+that vanished without a word leaves neither a socket nor a queue behind."""
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _HANDSHAKE_FAILURES = (
     zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
@@ -95,6 +102,7 @@ class RouterEndpoint:
         self._socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
         self._socket.setsockopt(zmq.SNDHWM, SEND_QUEUE)
         self._socket.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE)
+        self._socket.setsockopt(zmq.TCP_MAXRT, _UNANSWERED_MS)
         self._socket.linger = LINGER_MS
         self._monitor = self._socket.get_monitor_socket(_HANDSHAKE_FAILURES)
         try:
@@ -121,7 +129,8 @@ class RouterEndpoint:
     async def _watch(self, on_refused: Callable[[str], None]) -> None:
         while True:
             event = await recv_monitor_message(self._monitor)
-            reason = "key not in allowed/" if event["event"] == zmq.Event.HANDSHAKE_FAILED_AUTH else "wrong server key"
+            is_unknown = event["event"] == zmq.Event.HANDSHAKE_FAILED_AUTH
+            reason = "key not in allowed/" if is_unknown else "its server.key is not ours, or it is no lamer"
             on_refused(reason)
 
     async def receive(self) -> tuple[bytes, bytes]:
@@ -183,6 +192,8 @@ class DealerEndpoint:
         self._socket.setsockopt(zmq.RCVHWM, SEND_QUEUE)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
+        self._socket.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_MS)
+        self._socket.setsockopt(zmq.TCP_MAXRT, _UNANSWERED_MS)
         self._socket.linger = LINGER_MS
         self._monitor = self._socket.get_monitor_socket(
             _HANDSHAKE_FAILURES | zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
@@ -197,7 +208,7 @@ class DealerEndpoint:
         """Wait until keys are exchanged, `timeout` seconds at most.
 
         Raises:
-            HandshakeFailed: a CURVE key is wrong. Missing: nothing listens there.
+            HandshakeFailed: a CURVE key is wrong. Missing: no learner listens there.
         """
         failures = 0
         try:
@@ -213,14 +224,17 @@ class DealerEndpoint:
                             "put client.key into its keys folder under allowed/"
                         )
                     if failures > 1:  # one may be a gateway that stopped in the middle of a handshake
-                        raise HandshakeFailed(
-                            f"wrong CURVE key: the learner at {self.url} has another key than server.key "
-                            "of this keys folder; copy it from the learner"
-                        )
+                        break
         except TimeoutError as error:
-            raise Missing(
-                f"can't reach the learner at {self.url} within {timeout:g} s: is it running, and is the port open?"
-            ) from error
+            why = await why_unreachable(self.url) or "it does not exchange keys: is it busy or very far?"
+            raise Missing(f"can't reach the learner at {self.url} within {timeout:g} s: {why}") from error
+        why = await why_unreachable(self.url)
+        if why:
+            raise Missing(f"can't reach the learner at {self.url}: {why}")
+        raise HandshakeFailed(
+            f"wrong CURVE key: the learner at {self.url} has another key than server.key of this keys folder, or "
+            "client.key_secret does not belong to client.key; copy all three from the learner"
+        )
 
     async def lost(self) -> None:
         """Wait until the connection breaks."""
