@@ -19,7 +19,7 @@ _QUOTED = 300
 
 
 class BadAnswer(InferenceError):
-    """An answer with nothing usable in it (aborted, empty, malformed): the request is sent again."""
+    """An answer with nothing usable in it (no tokens, malformed): the request is sent again."""
 
 
 class SamplingParams(msgspec.Struct):
@@ -113,24 +113,24 @@ def check_ids(request: Request, vocab_size: int) -> None:
         )
 
 
-def encode_request(request: Request, seed: int, policy_version: int) -> bytes:
-    """The JSON body that asks for `request` with this sampling seed, of a server that holds `policy_version`."""
+def encode_request(request: Request, policy_version: int) -> bytes:
+    """The JSON body that asks for `request`, of a server that holds `policy_version`."""
     params = SamplingParams(
         temperature=request.temperature,
         top_p=request.top_p,
         top_k=request.top_k or -1,
         max_new_tokens=request.max_tokens,
         stop=request.stop,
-        sampling_seed=seed,
+        sampling_seed=request.seed,
     )
     return _ENCODER.encode(GenerateBody(request.prompt_ids.tolist(), params, to_weight_version(policy_version)))
 
 
 def decode_answer(data: bytes, request: Request) -> Completion:
-    """The completion in the body of an answer with status 200.
+    """The completion in the body of an answer with status 200; one that was aborted holds what there was by then.
 
     Raises:
-        BadAnswer: aborted, without tokens, or not what SGLang's contract says.
+        BadAnswer: without tokens, or not what SGLang's contract says.
         InferenceRefused: the weights have a label that no host of ours gave them.
     """
     try:
@@ -138,10 +138,9 @@ def decode_answer(data: bytes, request: Request) -> Completion:
     except msgspec.DecodeError as error:
         raise BadAnswer(f"the answer is not of /generate's shape: {error}") from error
     meta, ids = answer.meta_info, answer.output_ids
-    if meta.finish_reason.type == FinishReason.ABORT:
-        raise BadAnswer(f"aborted after {len(ids)} tokens {meta.finish_reason.message}".rstrip())
     if not ids:
-        raise BadAnswer(f"no tokens came back, finish reason {meta.finish_reason.type}")
+        finish = meta.finish_reason
+        raise BadAnswer(f"no tokens came back, finish reason {finish.type} {finish.message}".rstrip())
     if [triple[1] for triple in meta.output_token_logprobs] != ids:
         raise BadAnswer(f"{len(ids)} ids came back with logprobs of {len(meta.output_token_logprobs)} other ones")
     try:

@@ -20,7 +20,8 @@ from actors.episode import Stage
 from actors.inference import InferenceClient, RoutedPolicy
 from actors.outbox import RETRY_SECONDS, Outbox
 from actors.rendering import Renderer
-from actors.routing import Router
+from actors.resuming import Endings
+from actors.routing import Affinity, Router
 from actors.trial import TrialLimits, TrialPlay
 from common.codec import MAX_MESSAGE_BYTES, encode_trial
 from common.errors import BadInput, LamerError
@@ -60,8 +61,10 @@ class Player:
 
     async def play(self, lease: Lease) -> TrialDone | TrialFailed:
         """Play a lease's trial. What it raises is a defect of ours or of the environment."""
-        min_version = self.router.newest_version if lease.purpose is Purpose.EVALUATE else 0
-        policy = RoutedPolicy(self.client, self.router, min_version)
+        version = lease.slot if lease.purpose is Purpose.EVALUATE else None
+        affinity = Affinity(f"{lease.purpose.value}/{lease.group_id}", version)
+        endings = Endings(self.renderer.decode_all, self.renderer.end_ids)
+        policy = RoutedPolicy(self.client, self.router, endings, affinity)
         with contextlib.closing(registry.make_env(lease.task)) as env:
             play = TrialPlay(Stage(lease, env, policy, self.renderer, self.limits), self.name)
             trial = await play.run()

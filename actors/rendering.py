@@ -98,6 +98,13 @@ class ModelConfig(msgspec.Struct):
 
     vocab_size: int | None = None
     text_config: TextConfig | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+
+
+class GenerationConfig(msgspec.Struct):
+    """What `generation_config.json` says, as far as we read it."""
+
+    eos_token_id: int | tuple[int, ...] | None = None
 
 
 class GenerationTag(jinja2.ext.Extension):
@@ -155,11 +162,19 @@ class Renderer:
     """Renders prompts and decodes responses for one model folder.
 
     vocab_size: a server may only be sent ids below it: the model's embedding rows where `config.json` tells them.
+    end_ids: the tokens that end a response.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None, vocab_size: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        vocab_size: int,
+        end_ids: frozenset[int] = frozenset(),
+    ) -> None:
         """Take over parts that were read; use `load`."""
         self.vocab_size = vocab_size
+        self.end_ids = end_ids
         self._tokenizer = tokenizer
         self._template = template
         self._remembered = functools.lru_cache(maxsize=REMEMBERED_PROMPTS)(self._render)
@@ -184,7 +199,7 @@ class Renderer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         template = _load_template(folder) if use_chat_template else None
-        return cls(tokenizer, template, _vocab_size(folder, tokenizer))
+        return cls(tokenizer, template, _vocab_size(folder, tokenizer), _end_ids(folder, tokenizer))
 
     def render(self, user_message: str) -> TokenIds:
         """Prompt ids, int32 [P], of a conversation of one user message; read-only, since it is handed out again.
@@ -197,6 +212,10 @@ class Renderer:
     def decode(self, ids: TokenIds | Sequence[int]) -> str:
         """The text of ids without special tokens."""
         return str(self._tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True))
+
+    def decode_all(self, ids: TokenIds) -> str:
+        """The text of ids, special tokens among them, in which servers look for stop texts."""
+        return str(self._tokenizer.decode(ids.tolist(), skip_special_tokens=False))
 
     def _render(self, user_message: str) -> TokenIds:
         is_plain = self._template is None
@@ -226,6 +245,19 @@ def _vocab_size(folder: Path, tokenizer: Tokenizer) -> int:
     config = _read_json(folder / "config.json", ModelConfig) or ModelConfig()
     size = config.vocab_size or (config.text_config.vocab_size if config.text_config else None)
     return size or max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
+def _end_ids(folder: Path, tokenizer: Tokenizer) -> frozenset[int]:
+    """The end tokens that the folder names anywhere: SGLang stops at any of them."""
+    described = _read_json(folder / "tokenizer_config.json", TokenizerFile) or TokenizerFile()
+    named = described.special_tokens().get("eos_token")
+    found = {tokenizer.token_to_id(named)} if named is not None else set()
+    config = _read_json(folder / "config.json", ModelConfig)
+    generation = _read_json(folder / "generation_config.json", GenerationConfig)
+    for source in (config, generation):
+        ids = source.eos_token_id if source is not None else None
+        found.update(ids if isinstance(ids, tuple) else (ids,))
+    return frozenset(token for token in found if token is not None)
 
 
 def _read_json(path: Path, kind: type[FileT]) -> FileT | None:

@@ -13,6 +13,7 @@ import logging
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from actors.inference import InferenceClient, InferenceOptions
 from actors.pool import Player, TrialPool
@@ -20,10 +21,12 @@ from actors.rendering import Renderer
 from actors.routing import Router
 from actors.trial import TrialLimits
 from common.config import from_json
-from common.errors import LamerError
+from common.errors import LamerError, Missing
 from common.keys import ClientKeys
-from common.messages import PROTOCOL_VERSION, Hello, Role
+from common.messages import PROTOCOL_VERSION, Hello, ModelFiles, ModelFilesRequest, Role
+from common.model_files import cache_root, keep_model_files
 from common.session import Session
+from common.weights import ModelFingerprint, read_fingerprint
 from envs import registry
 
 log = logging.getLogger("lamer.actor")
@@ -34,7 +37,11 @@ _EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 0}
 
 @dataclass(frozen=True, slots=True)
 class ActorOptions:
-    """One actor process. url, keys: of the gateway. trials: run at once. model_path: None for the gateway's."""
+    """One actor process. url, keys: of the gateway. trials: run at once.
+
+    model_path: the model's folder on this machine, with or without weights; None: the gateway's if it can be read here,
+    else its small files are asked for.
+    """
 
     url: str
     keys: ClientKeys
@@ -62,17 +69,27 @@ async def run_actor(options: ActorOptions) -> int:
 
 
 async def _work(options: ActorOptions) -> int:
-    hello = Hello(PROTOCOL_VERSION, PROTOCOL_VERSION, Role.ACTOR, options.name, capacity=options.trials)
+    fingerprint = read_fingerprint(Path(options.model_path)) if options.model_path else None
+    hello = Hello(
+        PROTOCOL_VERSION,
+        PROTOCOL_VERSION,
+        Role.ACTOR,
+        options.name,
+        capacity=options.trials,
+        fingerprint=fingerprint,
+    )
     session = await Session.open(options.url, options.keys, hello, CONNECT_SECONDS)
     reason = "stopped"
     try:
         settings = from_json(session.welcome.config)
         registry.decode_config(settings.env.name, settings.env.options)
-        renderer = Renderer.load(options.model_path or session.welcome.model_path, settings.model.chat_template)
+        folder = Path(options.model_path) if options.model_path else await _find_model(session)
+        renderer = Renderer.load(folder, settings.model.chat_template)
         inference = InferenceOptions(settings.inference.request_seconds, settings.inference.retries)
         async with InferenceClient(inference, renderer.vocab_size) as client:
             limits = TrialLimits(settings.trial.max_turns, settings.trial.max_prompt_tokens)
-            player = Player(options.name, renderer, limits, client, Router())
+            router = Router(is_random=settings.inference.routing == "random")
+            player = Player(options.name, renderer, limits, client, router)
             log.info("joined run %s as %s: %d trials at once", session.welcome.run, options.name, options.trials)
             return await TrialPool(session, player, options.trials).run()
     except LamerError as error:
@@ -80,6 +97,34 @@ async def _work(options: ActorOptions) -> int:
         raise
     finally:
         await session.close(reason)
+
+
+async def _find_model(session: Session) -> Path:
+    """The learner's model folder if it can be read here and is the run's, else its small files, asked for and kept.
+
+    Raises:
+        Missing: the learner is gone. BadInput: it sent files that can't be kept.
+    """
+    folder = Path(session.welcome.model_path)
+    if _is_the_runs(folder, session.welcome.fingerprint):
+        return folder
+    answer = await session.ask(ModelFilesRequest(), ModelFiles)
+    try:
+        kept = keep_model_files(answer.files, cache_root())
+    except OSError as error:
+        raise Missing(f"the model's files can't be kept under {cache_root()}: {error}") from error
+    log.info("the model's folder is not on this machine: its %d small files are kept in %s", len(answer.files), kept)
+    return kept
+
+
+def _is_the_runs(folder: Path, expected: ModelFingerprint | None) -> bool:
+    """Whether a folder of the learner's machine is here too, and not another one of the same name."""
+    if expected is None:
+        return folder.is_dir()
+    try:
+        return not expected.difference(read_fingerprint(folder))
+    except (LamerError, OSError):
+        return False
 
 
 @contextlib.contextmanager

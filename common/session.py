@@ -2,6 +2,7 @@
 
     Session.open   connect, exchange keys, say Hello, get Welcome
     send, receive  messages; heartbeats are exchanged inside and never seen
+    ask            one message, answered by another
     close          say Goodbye and hang up
 
 A task owned by the session reads, writes and beats. When the connection breaks, or nothing was heard for
@@ -16,6 +17,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections import deque
+from typing import TypeVar
 
 import msgspec
 
@@ -26,6 +29,8 @@ from common.messages import AnyMessage, Goodbye, Heartbeat, Hello, Reject, Shutd
 from common.transport import DealerEndpoint, Disconnected
 
 log = logging.getLogger("lamer.session")
+
+AnswerT = TypeVar("AnswerT")
 
 PATIENCE = 10.0
 OUTBOX_MESSAGES = 64
@@ -47,6 +52,7 @@ class Session:
         self._keys = keys
         self._hello = hello
         self._inbox: asyncio.Queue[AnyMessage | None] = asyncio.Queue()
+        self._kept: deque[AnyMessage] = deque()
         self._outbox: asyncio.Queue[bytes] = asyncio.Queue(OUTBOX_MESSAGES)
         self._unsent: bytes | None = None
         self._was_heard = True
@@ -84,6 +90,24 @@ class Session:
         Raises:
             Missing: the learner was away for too long, or has gone after its Shutdown. BadInput: it refuses us.
         """
+        return self._kept.popleft() if self._kept else await self._next()
+
+    async def ask(self, question: AnyMessage, kind: type[AnswerT]) -> AnswerT:
+        """Send a message and wait for the first one of type `kind`; asked again after a reconnection.
+
+        What else arrives meanwhile comes out of `receive` afterwards, in order. For the one task that receives.
+
+        Raises:
+            Missing, BadInput: as `receive`.
+        """
+        await self.send(question)
+        while not isinstance(answer := await self._next(), kind):
+            self._kept.append(answer)
+            if isinstance(answer, Welcome):
+                await self.send(question)
+        return answer
+
+    async def _next(self) -> AnyMessage:
         message = await self._inbox.get()
         if message is None:
             self._inbox.put_nowait(None)

@@ -1,7 +1,8 @@
 """Who plays what next: leases go out as long as an actor has room and the run has work.
 
-While an evaluation is under way only its tasks are leased, and actors see only the servers that hold its version;
-else the pool's slots are. The actor with the most room relative to its capacity is served first.
+While an evaluation is under way only its tasks are leased, once a server holds its version, which the lease names; else
+the pool's slots are. Actors are told every ready server: one that is missing from the list is gone. The actor with the
+most room relative to its capacity is served first.
 """
 
 from __future__ import annotations
@@ -92,8 +93,7 @@ class Dispatcher:
                 self.evaluation.give_back(lease.group_id)
 
     def _servers(self) -> Servers:
-        version = None if self.evaluation is None else self.evaluation.policy_version
-        return Servers(self._weights.servers(version))
+        return Servers(self._weights.servers())
 
     def _roomiest(self) -> Peer | None:
         room = [

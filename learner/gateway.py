@@ -384,6 +384,7 @@ class Gateway:
             for other in self._peers.of_role(Role.TRAINER):
                 if other is not peer:
                     self._lose(other, is_dead=True)
+            self._hosts.greet_trainer(peer)
         log.info("%s %s joined", hello.role.value, hello.name)
         self._work.set()
 

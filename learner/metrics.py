@@ -1,7 +1,7 @@
 """What an update is measured by. Names are the ones shown in MLflow.
 
     trials    reward/mean, reward/episode_1.., train/pass@1.., train/episodes, train/valid_actions,
-              train/valid_reflections, staleness/mean, staleness/max
+              train/valid_reflections, staleness/mean, staleness/max, rollout/prefix_hit_rate
     samples   train/samples, train/response_tokens, train/advantage_std
     tokens    loss/policy, loss/entropy, loss/clip_fraction, loss/dual_clip_fraction, engine/...
 
@@ -39,6 +39,7 @@ def trial_metrics(trials: Sequence[Trial], episodes: int, policy_version: int) -
         policy_version: the version trained from.
 
     reward/episode_k is the mean over the trials that played episode k; pass@k is over all trials.
+    rollout/prefix_hit_rate is the share of prompt tokens whose keys and values the servers had cached.
     """
     metrics = [Metric("reward/mean", _mean([sum(episode.reward for episode in trial.episodes) for trial in trials]))]
     for index in range(episodes):
@@ -46,11 +47,14 @@ def trial_metrics(trials: Sequence[Trial], episodes: int, policy_version: int) -
     turns = [turn.is_valid for trial in trials for episode in trial.episodes for turn in episode.turns]
     reflections = [reflection.is_valid for trial in trials for reflection in trial.reflections]
     ages = [policy_version - trial.oldest_version for trial in trials]
+    responses = [completion for trial in trials for completion in trial.completions()]
+    prompt_tokens = sum(len(completion.prompt_ids) for completion in responses)
     metrics += [
         Metric("train/episodes", _mean([len(trial.episodes) for trial in trials])),
         Metric("train/valid_actions", _mean(turns)),
         Metric("staleness/mean", _mean(ages)),
         Metric("staleness/max", float(max(ages))),
+        Metric("rollout/prefix_hit_rate", sum(completion.cached_tokens for completion in responses) / prompt_tokens),
     ]
     if reflections:
         metrics.append(Metric("train/valid_reflections", _mean(reflections)))

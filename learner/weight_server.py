@@ -59,7 +59,9 @@ class WeightServer:
     def report(self, host: str, status: HostStatus, now: float) -> bool:
         """Take a host's report; whether the list of servers that actors see changed."""
         before, applied = self._offered(), self.applied_version
-        self._hosts[host] = status
+        last = self._hosts.get(host)
+        server = msgspec.structs.replace(status.server, report=last.server.report + 1 if last is not None else 1)
+        self._hosts[host] = msgspec.structs.replace(status, server=server)
         if self.applied_version != applied:
             self._applied_since = now
         return self._offered() != before
@@ -95,7 +97,7 @@ class WeightServer:
 
     def _offered(self) -> tuple[ServerInfo, ...]:
         """The ready servers without their loads, which change all the time."""
-        return tuple(msgspec.structs.replace(server, running=0, waiting=0) for server in self.servers())
+        return tuple(msgspec.structs.replace(server, running=0, waiting=0, report=0) for server in self.servers())
 
     def _ready(self) -> tuple[HostStatus, ...]:
         return tuple(status for status in self._hosts.values() if status.is_ready)

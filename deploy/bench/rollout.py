@@ -15,7 +15,8 @@ from pathlib import Path
 
 from actors.inference import InferenceClient, RoutedPolicy
 from actors.rendering import Renderer
-from actors.routing import Router
+from actors.resuming import Endings
+from actors.routing import Affinity, Router
 from actors.trial import TrialLimits
 from common.errors import BadInput
 from common.messages import Lease, MemoryMode, Sampling
@@ -127,7 +128,7 @@ async def measure_lock_step(
     """
     renderer = Renderer.load(model_path, use_chat_template=False)
     async with server.inference() as inference:
-        policy = _one_server_policy(inference, server)
+        policy = _one_server_policy(inference, server, renderer)
         before = await _Reading.take(server)
         for update in range(LOCK_STEP_UPDATES):
             leases = make_leases(schedule, options.groups, update, options.seed)
@@ -151,10 +152,10 @@ async def measure_lock_step(
     )
 
 
-def _one_server_policy(inference: InferenceClient, server: SimulatedServer) -> RoutedPolicy:
+def _one_server_policy(inference: InferenceClient, server: SimulatedServer, renderer: Renderer) -> RoutedPolicy:
     router = Router()
     router.replace((server.info,))
-    return RoutedPolicy(inference, router)
+    return RoutedPolicy(inference, router, Endings(renderer.decode_all, renderer.end_ids), Affinity())
 
 
 async def _measure_ours(

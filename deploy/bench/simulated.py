@@ -124,7 +124,7 @@ async def measure_saturation(server: SimulatedServer) -> Throughput:
         while True:
             seed = index * 1_000_000 + ordinal
             request = Request(prompt, 1024, (), 1.0, 1.0, 0, seed, RequestKind.PLAY)
-            await inference.generate(server.info, request, seed)
+            await inference.generate(server.info, request)
             ordinal += 1
 
     async with server.inference() as inference, asyncio.TaskGroup() as group:

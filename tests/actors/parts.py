@@ -174,11 +174,12 @@ def lease(
     task: Task | None = None,
     purpose: Purpose = Purpose.TRAIN,
     seconds: float = 60.0,
+    group_id: int = 4,
 ) -> Lease:
     sampling = Sampling(temperature=0.8, top_p=0.9, top_k=5, max_response_tokens=32, max_reflection_tokens=16)
     return Lease(
-        make_trial_id("run", purpose, 4, slot),
-        4,
+        make_trial_id("run", purpose, group_id, slot),
+        group_id,
         slot,
         purpose,
         task or Task("counter", "{}", 1),

@@ -14,6 +14,7 @@ from common.keys import ClientKeys, create_keys, load_client_keys, load_server_k
 from common.messages import AnyMessage, Heartbeat, Hello, Welcome
 from common.settings import Settings
 from common.transport import RouterEndpoint
+from common.weights import ModelFingerprint
 
 MessageT = TypeVar("MessageT")
 
@@ -30,6 +31,7 @@ class ScriptedGateway:
         self.run = "run"
         self.epoch = 1
         self.credit_trials = 1000
+        self.fingerprint: ModelFingerprint | None = None
         self.inbox: asyncio.Queue[AnyMessage] = asyncio.Queue()
         self.hellos: list[Hello] = []
         self.greeted = asyncio.Event()
@@ -48,6 +50,7 @@ class ScriptedGateway:
             credit_bytes=1_000_000,
             heartbeat_seconds=0.1,
             dead_after_seconds=2.0,
+            fingerprint=self.fingerprint,
         )
 
     def send(self, message: AnyMessage) -> None:

@@ -34,7 +34,7 @@ def answer(ids: tuple[int, ...] = (5, 6, 7), **meta: object) -> bytes:
 
 
 def test_a_request_says_what_sglang_wants_to_hear() -> None:
-    assert json.loads(encode_request(request(), 9, 3)) == {
+    assert json.loads(encode_request(request(), 3)) == {
         "input_ids": [3, 4],
         "sampling_params": {
             "temperature": 0.8,
@@ -42,14 +42,14 @@ def test_a_request_says_what_sglang_wants_to_hear() -> None:
             "top_k": -1,
             "max_new_tokens": 16,
             "stop": ["</action>"],
-            "sampling_seed": 9,
+            "sampling_seed": 7,
             "skip_special_tokens": False,
             "no_stop_trim": True,
         },
         "extra_key": "3",
         "return_logprob": True,
     }
-    assert json.loads(encode_request(request(top_k=20), 9, 3))["sampling_params"]["top_k"] == 20
+    assert json.loads(encode_request(request(top_k=20), 3))["sampling_params"]["top_k"] == 20
 
 
 def test_an_answer_becomes_a_completion_with_version_spans() -> None:
@@ -61,6 +61,12 @@ def test_an_answer_becomes_a_completion_with_version_spans() -> None:
     assert (completion.cached_tokens, completion.temperature) == (1, 0.8)
 
 
+def test_an_aborted_answer_holds_what_there_was() -> None:
+    completion = decode_answer(answer(finish_reason={"type": "abort", "message": "Aborted"}), request())
+    assert completion.ids.tolist() == [5, 6, 7]
+    assert completion.finish_reason is FinishReason.ABORT
+
+
 @pytest.mark.parametrize("spans", [None, []])
 def test_without_spans_the_weight_version_holds_for_the_whole_response(spans: object) -> None:
     assert decode_answer(answer(weight_versions=spans), request()).versions == (VersionSpan(4, 0, 3),)
@@ -69,7 +75,7 @@ def test_without_spans_the_weight_version_holds_for_the_whole_response(spans: ob
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (answer(finish_reason={"type": "abort", "message": "Aborted"}), "aborted after 3 tokens"),
+        (answer((), finish_reason={"type": "abort", "message": "Aborted by us"}), "Aborted by us"),
         (answer(()), "no tokens"),
         (b"{}", "shape"),
         (b"<html>", "shape"),

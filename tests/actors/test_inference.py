@@ -12,7 +12,7 @@ import pytest
 
 from actors.inference import InferenceClient, InferenceOptions, RoutedPolicy
 from actors.policy import ContextOverflow, InferenceError, InferenceRefused, Request, RequestKind
-from actors.routing import Router
+from actors.routing import Affinity, Router
 from common.messages import ServerInfo
 from tests.actors.parts import encode
 from tests.actors.sglang_server import Answer, refusing, saying, serving
@@ -59,7 +59,7 @@ async def test_trouble_that_passes_is_tried_again_with_another_seed() -> None:
 
 @pytest.mark.parametrize(
     ("answer", "problem"),
-    [(refusing(500, "boom"), "500: boom"), (saying("x", finish="abort"), "aborted"), (saying(""), "no tokens")],
+    [(refusing(500, "boom"), "500: boom"), (saying("", finish="abort"), "reason abort"), (saying(""), "no tokens")],
 )
 async def test_retries_are_bounded(answer: Answer, problem: str) -> None:
     async with serving(answer) as server, policy_for(server.info()) as policy:
@@ -79,7 +79,7 @@ async def test_a_server_that_is_not_there_is_tried_a_bounded_number_of_times() -
 
 async def test_another_server_takes_over() -> None:
     async with serving(saying("ok")) as server:
-        gone = ServerInfo("gone", f"http://127.0.0.1:{free_port()}", "", 0, 1000)
+        gone = ServerInfo("gone", f"http://127.0.0.1:{free_port()}", "", 0, 10**9)
         async with policy_for(gone, server.info()) as policy:
             for _ in range(4):
                 await policy.complete(request())
@@ -149,7 +149,7 @@ async def test_a_place_is_given_back_however_a_request_ends() -> None:
             asking.cancel()
             await asyncio.wait({asking})
             server.gate.set()
-            place = await router.acquire()
+            place = await router.acquire(Affinity())
     assert place.in_flight == 1  # ours
 
 
@@ -159,3 +159,29 @@ async def test_connections_are_kept_alive() -> None:
             await policy.complete(request())
     assert len(server.bodies) == 5
     assert len(server.peers) == 1
+
+
+async def test_an_evaluation_takes_no_answer_of_another_version() -> None:
+    async with serving(saying("ok", version="4")) as server:
+        server.script.append(saying("late", version="5"))
+        router = Router(set_aside_seconds=0.001)
+        router.replace([server.info(version=4)])
+        async with InferenceClient(OPTIONS, VOCABULARY) as client:
+            policy = RoutedPolicy(client, router, affinity=Affinity(version=4))
+            completion = await policy.complete(request())
+    assert completion.oldest_version == 4
+    assert len(server.bodies) == 2
+
+
+async def test_requests_at_a_server_that_left_the_list_are_sent_elsewhere() -> None:
+    async with serving(saying("ok")) as server, serving(saying("ok")) as other:
+        router = Router(grace_seconds=0.05)
+        router.replace([server.info("gone")])
+        async with InferenceClient(OPTIONS, VOCABULARY) as client:
+            server.gate.clear()
+            asking = asyncio.create_task(RoutedPolicy(client, router).complete(request()))
+            await server.arrived.wait()
+            router.replace([other.info("stays")])
+            await asyncio.wait_for(asking, 4.0)
+            await asyncio.wait_for(server.disconnected.wait(), 4.0)
+    assert (len(server.bodies), len(other.bodies)) == (1, 1)

@@ -16,9 +16,22 @@ from actors import outbox, pool
 from actors.worker import ActorOptions, run_actor
 from common.codec import decode_trial
 from common.errors import BadInput, Missing
-from common.messages import Ack, Goodbye, Lease, Nack, NackKind, Servers, Shutdown, TrialDone, TrialFailed
+from common.messages import (
+    Ack,
+    Goodbye,
+    Lease,
+    ModelFiles,
+    ModelFilesRequest,
+    Nack,
+    NackKind,
+    Servers,
+    Shutdown,
+    TrialDone,
+    TrialFailed,
+)
 from common.records import EpisodeStatus, Purpose, Task, Trial
 from common.settings import EnvSettings, InferenceSettings, Settings, TrialSettings
+from common.weights import NamedFile, read_fingerprint
 from envs import registry
 from tests.actors.parts import lease, write_model
 from tests.actors.scripted_gateway import ScriptedGateway, scripted_gateway
@@ -38,8 +51,8 @@ class Scene:
     server: SglangServer
     actor: asyncio.Task[int]
 
-    def lease(self, slot: int = 0, purpose: Purpose = Purpose.TRAIN, seconds: float = 60.0) -> Lease:
-        made = lease(slot=slot, task=DOORS, purpose=purpose, seconds=seconds)
+    def lease(self, slot: int = 0, purpose: Purpose = Purpose.TRAIN, seconds: float = 60.0, group_id: int = 4) -> Lease:
+        made = lease(slot=slot, task=DOORS, purpose=purpose, seconds=seconds, group_id=group_id)
         self.gateway.send(made)
         return made
 
@@ -254,12 +267,12 @@ async def test_a_lease_past_its_deadline_is_abandoned(tmp_path: Path) -> None:
         assert done.trial_id == other.trial_id != late.trial_id
 
 
-async def test_an_evaluation_uses_only_servers_with_the_newest_version(tmp_path: Path) -> None:
-    async with scene(tmp_path) as on, serving(saying(WIN, version="5"), api_key="k") as newer:
-        on.server.always = saying(WIN, version="4")
-        on.gateway.send(Servers((on.server.info("old", version=4), newer.info("new", version=5))))
-        for slot in range(4):
-            on.lease(slot, Purpose.EVALUATE)
+async def test_an_evaluation_uses_only_servers_with_its_version(tmp_path: Path) -> None:
+    async with scene(tmp_path) as on, serving(saying(WIN, version="5"), api_key="k") as right:
+        on.server.always = saying(WIN, version="6")
+        on.gateway.send(Servers((on.server.info("ahead", version=6), right.info("right", version=5))))
+        for task in range(4):
+            on.lease(5, Purpose.EVALUATE, group_id=task)
         trials = [trial_of(await on.gateway.next(TrialDone)) for _ in range(4)]
         assert {trial.oldest_version for trial in trials} == {5}
         assert on.server.bodies == []
@@ -303,22 +316,58 @@ async def test_a_signal_ends_an_actor_that_has_not_found_its_learner(tmp_path: P
     assert await asyncio.wait_for(actor, 5.0) == 130
 
 
-async def test_a_model_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    async with scripted_gateway(tmp_path / "keys", tmp_path / "nowhere", SETTINGS) as gateway:
-        with pytest.raises(Missing, match="nowhere") as caught:
-            await run_actor(ActorOptions(gateway.url, gateway.keys, "a", 1))
-        assert "nowhere" in (await gateway.next(Goodbye)).reason
-    assert caught.value.exit_code == 3
+async def test_an_actor_without_the_models_folder_asks_for_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = write_model(tmp_path / "model", vocab_size=264)
+    files = tuple(NamedFile(path.name, path.read_bytes()) for path in model.iterdir())
+    async with (
+        serving(saying(WIN), api_key="k") as server,
+        scripted_gateway(tmp_path / "keys", tmp_path / "elsewhere", SETTINGS) as gateway,
+    ):
+        actor = asyncio.create_task(run_actor(ActorOptions(gateway.url, gateway.keys, "a", 1)))
+        await gateway.next(ModelFilesRequest)
+        gateway.send(Servers((server.info(),)))  # what comes before the answer is not lost
+        gateway.send(lease(task=DOORS))
+        gateway.send(ModelFiles(files))
+        assert trial_of(await gateway.next(TrialDone)).solved_at == 0
+        gateway.send(Shutdown("done", 0))
+        assert await asyncio.wait_for(actor, 10.0) == 0
+    (kept,) = (tmp_path / "cache" / "lamer" / "models").iterdir()
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == {file.name: file.data for file in files}
+
+
+async def test_a_folder_of_the_learners_path_with_another_model_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    here = write_model(tmp_path / "model", vocab_size=300)
+    async with scripted_gateway(tmp_path / "keys", here, SETTINGS) as gateway:
+        gateway.fingerprint = read_fingerprint(write_model(tmp_path / "the-runs", vocab_size=264))
+        actor = asyncio.create_task(run_actor(ActorOptions(gateway.url, gateway.keys, "a", 1)))
+        await gateway.next(ModelFilesRequest)
+        actor.cancel()
+        await asyncio.wait({actor})
 
 
 async def test_the_actors_own_model_folder_goes_before_the_gateways(tmp_path: Path) -> None:
-    own = write_model(tmp_path / "own")
+    own = write_model(tmp_path / "own", vocab_size=264)
     async with scripted_gateway(tmp_path / "keys", tmp_path / "nowhere", SETTINGS) as gateway:
         options = ActorOptions(gateway.url, gateway.keys, "a", 1, model_path=str(own))
         actor = asyncio.create_task(run_actor(options))
         await asyncio.wait_for(gateway.greeted.wait(), 10.0)
         gateway.send(Shutdown("done", 0))
         assert await asyncio.wait_for(actor, 10.0) == 0
+    assert gateway.hellos[0].fingerprint == read_fingerprint(own)
+
+
+async def test_a_model_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    async with scripted_gateway(tmp_path / "keys", tmp_path / "model", SETTINGS) as gateway:
+        options = ActorOptions(gateway.url, gateway.keys, "a", 1, model_path=str(tmp_path / "nowhere"))
+        with pytest.raises(Missing, match="nowhere") as caught:
+            await run_actor(options)
+    assert caught.value.exit_code == 3
 
 
 async def test_an_environment_that_this_machine_lacks_ends_the_actor(tmp_path: Path) -> None:
