@@ -19,11 +19,22 @@ class Engine(enum.StrEnum):
 
 
 class UpdateMode(enum.StrEnum):
-    """How a weight update pauses a server, in SGLang's words."""
+    """What a weight update does to running requests: the first three are SGLang's words; wait lets them end first."""
 
     IN_PLACE = "in_place"
     RETRACT = "retract"
     ABORT = "abort"
+    WAIT = "wait"
+
+
+class DeliveryKind(enum.StrEnum):
+    """How weights reach a host."""
+
+    AUTO = "auto"
+    PATH = "path"
+    STREAM = "stream"
+    GLOO = "gloo"
+    NCCL = "nccl"
 
 
 class Precision(enum.StrEnum):
@@ -58,6 +69,32 @@ TensorParallel = Annotated[
     int | None, typer.Option("--tensor-parallel", min=1, help=f"SGLang: GPUs of one replica; {RUNS_OWN}.")
 ]
 DataParallel = Annotated[int | None, typer.Option("--data-parallel", min=1, help=f"SGLang: replicas; {RUNS_OWN}.")]
+Attach = Annotated[str, typer.Option("--attach", metavar="URL", help="Use the server at URL, which runs already.")]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option("--api-key-file", metavar="FILE", help="With --attach: its api key; $SGLANG_API_KEY when left out."),
+]
+AdminKeyFile = Annotated[
+    Path | None,
+    typer.Option("--admin-key-file", metavar="FILE", help="With --attach: admin key; $SGLANG_ADMIN_KEY when left out."),
+]
+PublicUrl = Annotated[
+    str,
+    typer.Option("--public-url", metavar="URL", help="At which actors reach the server, if not at its own address."),
+]
+TlsCert = Annotated[
+    Path | None,
+    typer.Option("--tls-cert", metavar="FILE", help="SGLang speaks TLS with it; with --attach, it is trusted."),
+]
+TlsKey = Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="The certificate's key.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", metavar="DIR", help="Where fetched weights are kept; ~/.cache/lamer/weights if left out."),
+]
+Delivery = Annotated[DeliveryKind | None, typer.Option("--delivery", help=f"How weights reach this host; {RUNS_OWN}.")]
+Extra = Annotated[
+    list[str] | None, typer.Argument(metavar="-- FLAGS", help="Flags for SGLang, after --.", show_default=False)
+]
 
 
 def serve(
@@ -75,10 +112,20 @@ def serve(
     dtype: Dtype = None,
     tensor_parallel: TensorParallel = None,
     data_parallel: DataParallel = None,
+    attach: Attach = "",
+    api_key_file: ApiKeyFile = None,
+    admin_key_file: AdminKeyFile = None,
+    public_url: PublicUrl = "",
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    cache: Cache = None,
+    delivery: Delivery = None,
+    extra: Extra = None,
 ) -> None:
     """Run an inference server for the learner at URL until its run is over."""
     from common.keys import load_client_keys
-    from deploy.inference.host import HostOptions, run_host
+    from deploy.inference.joining import run_host
+    from deploy.inference.options import HostOptions, read_server_keys
 
     log_to(None)
     options = HostOptions(
@@ -87,14 +134,22 @@ def serve(
         name=name or default_name("server"),
         host=host,
         port=port,
-        model_path=str(model) if model is not None else None,
-        engine=engine.value if engine is not None else None,
+        model_path=model,
+        attach=attach.rstrip("/"),
+        server_keys=read_server_keys(api_key_file, admin_key_file, is_attached=bool(attach)),
+        public_url=public_url.rstrip("/"),
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        cache=cache,
+        engine=engine,
         max_running=max_running,
         cache_tokens=cache_tokens,
-        update_mode=update_mode.value if update_mode is not None else None,
+        update_mode=update_mode,
+        delivery=delivery,
         sglang_python=str(sglang_python) if sglang_python is not None else None,
-        dtype=dtype.value if dtype is not None else None,
+        dtype=dtype,
         tensor_parallel=tensor_parallel,
         data_parallel=data_parallel,
+        extra=tuple(extra or ()),
     )
     run_async(run_host(options))

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
+from pathlib import Path
 
 import aiohttp
 import msgspec
 
-from common.errors import LamerError, Missing
+from common.errors import BadInput, LamerError, Missing
 
 log = logging.getLogger("lamer.host")
 
 POLL_SECONDS = 0.2
 REQUEST_SECONDS = 600.0
+CONNECT_SECONDS = 10.0
+_KEY_STATUSES = (401, 403)
 
 
 class ServerRefused(LamerError):
@@ -26,11 +30,16 @@ class ServerRefused(LamerError):
     exit_code = 1
 
 
+class KeyRefused(ServerRefused):
+    """The server does not take our key (401 or 403)."""
+
+
 class ModelInfo(msgspec.Struct):
-    """What `/model_info` says, as far as we read it."""
+    """What `/model_info` says, as far as we read it. architectures: None where the engine does not say."""
 
     model_path: str = ""
     weight_version: str = ""
+    architectures: tuple[str, ...] | None = None
 
 
 class LoadFigures(msgspec.Struct):
@@ -50,6 +59,8 @@ class ServerRelease(msgspec.Struct):
     """What `/server_info` says, as far as we read it."""
 
     version: str = ""
+    engine: str = ""
+    max_running_requests: int | None = None
 
 
 class Routes(msgspec.Struct):
@@ -68,6 +79,12 @@ class EmptyBody(msgspec.Struct):
     """Body of `/continue_generation`, which must be JSON."""
 
 
+class AbortBody(msgspec.Struct):
+    """Body of `/abort_request`."""
+
+    abort_all: bool = True
+
+
 class LoadWeightsBody(msgspec.Struct):
     """Body of `/update_weights_from_disk`."""
 
@@ -77,17 +94,35 @@ class LoadWeightsBody(msgspec.Struct):
     abort_all_requests: bool = False
 
 
-AdminBody = PauseBody | EmptyBody | LoadWeightsBody
+def trusting(certificate: Path) -> ssl.SSLContext:
+    """A context that trusts this certificate file alone, under whatever name its server is reached: for a client on
+    the server's own machine, or one that was given the certificate.
+
+    Raises:
+        BadInput: the file holds no certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(cafile=certificate)
+    except (OSError, ssl.SSLError) as error:
+        raise BadInput(f"--tls-cert {certificate} can't be read as a PEM certificate: {error}") from error
+    return context
 
 
 class ServerClient:
     """One inference server, seen by the host agent that owns it."""
 
-    def __init__(self, url: str, api_key: str, admin_key: str) -> None:
+    def __init__(self, url: str, api_key: str, admin_key: str, tls: ssl.SSLContext | None = None) -> None:
+        """A key "": none is sent. tls: None for the system's certificates."""
         self.url = url
-        self._user = {"Authorization": f"Bearer {api_key}"}
-        self._admin = {"Authorization": f"Bearer {admin_key}", "Content-Type": "application/json"}
-        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS))
+        self._user = _bearer(api_key)
+        self._admin = {**_bearer(admin_key), "Content-Type": "application/json"}
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=tls if tls is not None else True),
+            timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS),
+        )
 
     async def close(self) -> None:
         """Close the connections."""
@@ -103,7 +138,7 @@ class ServerClient:
         while asyncio.get_running_loop().time() < deadline:
             try:
                 await self.model_info()
-            except (aiohttp.ClientConnectionError, ServerRefused):
+            except (aiohttp.ClientConnectionError, TimeoutError, ServerRefused):
                 await asyncio.sleep(POLL_SECONDS)
             else:
                 return
@@ -144,31 +179,50 @@ class ServerClient:
 
     async def pause(self, mode: str) -> None:
         """Hold generation: `in_place`, `retract` or `abort`."""
-        await self._post("/pause_generation", PauseBody(mode))
+        await self.post("/pause_generation", PauseBody(mode))
 
     async def resume(self) -> None:
         """Let generation go on."""
-        await self._post("/continue_generation", EmptyBody())
+        await self.post("/continue_generation", EmptyBody())
 
-    async def load_weights(self, folder: str, weight_version: str, flush_cache: bool) -> None:
-        """Load the weights in `folder` and label them; a failure leaves the old ones in place.
+    async def abort_all(self) -> None:
+        """End every request, running or waiting; its client gets the tokens so far."""
+        await self.post("/abort_request", AbortBody())
+
+    async def load_weights(
+        self, folder: str, weight_version: str, flush_cache: bool, abort_all_requests: bool = False
+    ) -> None:
+        """Load the weights in `folder` and label them; a failure leaves the old ones in place. Without a pause the
+        server first waits for running requests to end, or, with `abort_all_requests`, ends them.
 
         Raises:
             ServerRefused: the folder can't be loaded.
         """
-        await self._post("/update_weights_from_disk", LoadWeightsBody(folder, weight_version, flush_cache))
+        body = LoadWeightsBody(folder, weight_version, flush_cache, abort_all_requests)
+        await self.post("/update_weights_from_disk", body)
 
     async def _get(self, route: str) -> bytes:
         async with self._http.get(self.url + route, headers=self._user) as response:
             return await self._body(route, response)
 
-    async def _post(self, route: str, body: AdminBody) -> None:
+    async def post(self, route: str, body: msgspec.Struct) -> None:
+        """Ask an administrative route.
+
+        Raises:
+            ServerRefused: it did not answer 200.
+        """
         data = msgspec.json.encode(body)
         async with self._http.post(self.url + route, data=data, headers=self._admin) as response:
             await self._body(route, response)
 
     async def _body(self, route: str, response: aiohttp.ClientResponse) -> bytes:
         data = await response.read()
+        if response.status in _KEY_STATUSES:
+            raise KeyRefused(f"{self.url}{route} answered {response.status}: it does not take our key")
         if response.status != 200:
             raise ServerRefused(f"{self.url}{route} answered {response.status}: {data[:300].decode(errors='replace')}")
         return data
+
+
+def _bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}

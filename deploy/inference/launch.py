@@ -1,8 +1,9 @@
 """Starting an inference server as a child process: the command line of each engine, its keys and its readiness.
 
 Both engines speak SGLang's HTTP contract, so that everything after the start is one code path
-(`deploy.inference.client`). The admin key is random and stays in this process and the server's arguments; the api key
-is handed to actors. The server's output goes where ours goes; its last error is quoted when it does not start. It
+(`deploy.inference.client`). Both keys are random, new with each start, and on no command line: the embedded engine
+gets them in its environment, SGLang in a file that is removed once it has started. The api key is handed to actors, the
+admin key stays here. The server's output goes where ours goes; its last error is quoted when it does not start. It
 dies with this process, whatever ends that (`deploy.processes`).
 """
 
@@ -16,12 +17,14 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import Process
+from pathlib import Path
 
+from actors.versions import to_weight_version
 from common.errors import BadInput, LamerError, Missing, RunFailed
 from deploy import processes
 from deploy.inference import sglang
-from deploy.inference.client import ServerClient
-from deploy.inference.options import EngineLaunch, EngineOptions
+from deploy.inference.client import ServerClient, trusting
+from deploy.inference.options import EngineLaunch, EngineOptions, Start
 
 log = logging.getLogger("lamer.host")
 
@@ -50,78 +53,108 @@ def port_is_taken(host: str, port: int) -> bool:
     return False
 
 
-def embedded_launch(options: EngineOptions, port: int, api_key: str, admin_key: str) -> EngineLaunch:
-    """How the embedded engine is started, holding policy version 0."""
+def embedded_launch(options: EngineOptions, start: Start) -> EngineLaunch:
+    """How the embedded engine is started."""
     return EngineLaunch(
         command=(
-            *(sys.executable, "-m", "deploy.inference.embedded", "--model-path", str(options.model_path)),
-            *("--host", options.host, "--port", str(port), "--api-key", api_key, "--admin-api-key", admin_key),
-            *("--weight-version", "0", "--max-running-requests", str(options.max_running)),
-            *("--max-total-tokens", str(options.cache_tokens), "--dtype", "float32", "--threads", "1"),
+            *(sys.executable, "-m", "deploy.inference.embedded", "--model-path", str(start.folder)),
+            *("--host", options.host, "--port", str(start.port), "--weight-version", start.weight_version),
+            *("--max-running-requests", str(options.max_running), "--max-total-tokens", str(options.cache_tokens)),
+            *("--dtype", "float32", "--threads", "1"),
         ),
-        environment={},
+        environment={"SGLANG_API_KEY": start.api_key, "SGLANG_ADMIN_KEY": start.admin_key},
         crash_line=_ERROR_LINE,
     )
 
 
-class EngineProcess:
-    """A running inference server and a client for it. Made by `start`; ended by `stop`."""
+class Launcher:
+    """Starts servers, one after the other."""
 
-    def __init__(
-        self, process: Process, client: ServerClient, api_key: str, url: str, crash_line: re.Pattern[str]
-    ) -> None:
+    is_owned = True
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._options = options
+
+    async def open(self, folder: Path, version: int) -> EngineProcess:
+        """Start a server on a model folder and wait until it answers.
+
+        Raises:
+            Missing: the port is taken, or the engine is not installed or stays silent. BadInput: it refuses the model
+            folder or a flag. RunFailed: it died while starting.
+        """
+        options = self._options
+        port = _find_port(options)
+        start = Start(folder, to_weight_version(version), port, secrets.token_hex(16), secrets.token_hex(16))
+        is_sglang = options.engine == "sglang"
+        launch = await sglang.launch(options, start) if is_sglang else embedded_launch(options, start)
+        try:
+            process = await processes.start(launch.command, pipes_errors=True, environment=launch.environment)
+            engine = EngineProcess(process, options, start, launch.crash_line)
+            try:
+                await engine.wait_ready(is_sglang)
+            except BaseException:
+                await engine.stop()
+                raise
+        finally:
+            launch.remove_keys()
+        return engine
+
+
+def _find_port(options: EngineOptions) -> int:
+    if options.port and port_is_taken(options.host, options.port):
+        raise Missing(
+            f"port {options.port} on {options.host} is taken: choose another with --port, or 0 for a free one"
+        )
+    try:
+        return options.port or free_port(options.host)
+    except OSError as error:
+        raise BadInput(f"--host {options.host} is no address of this machine: {error.strerror or error}") from error
+
+
+class EngineProcess:
+    """A running inference server and a client for it. Made by `Launcher.open`; ended by `stop`."""
+
+    is_loaded = True
+
+    def __init__(self, process: Process, options: EngineOptions, start: Start, crash_line: re.Pattern[str]) -> None:
+        """Take over a process that was started just now."""
+        tls = trusting(options.tls_cert) if options.tls_cert is not None else None
+        own_url = f"{'https' if tls else 'http'}://{options.host}:{start.port}"
+        self.client = ServerClient(own_url, start.api_key, start.admin_key, tls)
         self.process = process
-        self.client = client
-        self.api_key = api_key
-        self.url = url
+        self.api_key = start.api_key
+        self.url = options.public_url or own_url
+        self.max_running = options.max_running
         self.release: sglang.Release | None = None
         self._crash_line = crash_line
         self._said = b""
         self._is_ready = False
         self._relaying = asyncio.create_task(self._relay(), name="the server's stderr")
 
-    @classmethod
-    async def start(cls, options: EngineOptions) -> EngineProcess:
-        """Start a server and wait until it answers.
-
-        Raises:
-            Missing: the port is taken, or the engine is not installed or stays silent. BadInput: it refuses the model
-            folder or a flag. RunFailed: it died while starting.
-        """
-        if options.port and port_is_taken(options.host, options.port):
-            raise Missing(
-                f"port {options.port} on {options.host} is taken: choose another with --port, or 0 for a free one"
-            )
-        try:
-            port = options.port or free_port(options.host)
-        except OSError as error:
-            raise BadInput(f"--host {options.host} is no address of this machine: {error.strerror or error}") from error
-        api_key, admin_key = secrets.token_hex(16), secrets.token_hex(16)
-        is_sglang = options.engine == "sglang"
-        if is_sglang:
-            launch = await sglang.launch(options, port, api_key, admin_key)
-        else:
-            launch = embedded_launch(options, port, api_key, admin_key)
-        process = await processes.start(launch.command, pipes_errors=True, environment=launch.environment)
-        url = f"http://{options.host}:{port}"
-        engine = cls(process, ServerClient(url, api_key, admin_key), api_key, url, launch.crash_line)
-        try:
-            await engine._wait_ready(is_sglang)
-        except BaseException:
-            await engine.stop()
-            raise
-        return engine
-
     def update_mode(self, wanted: str) -> str:
         """How a weight update may pause this server, when the run wants `wanted`."""
         return self.release.update_mode(wanted) if self.release is not None else wanted
+
+    @property
+    def needs_repeated_aborts(self) -> bool:
+        """SGLang does."""
+        return self.release is not None
+
+    async def ended(self) -> str:
+        """Wait until the process ends; its code, in words."""
+        return f"it ended with code {await self.process.wait()}"
 
     async def _get_ready(self, is_sglang: bool) -> None:
         await self.client.wait_ready(START_SECONDS)
         if is_sglang:
             self.release = await sglang.check(self.client)
 
-    async def _wait_ready(self, is_sglang: bool) -> None:
+    async def wait_ready(self, is_sglang: bool) -> None:
+        """Wait until it answers.
+
+        Raises:
+            Missing, BadInput, RunFailed: as `Launcher.open` says.
+        """
         ended = asyncio.create_task(self.process.wait())
         ready = asyncio.create_task(self._get_ready(is_sglang))
         try:

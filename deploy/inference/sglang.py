@@ -2,10 +2,13 @@
 
     launch    options -> how the server is started on this machine, with a GPU or without
     check     a started server -> its `Release`, once it has generated a token
+    inspect   a server that runs already -> its `Release`
 
 SGLang lives in an environment of its own and shares no module with us. Without a GPU its CPU engine computes with
 torch's own attention, one thread a rank; `make sglang-cpu` builds the environment for that. With a GPU SGLang chooses
 kernels and the cache's size itself.
+
+SGLang takes its keys as flags or from a file of flags, which keeps them out of the list of processes.
 """
 
 from __future__ import annotations
@@ -15,13 +18,14 @@ import functools
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import BadInput, Missing
 from deploy.inference.client import ServerClient
-from deploy.inference.options import EngineLaunch, EngineOptions
+from deploy.inference.options import EngineLaunch, EngineOptions, Start
 
 OLDEST = (0, 5, 17)
 SPANS_SINCE = (0, 5, 23)
@@ -38,7 +42,18 @@ _ROUTES = (
     "/v1/loads",
     "/pause_generation",
     "/continue_generation",
+    "/abort_request",
     "/update_weights_from_disk",
+)
+_OUR_FLAGS = (
+    "--model-path",
+    "--model",
+    "--host",
+    "--port",
+    "--api-key",
+    "--admin-api-key",
+    "--weight-version",
+    "--config",
 )
 _CRASH_LINE = re.compile(r"^(?:launch_server\.py: error: |[\w.]*(?:Error|Exception): ).+$", re.MULTILINE)
 _FIND = "from importlib.metadata import version; print(version('sglang'))"
@@ -55,8 +70,10 @@ class Release:
         return ".".join(map(str, self.numbers))
 
     def update_mode(self, wanted: str) -> str:
-        """How a weight update may pause this release: `wanted`, or abort where tokens have no versions of their own."""
-        return wanted if self.numbers >= SPANS_SINCE else "abort"
+        """How a weight update may pause this release: `wanted`, or abort where tokens have no versions of their own
+        and `wanted` would give a response tokens of two.
+        """
+        return wanted if self.numbers >= SPANS_SINCE or wanted == "wait" else "abort"
 
 
 def parse_release(text: str) -> Release:
@@ -74,35 +91,50 @@ def parse_release(text: str) -> Release:
     return release
 
 
-async def launch(options: EngineOptions, port: int, api_key: str, admin_key: str) -> EngineLaunch:
-    """How a server holding policy version 0 is started.
+async def launch(options: EngineOptions, start: Start) -> EngineLaunch:
+    """How a server is started. The caller removes the file of keys.
 
     Raises:
-        Missing: there is no SGLang, or too old a one.
+        Missing: there is no SGLang, or too old a one. BadInput: a flag handed on is ours to give.
     """
+    ours = [flag for flag in options.extra if flag.partition("=")[0] in _OUR_FLAGS]
+    if ours:
+        raise BadInput(f"{', '.join(ours)} can't be handed to SGLang: lamer gives it itself, see `lamer serve --help`")
     python = find_python(options.python)
     await installed_release(python)
     has_gpu = has_nvidia_gpu()
     ranks = options.tensor_parallel * options.data_parallel
+    tls = ("--ssl-certfile", str(options.tls_cert), "--ssl-keyfile", str(options.tls_key)) if options.tls_cert else ()
+    key_file = _write_keys(start)
     return EngineLaunch(
         command=(
-            *(str(python), "-m", "sglang.launch_server", "--model-path", str(options.model_path)),
-            *("--host", options.host, "--port", str(port), "--api-key", api_key, "--admin-api-key", admin_key),
-            *("--weight-version", "0", "--max-running-requests", str(options.max_running)),
+            *(str(python), "-m", "sglang.launch_server", "--model-path", str(start.folder)),
+            *("--config", str(key_file), "--host", options.host, "--port", str(start.port), *tls),
+            *("--weight-version", start.weight_version, "--max-running-requests", str(options.max_running)),
             *("--dtype", _dtype(options.dtype, has_gpu)),
             *("--tp-size", str(options.tensor_parallel), "--dp-size", str(options.data_parallel)),
             *("--log-level", "error"),
             *(() if has_gpu else _cpu_flags(options.cache_tokens)),
+            *options.extra,
         ),
         environment={
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_OFFLINE": "1",
             "PYTHONWARNINGS": "ignore",
             "SGLANG_REQUEST_STATE_WAIT_TIMEOUT": str(DISCONNECT_SECONDS),
-            **({} if has_gpu else _cpu_environment(port, ranks)),
+            **({} if has_gpu else _cpu_environment(start.port, ranks)),
         },
         crash_line=_CRASH_LINE,
+        key_file=key_file,
     )
+
+
+def _write_keys(start: Start) -> Path:
+    """A file of flags that its owner alone can read."""
+    descriptor, name = tempfile.mkstemp(prefix="lamer-sglang-", suffix=".yaml")
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(f"api-key: '{start.api_key}'\nadmin-api-key: '{start.admin_key}'\n")
+    return Path(name)
 
 
 async def check(client: ServerClient) -> Release:
@@ -112,6 +144,15 @@ async def check(client: ServerClient) -> Release:
         Missing: it does not get healthy, is too old, or lacks a route.
     """
     await client.wait_healthy(HEALTHY_SECONDS)
+    return await inspect(client)
+
+
+async def inspect(client: ServerClient) -> Release:
+    """See that a server can do what a host asks of it.
+
+    Raises:
+        Missing: it is too old, or lacks a route.
+    """
     release = parse_release((await client.server_info()).version)
     routes = await client.routes()
     lacking = [route for route in _ROUTES if route not in routes]

@@ -1,0 +1,87 @@
+"""`lamer serve`: joins a run as an inference host, with the server and the delivery that were asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+from common.config import from_json
+from common.errors import BadInput
+from common.messages import PROTOCOL_VERSION, Goodbye, Hello, Role
+from common.session import Session
+from common.settings import InferenceSettings
+from common.weights import ModelFingerprint, read_fingerprint
+from deploy.inference.attach import Attacher
+from deploy.inference.base import EngineSource
+from deploy.inference.delivery.base import LiveDelivery
+from deploy.inference.delivery.folders import make_folder_delivery
+from deploy.inference.host import Host
+from deploy.inference.launch import Launcher
+from deploy.inference.options import EngineOptions, HostOptions, claim_cache
+
+log = logging.getLogger("lamer.host")
+
+CONNECT_SECONDS = 30.0
+BROADCASTS = ("gloo", "nccl")
+
+
+async def run_host(options: HostOptions) -> int:
+    """Connect to the gateway, serve its policy, and follow it until the run is over.
+
+    Returns:
+        the exit code that the gateway's Shutdown named, or 130 after SIGINT or SIGTERM.
+
+    Raises:
+        LamerError: the gateway can't be reached or refused us, or the server can't be started or kept alive.
+    """
+    options.check()
+    hello = Hello(
+        protocol_min=PROTOCOL_VERSION,
+        protocol_max=PROTOCOL_VERSION,
+        role=Role.HOST,
+        name=options.name,
+        fingerprint=await _fingerprint(options),
+    )
+    session = await Session.open(options.url, options.keys, hello, CONNECT_SECONDS)
+    try:
+        run = options.resolved(from_json(session.welcome.config).inference)
+        host = _make_host(options, run, session)
+        log.info("joined run %s as %s: %d sequences at once", session.welcome.run, options.name, run.max_running)
+        serving = asyncio.create_task(host.run())
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, serving.cancel)
+        try:
+            return await serving
+        except asyncio.CancelledError:
+            await session.send(Goodbye(reason="interrupted"))
+            return 130
+    finally:
+        await session.close("the inference host ends")
+
+
+async def _fingerprint(options: HostOptions) -> ModelFingerprint | None:
+    """Of the model that this host has already: the folder that was named, or the one that the server holds."""
+    attached = await Attacher(options, 1).fingerprint() if options.attach else None
+    if options.model_path is not None:
+        return read_fingerprint(options.model_path)
+    return attached
+
+
+def _make_host(options: HostOptions, run: InferenceSettings, session: Session) -> Host:
+    source: EngineSource = (
+        Attacher(options, run.max_running) if options.attach else Launcher(EngineOptions.of(options, run))
+    )
+    is_broadcast = run.delivery in BROADCASTS
+    if is_broadcast and run.update_mode == "wait":
+        raise BadInput(f"--update-mode wait can't be used with --delivery {run.delivery}, which pauses the server")
+    cache = claim_cache(options.cache, session.welcome.run)
+    folders = make_folder_delivery("auto" if is_broadcast else run.delivery, cache, session.send, run.anchor_every)
+    live = _make_live(run, session) if is_broadcast else None
+    return Host(options.name, run.update_mode, session, source, folders, live, options.model_path)
+
+
+def _make_live(run: InferenceSettings, session: Session) -> LiveDelivery | None:
+    del run, session
+    return None
