@@ -1,0 +1,217 @@
+"""What tests of delivery are made of: a gateway with a scripted trainer, hosts that only fetch, a proxy that cuts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.keys import ClientKeys
+from common.messages import (
+    AnyMessage,
+    ChunkRequest,
+    ManifestRequest,
+    ModelFilesRequest,
+    Published,
+    Role,
+    Shutdown,
+    WeightAnnouncement,
+    Welcome,
+)
+from common.session import Session
+from deploy.inference.delivery.stream import StreamDelivery
+from learner.weight_server import WeightServer
+from learner.weight_stream import WeightStream
+from tests.learner.scripted import TIMEOUT, Run, hello, make_run
+from tests.learner.weights import TinyModel
+
+
+@dataclass
+class FetchingHost:
+    """A host without a server: knows what was announced last, and fetches into its cache."""
+
+    session: Session
+    delivery: StreamDelivery
+    announced: dict[int, WeightAnnouncement] = field(default_factory=dict)
+    came: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def follow(self) -> None:
+        while True:
+            message = await self.session.receive()
+            if isinstance(message, Shutdown):
+                return
+            if isinstance(message, WeightAnnouncement):
+                self.announced[message.version] = message
+                self.came.set()
+            else:
+                self.delivery.take(message)
+
+    async def announcement(self, version: int) -> WeightAnnouncement:
+        """Version `version` as it was announced."""
+        while version not in self.announced:
+            self.came.clear()
+            await self.came.wait()
+        return self.announced[version]
+
+
+@contextlib.asynccontextmanager
+async def fetching_host(url: str, keys: ClientKeys, cache: Path, anchor_every: int = 0) -> AsyncIterator[FetchingHost]:
+    """A host that is connected to the gateway at `url`."""
+    session = await Session.open(url, keys, hello(Role.HOST, cache.name), 5.0)
+    host = FetchingHost(session, StreamDelivery(cache, session.send, anchor_every))
+    following = asyncio.create_task(host.follow())
+    try:
+        yield host
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await session.close("test is over")
+
+
+@dataclass
+class Learner:
+    """A gateway whose weights a test publishes."""
+
+    run: Run
+    url: str
+    model: TinyModel
+    folder: Path
+    trainer: Session
+
+    async def publish(self, version: int) -> WeightAnnouncement:
+        """Take a step and publish it."""
+        self.model.step()
+        weights = self.model.publish(self.folder / f"v{version}", version)
+        await self.trainer.send(Published(version, weights.path, weights.files))
+        return weights
+
+
+@contextlib.asynccontextmanager
+async def learner(folder: Path, model: TinyModel) -> AsyncIterator[Learner]:
+    """A running gateway with `model` as version 0."""
+    run = make_run(folder)
+    model.publish(folder / "model", 0)
+    async with asyncio.timeout(4 * TIMEOUT):
+        gateway = asyncio.create_task(run.gateway())
+        try:
+            url = await run.url()
+            async with run.session(Role.TRAINER) as trainer:
+                yield Learner(run, url, model, folder / "published", trainer)
+        finally:
+            run.stop.set()
+            await gateway
+
+
+class Proxy:
+    """Passes a TCP connection on to `url`. `hold_after` bytes towards the client, it passes no more on until `cut`."""
+
+    def __init__(self, url: str) -> None:
+        self._target = url
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+        self._flows = asyncio.Event()
+        self.hold_after: int | None = None
+        self.passed = 0
+        self.held = asyncio.Event()
+        self.url = ""
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        self.url = f"tcp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self.cut()
+
+    async def cut(self) -> None:
+        """Break the connections; new ones are passed on without a limit."""
+        self.hold_after = None
+        for task in list(self._connections):
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        host, _, port = self._target.removeprefix("tcp://").partition(":")
+        up_reader, up_writer = await asyncio.open_connection(host, int(port))
+        try:
+            await asyncio.gather(self._pass(reader, up_writer, False), self._pass(up_reader, writer, True))
+        except (asyncio.CancelledError, ConnectionError):
+            pass
+        finally:
+            self._connections.discard(task)
+            writer.transport.abort()
+            up_writer.transport.abort()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_down: bool) -> None:
+        while data := await reader.read(65536):
+            if is_down:
+                self.passed += len(data)
+                if self.hold_after is not None and self.passed >= self.hold_after:
+                    self.held.set()
+                    await asyncio.Future()
+            writer.write(data)
+            await writer.drain()
+
+
+class Loopback:
+    """A learner's stream without a socket between: `alter` may change every answer on its way."""
+
+    def __init__(self, folder: Path, model: TinyModel) -> None:
+        self.model = model
+        self.folder = folder
+        self.server = WeightServer(model.publish(folder / "v0", 0), None)
+        self.stream = WeightStream(self.server, folder / "stream")
+        self.delivery = StreamDelivery(folder / "cache", self.mail, 0, answer_seconds=0.3)
+        self.alter: Callable[[AnyMessage], AnyMessage | None] = lambda message: message
+        self.asked: list[AnyMessage] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Loopback:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(*self._tasks)
+        await self.stream.close()
+
+    @property
+    def current(self) -> WeightAnnouncement:
+        assert self.server.current is not None
+        return self.server.current
+
+    def publish(self) -> WeightAnnouncement:
+        """Take a step and publish it."""
+        version = self.current.version + 1
+        self.model.step()
+        self.server.publish(self.model.publish(self.folder / f"v{version}", version))
+        return self.current
+
+    def reconnect(self) -> None:
+        """Tell the delivery that its connection was a new one."""
+        self.delivery.take(Welcome(1, 1, "run", "{}", "", 0, "", 0, 0, 1.0))
+
+    async def mail(self, message: AnyMessage) -> None:
+        self.asked.append(message)
+        task = asyncio.create_task(self._answer(message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, message: AnyMessage) -> None:
+        answer: AnyMessage | None = None
+        match message:
+            case ManifestRequest():
+                answer = await self.stream.manifest(message)
+            case ChunkRequest():
+                answer = await self.stream.chunk(message)
+            case ModelFilesRequest():
+                answer = self.stream.model_files(message.digest)
+        assert answer is not None
+        altered = self.alter(answer)
+        if altered is not None:
+            self.delivery.take(altered)
