@@ -167,6 +167,9 @@ class TrainerSettings:
 
     parity_responses: responses of each update that are scored again under the version that sampled them, to compare
     engine and trainer; it reads that version's weights from disk once an update. 0: none.
+
+    group_address: where hosts reach the trainer for broadcasts (`inference.delivery` gloo or nccl); an address of this
+    machine. "": that of gateway.bind, or, where it listens everywhere, the one that this machine's name stands for.
     """
 
     device: str = "auto"
@@ -175,6 +178,7 @@ class TrainerSettings:
     checkpoint_every: int = _field(20, low=1)
     keep_checkpoints: int = _field(2, low=1)
     parity_responses: int = _field(16, low=0)
+    group_address: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 HostStatus                      to the weight server; actors hear of servers that came, went or changed version
 ManifestRequest, ChunkRequest   answered by the weight stream (`learner.weight_stream`)
 ModelFilesRequest               answered with the model folder's small files, for actors too
-GroupJoin, GroupState           relayed to the trainer, GroupOffer and GroupUpdate back to the host
+GroupJoin, GroupState           relayed to the trainer, and its GroupOffer, GroupUpdate, GroupOrder back to the host
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from common.messages import (
     ChunkRequest,
     GroupJoin,
     GroupOffer,
+    GroupOrder,
     GroupStage,
     GroupState,
     GroupUpdate,
@@ -54,7 +55,13 @@ class Hosts:
         self._on_servers = on_servers
         self._clock = asyncio.get_running_loop().time
         self._model_files: ModelFiles | None = None
+        self._joins: dict[str, GroupJoin] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def greet_trainer(self, trainer: Peer) -> None:
+        """A trainer said Hello, and knows nothing yet of the hosts that wait for a broadcast."""
+        for join in self._joins.values():
+            self._link.send(trainer, join)
 
     def greet(self, host: Peer) -> None:
         """A host said Hello: name it the current weights, if there are any yet."""
@@ -70,6 +77,7 @@ class Hosts:
 
     def lose(self, host: Peer) -> None:
         """A host left or died."""
+        self._joins.pop(host.key, None)
         self._tell_trainer(GroupState(group="", stage=GroupStage.LEFT, host=host.key))
         if self._weights.remove(host.key):
             self._on_servers()
@@ -85,12 +93,15 @@ class Hosts:
     def relay_to_trainer(self, host: Peer, message: GroupJoin | GroupState) -> None:
         """Pass a host's message on under the key by which the trainer answers it."""
         if isinstance(message, GroupJoin):
-            self._tell_trainer(GroupJoin(message.backend, message.ranks, host.key))
+            self._joins[host.key] = GroupJoin(message.backend, message.ranks, host.key)
+            self._tell_trainer(self._joins[host.key])
         else:
+            if message.stage is GroupStage.FAILED:
+                self._joins.pop(host.key, None)
             state = GroupState(message.group, message.stage, message.version, message.reason, host.key)
             self._tell_trainer(state)
 
-    def relay_to_host(self, message: GroupOffer | GroupUpdate) -> None:
+    def relay_to_host(self, message: GroupOffer | GroupUpdate | GroupOrder) -> None:
         """Pass a trainer's message on to the host that it names, if it is still there."""
         host = self._peers.get(message.host)
         if host is not None:

@@ -4,8 +4,9 @@
           -> trials read from the journal -> update -> weights/v{n} -> Published(n) -> UpdateReport -> [Checkpointed(n)]
           -> BatchRequest(n) ... until Shutdown
 
-torch runs in a worker thread, so that heartbeats go on during an update. The process ends with the exit code of the
-gateway's Shutdown; started as `python -m learner.trainer` by `lamer learner`.
+torch runs in a worker thread, so that heartbeats go on during an update, and so do weight broadcasts
+(`learner.broadcast`): what concerns them is sorted out of the messages at once. The process ends with the exit code of
+the gateway's Shutdown; started as `python -m learner.trainer` by `lamer learner`.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ from common.errors import LamerError
 from common.keys import ClientKeys, load_client_keys
 from common.messages import (
     PROTOCOL_VERSION,
+    AnyMessage,
     Batch,
     BatchRequest,
     Checkpointed,
+    GroupJoin,
+    GroupState,
     Hello,
     Published,
     Role,
@@ -36,6 +40,7 @@ from common.messages import (
 )
 from common.session import Session
 from learner import checkpoint, journal
+from learner.broadcast import Broadcaster
 from learner.update import PolicyUpdater
 
 log = logging.getLogger("lamer.trainer")
@@ -61,15 +66,43 @@ class Trainer:
         self._session = session
         self._settings = config.from_json(session.welcome.config)
         self._weights = options.run_dir / "weights"
+        self._broadcaster = Broadcaster(self._settings, session.send)
+        self._inbox: asyncio.Queue[AnyMessage] = asyncio.Queue()
 
     async def run(self) -> int:
         """Train until the gateway says Shutdown; its exit code."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                background = [tasks.create_task(work) for work in (self._keep_receiving(), self._broadcaster.run())]
+                exit_code = await self._train_until_shutdown()
+                for task in background:
+                    task.cancel()
+        except* LamerError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            self._broadcaster.close()
+        return exit_code
+
+    async def _keep_receiving(self) -> None:
+        while True:
+            message = await self._session.receive()
+            match message:
+                case GroupJoin() | GroupState():
+                    self._broadcaster.take(message)
+                    continue
+                case Welcome():
+                    self._broadcaster.reset()
+            self._inbox.put_nowait(message)
+            if isinstance(message, Shutdown):
+                return
+
+    async def _train_until_shutdown(self) -> int:
         updater = await asyncio.to_thread(self._load_updater)
         if updater.version > 0:
             await self._publish(updater)
         await self._session.send(BatchRequest(policy_version=updater.version))
         while True:
-            message = await self._session.receive()
+            message = await self._inbox.get()
             match message:
                 case Shutdown():
                     log.info("the run ended: %s", message.reason)
@@ -114,6 +147,7 @@ class Trainer:
         folder = self._folder(updater.version)
         files = await asyncio.to_thread(updater.save_weights, folder)
         await self._session.send(Published(version=updater.version, path=str(folder.resolve()), files=files))
+        self._broadcaster.publish(updater.version, folder, files)
         await asyncio.to_thread(self._remove_old, updater.version)
 
     def _folder(self, version: int) -> Path:
