@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import BadInput, Missing
-from common.transport import KeyPair, make_key_pair
+from common.transport import KeyPair, make_key_pair, public_of
 
 _Z85 = re.compile(r"^[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}$")
 
@@ -65,9 +65,9 @@ def load_server_keys(folder: Path) -> ServerKeys:
     """The gateway's keys.
 
     Raises:
-        Missing: a file is not there. BadInput: a file holds no key.
+        Missing: a file is not there. BadInput: a file holds no key, or another pair's.
     """
-    pair = KeyPair(_read(folder / "server.key"), _read(folder / "server.key_secret"))
+    pair = _read_pair(folder, "server")
     allowed = folder / "allowed"
     if not allowed.is_dir():
         raise Missing(f"{allowed} is not there: it holds the public keys of the clients that may connect")
@@ -78,15 +78,21 @@ def load_client_keys(folder: Path) -> ClientKeys:
     """A client's keys.
 
     Raises:
-        Missing: a file is not there. BadInput: a file holds no key.
+        Missing: a file is not there. BadInput: a file holds no key, or another pair's.
     """
-    pair = KeyPair(_read(folder / "client.key"), _read(folder / "client.key_secret"))
-    return ClientKeys(pair, _read(folder / "server.key"))
+    return ClientKeys(_read_pair(folder, "client"), _read(folder / "server.key"))
 
 
 def _write(path: Path, key: str, mode: int) -> None:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="ascii") as file:
         file.write(key + "\n")
+
+
+def _read_pair(folder: Path, name: str) -> KeyPair:
+    pair = KeyPair(_read(folder / f"{name}.key"), _read(folder / f"{name}.key_secret"))
+    if public_of(pair.secret) != pair.public:
+        raise BadInput(f"{name}.key_secret in {folder} does not belong to {name}.key: copy both from one keys folder")
+    return pair
 
 
 def _read(path: Path) -> str:

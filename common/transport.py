@@ -65,6 +65,11 @@ def make_key_pair() -> KeyPair:
     return KeyPair(public.decode("ascii"), secret.decode("ascii"))
 
 
+def public_of(secret: str) -> str:
+    """The public key that belongs to a secret one, both as Z85 text."""
+    return zmq.curve_public(secret.encode("ascii")).decode("ascii")
+
+
 def _check_size(data: bytes, max_bytes: int) -> None:
     if len(data) > max_bytes:
         raise CodecError(f"a message of {len(data)} bytes is over the socket's limit of {max_bytes}")
@@ -232,8 +237,8 @@ class DealerEndpoint:
         if why:
             raise Missing(f"can't reach the learner at {self.url}: {why}")
         raise HandshakeFailed(
-            f"wrong CURVE key: the learner at {self.url} has another key than server.key of this keys folder, or "
-            "client.key_secret does not belong to client.key; copy all three from the learner"
+            f"wrong CURVE key: the learner at {self.url} has another key than server.key of this keys folder; "
+            "copy it from the learner"
         )
 
     async def lost(self) -> None:

@@ -1,4 +1,7 @@
-"""What `lamer doctor` looks at: each check is a function that returns one finding."""
+"""What `lamer doctor` looks at on this machine: each check is a function that returns one finding.
+
+What is looked at beyond it is in `deploy.connectivity`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 OLDEST_PYTHON = (3, 11)
@@ -50,7 +54,6 @@ def diagnose() -> tuple[Finding, ...]:
         *(_package(name, "every part", is_required=True) for name in BASE),
         *(_package(name, "learner, embedded engine: pip install 'lamer[learner]'") for name in LEARNER),
         *(_package(name, "tracking: pip install 'lamer[mlflow]'") for name in TRACKING),
-        _package("sglang", "inference on a GPU: pip install 'lamer[sglang]'"),
     ]
     return (_python(), *packages, _processor(), _gpu(), _port(), _disk())
 
@@ -59,10 +62,10 @@ def table(findings: tuple[Finding, ...]) -> Table:
     """Findings as a table for a terminal."""
     drawn = Table(box=None, header_style="bold")
     for title in ("", "what", "found", "needed by"):
-        drawn.add_column(title)
+        drawn.add_column(title, overflow="fold")
     for finding in findings:
-        mark = "[green]ok[/]" if finding.is_ok else "[red]missing[/]" if finding.is_required else "[yellow]absent[/]"
-        drawn.add_row(mark, finding.what, finding.found, finding.what_for.replace("[", r"\["))
+        mark = "[green]ok[/]" if finding.is_ok else "[red]fails[/]" if finding.is_required else "[yellow]absent[/]"
+        drawn.add_row(mark, finding.what, escape(finding.found), escape(finding.what_for))
     return drawn
 
 
