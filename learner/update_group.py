@@ -37,12 +37,13 @@ class Update(Record, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds. settle: from a change of members to the next group. join: for all to enter it. ready: for all to be
-    paused. send: for one tensor, and, after the last one, for all to have loaded them.
+    """Seconds. settle: from a change of members to the next group. join: for all to enter it; servers generate nothing
+    meanwhile, and hosts take them for hung after ten seconds. ready: for all to be paused. send: for one tensor, and,
+    after the last one, for all to have loaded them.
     """
 
     settle: float = 0.5
-    join: float = 60.0
+    join: float = 8.0
     ready: float = 60.0
     send: float = 30.0
 

@@ -15,15 +15,16 @@ from common.weights import ModelFingerprint, read_fingerprint
 from deploy.inference.attach import Attacher
 from deploy.inference.base import EngineSource
 from deploy.inference.delivery.base import LiveDelivery
+from deploy.inference.delivery.collective import COLLECTIVES, CollectiveDelivery, check_collective
 from deploy.inference.delivery.folders import make_folder_delivery
 from deploy.inference.host import Host
 from deploy.inference.launch import Launcher
 from deploy.inference.options import EngineOptions, HostOptions, claim_cache
+from deploy.inference.sglang import has_nvidia_gpu
 
 log = logging.getLogger("lamer.host")
 
 CONNECT_SECONDS = 30.0
-BROADCASTS = ("gloo", "nccl")
 
 
 async def run_host(options: HostOptions) -> int:
@@ -73,15 +74,17 @@ def _make_host(options: HostOptions, run: InferenceSettings, session: Session) -
     source: EngineSource = (
         Attacher(options, run.max_running) if options.attach else Launcher(EngineOptions.of(options, run))
     )
-    is_broadcast = run.delivery in BROADCASTS
+    is_broadcast = run.delivery in COLLECTIVES
     if is_broadcast and run.update_mode == "wait":
         raise BadInput(f"--update-mode wait can't be used with --delivery {run.delivery}, which pauses the server")
     cache = claim_cache(options.cache, session.welcome.run)
     folders = make_folder_delivery("auto" if is_broadcast else run.delivery, cache, session.send, run.anchor_every)
-    live = _make_live(run, session) if is_broadcast else None
+    live = _make_live(options, run, session) if is_broadcast else None
     return Host(options.name, run.update_mode, session, source, folders, live, options.model_path)
 
 
-def _make_live(run: InferenceSettings, session: Session) -> LiveDelivery | None:
-    del run, session
-    return None
+def _make_live(options: HostOptions, run: InferenceSettings, session: Session) -> LiveDelivery:
+    """Broadcasts into the server. One that somebody else started is taken for what it may be: SGLang on a GPU."""
+    if not options.attach:
+        check_collective(run, has_gpu=has_nvidia_gpu())
+    return CollectiveDelivery(run.delivery, run.tensor_parallel, session.send)

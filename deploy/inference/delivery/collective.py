@@ -59,13 +59,13 @@ class CollectiveLimits:
     longest_rejoin: float = 60.0
 
 
-def check_collective(delivery: str, inference: InferenceSettings, *, has_gpu: bool) -> None:
+def check_collective(inference: InferenceSettings, *, has_gpu: bool) -> None:
     """See that a server of this host can take part in a broadcast.
 
     Raises:
         BadInput: it can't.
     """
-    instead = "use stream, or path with a shared disk"
+    delivery, instead = inference.delivery, "use stream, or path with a shared disk"
     if inference.engine != "sglang":
         raise BadInput(f"delivery {delivery} needs SGLang, not the {inference.engine} engine: {instead}")
     if delivery == "nccl" and not has_gpu:
