@@ -18,6 +18,7 @@ from actors.versions import to_weight_version
 from common.errors import LamerError, RunFailed
 from common.messages import (
     GroupOffer,
+    GroupOrder,
     GroupUpdate,
     HostStatus,
     ModelFiles,
@@ -113,7 +114,7 @@ class Host:
                     await self._announced(message)
                 case WeightManifest() | WeightChunk() | ModelFiles():
                     self._folders.take(message)
-                case GroupOffer() | GroupUpdate() if self._live is not None:
+                case GroupOffer() | GroupUpdate() | GroupOrder() if self._live is not None:
                     self._live.take(message)
                 case Welcome():
                     self._folders.take(message)

@@ -29,7 +29,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from deploy.inference.launch import embedded_launch, free_port
-from deploy.inference.options import EngineLaunch, EngineOptions
+from deploy.inference.options import EngineLaunch, EngineOptions, Start
 from deploy.inference.sglang import CHECKOUT_PYTHON
 from deploy.inference.sglang import launch as sglang_launch
 
@@ -206,8 +206,8 @@ def reference_logprobs(folder: Path, ids: list[int], temperature: float) -> np.n
 @contextmanager
 def embedded(folders: dict[str, Path]) -> Iterator[Served]:
     """The embedded engine in a process of its own."""
-    options = EngineOptions("embedded", folders["base"], HOST, free_port(HOST), MOST_RUNNING, CACHE_TOKENS)
-    launch = embedded_launch(options, options.port, API_KEY, ADMIN_KEY)
+    options = EngineOptions("embedded", HOST, free_port(HOST), MOST_RUNNING, CACHE_TOKENS)
+    launch = embedded_launch(options, _start(options, folders))
     with serving(options, launch, folders, Capabilities()) as served:
         yield served
 
@@ -217,10 +217,14 @@ def sglang(folders: dict[str, Path]) -> Iterator[Served]:
     """The real SGLang, started as a host starts it."""
     if not CHECKOUT_PYTHON.is_file():
         pytest.skip("no SGLang here: `make sglang-cpu` builds its environment")
-    options = EngineOptions("sglang", folders["base"], HOST, free_port(HOST), MOST_RUNNING, CACHE_TOKENS)
-    launch = asyncio.run(sglang_launch(options, options.port, API_KEY, ADMIN_KEY))
+    options = EngineOptions("sglang", HOST, free_port(HOST), MOST_RUNNING, CACHE_TOKENS)
+    launch = asyncio.run(sglang_launch(options, _start(options, folders)))
     with serving(options, launch, folders, SGLANG_0_5_23) as served:
         yield served
+
+
+def _start(options: EngineOptions, folders: dict[str, Path]) -> Start:
+    return Start(folders["base"], "0", options.port, API_KEY, ADMIN_KEY)
 
 
 @contextmanager
@@ -243,6 +247,7 @@ def serving(
             time.sleep(0.2)
         yield served
     finally:
+        launch.remove_keys()
         process.send_signal(signal.SIGTERM)
         code = process.wait(timeout=20)
         with contextlib.suppress(ProcessLookupError):  # SGLang's own children
