@@ -19,6 +19,8 @@ from common.messages import (
     Goodbye,
     Heartbeat,
     Hello,
+    ModelFiles,
+    ModelFilesRequest,
     Reject,
     Role,
     Shutdown,
@@ -121,6 +123,34 @@ async def test_messages_are_received_in_order_and_heartbeats_are_not(keys_folder
             gateway.router.send(gateway.identities[0], encode_message(Heartbeat()))
             gateway.router.send(gateway.identities[0], encode_message(Ack((str(number),))))
         assert [await session.receive() for _ in range(3)] == [Ack(("0",)), Ack(("1",)), Ack(("2",))]
+        await session.close("enough")
+
+
+async def test_a_question_is_answered_and_what_came_before_the_answer_is_kept(
+    keys_folder: Path, keys: ClientKeys
+) -> None:
+    async with ScriptedGateway(keys_folder).running() as gateway:
+        session = await Session.open(gateway.router.url, keys, HELLO, TIMEOUT)
+        asking = asyncio.create_task(session.ask(ModelFilesRequest(), ModelFiles))
+        await until(gateway, 2)
+        for answer in (Ack(("0",)), Ack(("1",)), ModelFiles(()), Ack(("2",))):
+            gateway.router.send(gateway.identities[0], encode_message(answer))
+        assert await asyncio.wait_for(asking, TIMEOUT) == ModelFiles(())
+        assert [await session.receive() for _ in range(3)] == [Ack(("0",)), Ack(("1",)), Ack(("2",))]
+        await session.close("enough")
+
+
+async def test_a_question_is_asked_again_of_a_restarted_gateway(keys_folder: Path, keys: ClientKeys) -> None:
+    async with ScriptedGateway(keys_folder).running() as first:
+        session = await Session.open(first.router.url, keys, HELLO, TIMEOUT)
+        asking = asyncio.create_task(session.ask(ModelFilesRequest(), ModelFiles))
+        await until(first, 2)
+        port = first.port
+    async with ScriptedGateway(keys_folder, port, answer=welcome(epoch=2)).running() as second:
+        await until(second, 2)
+        second.router.send(second.identities[0], encode_message(ModelFiles(())))
+        assert await asyncio.wait_for(asking, TIMEOUT) == ModelFiles(())
+        assert await asyncio.wait_for(session.receive(), TIMEOUT) == welcome(epoch=2)
         await session.close("enough")
 
 
