@@ -108,7 +108,7 @@ async def run_gateway(plan: GatewayPlan, stop: asyncio.Event | None = None) -> R
         journal. RunFailed: the journal can't be written, or no group can be trained.
     """
     weights = await asyncio.to_thread(first_weights, Path(plan.model_path))
-    gateway = Gateway(plan, WeightServer(weights, plan.resume_step))
+    gateway = Gateway(plan, WeightServer(weights, plan.resume_step, plan.settings.batch.max_staleness))
     try:
         return await gateway.run(stop or asyncio.Event())
     finally:

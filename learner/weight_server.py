@@ -1,7 +1,9 @@
 """Which weights are current, which servers hold which version, and so which version is applied.
 
 The gateway announces the current weights to every host; a host reports what its server was verified to hold. The
-*applied* version is the lowest among ready servers: no token generated from here on is older.
+*applied* version is the lowest among the servers that actors use: no token generated from here on is older. A server
+that falls back by more than `max_staleness` versions, while another has not, is not used until it has caught up: what
+it generates could not be trained, and it would hold back admission for all.
 """
 
 from __future__ import annotations
@@ -29,11 +31,12 @@ def first_weights(model_path: Path) -> WeightAnnouncement:
 class WeightServer:
     """The run's published weights and its hosts."""
 
-    def __init__(self, first: WeightAnnouncement, resume_step: int | None) -> None:
+    def __init__(self, first: WeightAnnouncement, resume_step: int | None, max_staleness: int = 0) -> None:
         """Start at version 0, or, going on from a later one, without current weights until they are published."""
         self.current = None if resume_step else first
         self._published = {first.version: first}
         self._lineage = 0
+        self._max_staleness = max_staleness
         self._hosts: dict[str, HostStatus] = {}
         self._applied_since: float | None = None
 
@@ -68,17 +71,18 @@ class WeightServer:
 
     def remove(self, host: str) -> bool:
         """Forget a host that left or died; whether it had a server that actors see."""
-        status = self._hosts.pop(host, None)
-        return status is not None and status.is_ready
+        before = self._offered()
+        self._hosts.pop(host, None)
+        return self._offered() != before
 
     @property
     def applied_version(self) -> int | None:
-        """The lowest policy version among ready servers, None without any."""
-        return min((status.server.policy_version for status in self._ready()), default=None)
+        """The lowest policy version among the servers in use, None without any."""
+        return min((status.server.policy_version for status in self._in_use()), default=None)
 
     def servers(self, version: int | None = None) -> tuple[ServerInfo, ...]:
-        """The ready servers; those that hold `version`, if one is given."""
-        servers = (status.server for status in self._ready())
+        """The servers in use; those that hold `version`, if one is given."""
+        servers = (status.server for status in self._in_use())
         return tuple(server for server in servers if version is None or server.policy_version == version)
 
     def age(self, now: float) -> float:
@@ -86,8 +90,8 @@ class WeightServer:
         return 0.0 if self._applied_since is None else now - self._applied_since
 
     def metrics(self) -> tuple[Metric, ...]:
-        """Of the last weight update, on the ready server where each figure is largest."""
-        ready = self._ready()
+        """Of the last weight update, on the server in use where each figure is largest."""
+        ready = self._in_use()
 
         def largest(name: str) -> float:
             return max((float(getattr(status, name)) for status in ready), default=0.0)
@@ -96,8 +100,12 @@ class WeightServer:
         return tuple(Metric(f"weights/{name}", largest(name)) for name in names)
 
     def _offered(self) -> tuple[ServerInfo, ...]:
-        """The ready servers without their loads, which change all the time."""
+        """The servers in use without their loads, which change all the time."""
         return tuple(msgspec.structs.replace(server, running=0, waiting=0, report=0) for server in self.servers())
 
-    def _ready(self) -> tuple[HostStatus, ...]:
-        return tuple(status for status in self._hosts.values() if status.is_ready)
+    def _in_use(self) -> tuple[HostStatus, ...]:
+        """The ready servers, without those that lag behind."""
+        ready = tuple(status for status in self._hosts.values() if status.is_ready)
+        oldest = self.current.version - self._max_staleness if self.current is not None else 0
+        fresh = tuple(status for status in ready if status.server.policy_version >= oldest)
+        return fresh or ready
