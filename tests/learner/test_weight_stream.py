@@ -113,15 +113,13 @@ async def test_weights_that_cannot_be_had_are_an_error_that_says_why(tmp_path: P
         path = tmp_path / "v1" / "model.safetensors"
         data = path.read_bytes()
         match what:
-            case "unknown":
-                wanted = "0" * 32
             case "gone":
                 shutil.rmtree(tmp_path / "v1")
             case "truncated":
                 path.write_bytes(data[:-100])
             case "altered":
                 path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-        manifest = await run.stream.manifest(ManifestRequest(wanted, base))
+        manifest = await run.stream.manifest(ManifestRequest("0" * 32 if what == "unknown" else wanted, base))
         said = {"unknown": "not published", "gone": "v1", "truncated": "bytes of tensors", "altered": "SHA-256"}
         assert said[what] in manifest.error
         assert list(run.payloads.glob("*")) == []
@@ -142,12 +140,13 @@ async def test_old_payloads_go_unless_a_host_fetched_them_lately(
 ) -> None:
     async with published(tmp_path) as (run, base, wanted):
         first = await run.stream.manifest(ManifestRequest(wanted, base))
+        newest = wanted
         for _ in range(6):
-            base, wanted = wanted, run.step()
-            last = await run.stream.manifest(ManifestRequest(wanted, base))
+            previous, newest = newest, run.step()
+            await run.stream.manifest(ManifestRequest(newest, previous))
         assert not (await run.stream.chunk(ChunkRequest(first.payload, 0, 4))).error
         monkeypatch.setattr(weight_stream, "IN_USE_SECONDS", 0.0)
-        last = await run.stream.manifest(ManifestRequest(run.step(), wanted))
+        last = await run.stream.manifest(ManifestRequest(run.step(), newest))
         assert len(list(run.payloads.iterdir())) == weight_stream.KEPT_PAYLOADS
         assert not (await run.stream.chunk(ChunkRequest(last.payload, 0, 4))).error
 
