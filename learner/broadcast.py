@@ -25,6 +25,7 @@ from learner.update_group import Limits, Update, UpdateGroup
 log = logging.getLogger("lamer.trainer")
 
 TICK_SECONDS = 0.1
+CLOSE_SECONDS = 3.0
 
 
 class Broadcaster:
@@ -82,9 +83,10 @@ class Broadcaster:
             tasks.create_task(self._keep_sending())
             tasks.create_task(self._keep_ticking())
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Let every member go."""
         self._rank_zero.close()
+        await asyncio.to_thread(self._rank_zero.join, CLOSE_SECONDS)
 
     async def _keep_sending(self) -> None:
         while True:

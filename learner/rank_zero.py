@@ -135,6 +135,7 @@ class TorchRankZero:
         self._send_seconds = send_seconds
         self._meeting: TCPStore | None = None
         self._jobs: queue.SimpleQueue[Update | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
 
     def open(self, group: str, backend: str, world_size: int) -> MasterAddress:
         """Close any group before and wait for the members of this one, in a thread.
@@ -145,17 +146,27 @@ class TorchRankZero:
         self.close()
         check_backend(backend)
         try:
-            self._meeting = TCPStore(self._address, 0, None, True, _span(_STORE_SECONDS), wait_for_workers=False)
-        except (RuntimeError, ValueError) as error:
+            listening = socket.create_server((self._address, 0), family=_family(self._address))
+        except OSError as error:
             raise BadInput(
                 f"hosts can't meet at {self._address} ({error}): set trainer.group_address to one of this machine's own"
             ) from error
+        port = listening.getsockname()[1]
+        self._meeting = TCPStore(
+            self._address,
+            port,
+            None,
+            True,
+            _span(_STORE_SECONDS),
+            wait_for_workers=False,
+            master_listen_fd=listening.detach(),
+        )
         self._jobs = queue.SimpleQueue()
-        address = MasterAddress(self._address, self._meeting.port)
+        address = MasterAddress(self._address, port)
         member = _Member(group, backend, world_size, address, self._join_seconds, self._send_seconds)
-        threading.Thread(
-            target=_work, args=(member, self._jobs, self._outcomes), name=f"broadcast {group}", daemon=True
-        ).start()
+        arguments = (member, self._jobs, self._outcomes)
+        self._thread = threading.Thread(target=_work, args=arguments, name=f"broadcast {group}", daemon=True)
+        self._thread.start()
         return address
 
     def send(self, group: str, update: Update) -> None:
@@ -166,6 +177,11 @@ class TorchRankZero:
         """Give up the group. A broadcast on its way ends with its tensor."""
         self._jobs.put(None)
         self._meeting = None
+
+    def join(self, seconds: float) -> None:
+        """After `close`: wait for the thread, which a process must not leave behind in torch's hands when it ends."""
+        if self._thread is not None:
+            self._thread.join(seconds)
 
 
 def check_backend(backend: str) -> None:
@@ -250,6 +266,10 @@ def _own_stream(device: torch.device) -> AbstractContextManager[object]:
     if device.type == "cuda":
         return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
     return nullcontext()
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def _span(seconds: float) -> datetime.timedelta:

@@ -80,7 +80,7 @@ class Trainer:
         except* LamerError as errors:
             raise errors.exceptions[0] from None
         finally:
-            self._broadcaster.close()
+            await self._broadcaster.close()
         return exit_code
 
     async def _keep_receiving(self) -> None:

@@ -114,6 +114,7 @@ class UpdateGroup:
         self._tell = tell
         self._limits = limits
         self._members: dict[str, _Member] = {}
+        self._newcomers: dict[str, _Member] = {}
         self._backend = ""
         self._group = ""
         self._deadline = 0.0
@@ -125,29 +126,34 @@ class UpdateGroup:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The members, in the order of their joining."""
-        return tuple(self._members)
+        """The members, and those who wait to be, in the order of their joining."""
+        return (*self._members, *self._newcomers)
 
     # --- what happens ------------------------------------------------------------------------------------------
 
     def join(self, message: GroupJoin, now: float) -> None:
         """A host wants to take part, or again, with a server started anew."""
-        self._members.pop(message.host, None)
-        if not self._members:
+        self._newcomers.pop(message.host, None)
+        if message.host in self._members:
+            self._drop(self._members[message.host], "", now)
+        if not self._members and not self._newcomers:
             self._backend = message.backend
         if message.backend != self._backend:
             reason = f"this run broadcasts by {self._backend} already, not by {message.backend}"
             self._tell(GroupOrder(message.host, "", GroupAction.LEAVE, reason=reason))
             return
-        self._members[message.host] = _Member(message.host, message.ranks)
+        self._newcomers[message.host] = _Member(message.host, message.ranks)
         self._change(now)
 
     def heard(self, state: GroupState, now: float) -> None:
         """A member says how far it is; what it says of an earlier group no longer counts."""
+        is_gone = state.stage is GroupStage.LEFT or (state.stage is GroupStage.FAILED and not state.group)
+        if is_gone:
+            self._newcomers.pop(state.host, None)
         member = self._members.get(state.host)
         if member is None:
             return
-        if state.stage is GroupStage.LEFT or (state.stage is GroupStage.FAILED and not state.group):
+        if is_gone:
             self._drop(member, "", now)
         elif state.group != self._group or not self._group:
             return
@@ -202,8 +208,9 @@ class UpdateGroup:
 
     def reset(self) -> None:
         """Forget everyone, as after the connection to the gateway was lost: who is there will be told again."""
-        self._members.clear()
         self._leave_group()
+        self._members.clear()
+        self._newcomers.clear()
         self.stage = Stage.EMPTY
 
     # --- what follows ------------------------------------------------------------------------------------------
@@ -224,6 +231,8 @@ class UpdateGroup:
         self._has_changed = self._is_open = self._was_sent = False
 
     def _form(self, now: float) -> None:
+        self._members |= self._newcomers
+        self._newcomers = {}
         if not self._members:
             self.stage = Stage.EMPTY
             return
