@@ -8,7 +8,8 @@ SGLang lives in an environment of its own and shares no module with us. Without 
 torch's own attention, one thread a rank; `make sglang-cpu` builds the environment for that. With a GPU SGLang chooses
 kernels and the cache's size itself.
 
-SGLang takes its keys as flags or from a file of flags, which keeps them out of the list of processes.
+SGLang takes its keys as flags or from a file of flags, which keeps them out of the list of processes; it would tell
+them to everyone with the api key, which `sglang_guard/start.py` keeps it from.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ SPANS_SINCE = (0, 5, 23)
 """The first release tested that gives a version for each token. Earlier ones also die of a flush that finds held
 requests, which `retract` leaves behind."""
 CHECKOUT_PYTHON = Path(__file__).resolve().parents[2] / ".venv-sglang" / "bin" / "python"
+_START = Path(__file__).with_name("sglang_guard") / "start.py"
 HEALTHY_SECONDS = 300.0
 DISCONNECT_SECONDS = 1
 """How often a server looks whether the client of a request is still there: actors abort by disconnecting."""
@@ -108,7 +110,7 @@ async def launch(options: EngineOptions, start: Start) -> EngineLaunch:
     key_file = _write_keys(start)
     return EngineLaunch(
         command=(
-            *(str(python), "-m", "sglang.launch_server", "--model-path", str(start.folder)),
+            *(str(python), str(_START), "--model-path", str(start.folder)),
             *("--config", str(key_file), "--host", options.host, "--port", str(start.port), *tls),
             *("--weight-version", start.weight_version, "--max-running-requests", str(options.max_running)),
             *("--dtype", _dtype(options.dtype, has_gpu)),

@@ -37,7 +37,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 VOCABULARY = 320
 CONTEXT = 1024
 END_ID = 2
-HOST, API_KEY, ADMIN_KEY = "127.0.0.1", "api", "admin"
+HOST, API_KEY, ADMIN_KEY = "127.0.0.1", "key-of-actors", "key-of-the-host"
 MOST_RUNNING, CACHE_TOKENS = 8, 8192
 START_SECONDS = 400.0
 

@@ -47,7 +47,7 @@ def launched(python: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
 def flags(launch: EngineLaunch) -> dict[str, str]:
     """Flags with their values."""
-    words = launch.command[3:]
+    words = launch.command[2:]
     return {word: following for word, following in zip(words, (*words[1:], ""), strict=True) if word.startswith("--")}
 
 
