@@ -1,4 +1,4 @@
-"""`lamer bench`: throughput of the rollout and of the embedded engine."""
+"""`lamer bench`: throughput of the rollout and of the embedded engine, and what weight updates cost."""
 
 from __future__ import annotations
 
@@ -14,6 +14,15 @@ TimeScale = Annotated[float, typer.Option("--time-scale", help="Simulated second
 Staleness = Annotated[list[int] | None, typer.Option("--max-staleness", help="Measure ours at this bound; repeatable.")]
 Seed = Annotated[int, typer.Option("--seed", min=0)]
 Actors = Annotated[int, typer.Option("--actors", min=1, help="Actor processes.")]
+Engine = Annotated[str, typer.Option("--engine", help="embedded or sglang.")]
+Modes = Annotated[str, typer.Option("--modes", help="Ways of updating, with commas between.")]
+Model = Annotated[Path | None, typer.Option("--model", metavar="DIR", help="A model folder, instead of --size.")]
+Sizes = Annotated[list[str] | None, typer.Option("--size", help="Random model: pocket, 150m or 460m; repeatable.")]
+Updates = Annotated[int, typer.Option("--updates", min=1, help="Weight updates in each round.")]
+Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Rounds of each mode.")]
+Streams = Annotated[int, typer.Option("--streams", min=1, help="Requests in flight.")]
+RoundSeconds = Annotated[float, typer.Option("--round-seconds", help="Length of a round without updates, about.")]
+SglangPython = Annotated[str, typer.Option("--sglang-python", metavar="FILE", help="The interpreter that has SGLang.")]
 
 
 @app.command()
@@ -45,3 +54,41 @@ def engine(output: Output = None) -> None:
     print_engine_bench(report)
     if output is not None:
         output.write_bytes(report.to_json() + b"\n")
+
+
+@app.command()
+def weights(
+    engine: Engine = "embedded",
+    modes: Modes = "in_place,retract,abort,wait",
+    size: Sizes = None,
+    model: Model = None,
+    updates: Updates = 3,
+    rounds: Rounds = 3,
+    streams: Streams = 4,
+    round_seconds: RoundSeconds = 12.0,
+    seed: Seed = 0,
+    sglang_python: SglangPython = "",
+    output: Output = None,
+) -> None:
+    """Seconds that a weight update costs a saturated server, for each way of pausing it, beside a bare load."""
+    import asyncio
+
+    from rich.console import Console
+
+    from deploy.bench.weights import WeightsBenchOptions, run_weights_bench
+
+    console = Console()
+    options = WeightsBenchOptions(
+        engine=engine,
+        sizes=tuple(size or ("pocket", "460m")),
+        model=model,
+        modes=tuple(modes.split(",")),
+        updates=updates,
+        rounds=rounds,
+        streams=streams,
+        round_seconds=round_seconds,
+        seed=seed,
+        python=sglang_python,
+        output=output,
+    )
+    asyncio.run(run_weights_bench(options, console.print)).print(console)
