@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import BadInput, Missing
-from common.keys import create_keys, load_client_keys, load_server_keys
+from common.keys import allow, create_client_keys, create_keys, load_client_keys, load_server_keys
 
 
 def test_a_new_folder_holds_pairs_that_know_each_other(tmp_path: Path) -> None:
@@ -59,3 +59,30 @@ def test_a_file_without_a_key_is_named_and_its_content_is_not_shown(tmp_path: Pa
     with pytest.raises(BadInput, match=r"client\.key_secret holds no CURVE key") as refused:
         load_client_keys(tmp_path)
     assert "hunter2" not in str(refused.value)
+
+
+def test_a_machine_with_a_pair_of_its_own_gets_in_once_the_learner_allows_it(tmp_path: Path) -> None:
+    create_keys(tmp_path / "learner")
+    create_client_keys(tmp_path / "host", tmp_path / "learner" / "server.key")
+    host, server = load_client_keys(tmp_path / "host"), load_server_keys(tmp_path / "learner")
+    assert host.server_public == server.pair.public
+    assert not server.is_allowed(host.pair.public)
+    allow(tmp_path / "learner", tmp_path / "host" / "client.key", "host-1")
+    assert server.is_allowed(host.pair.public)
+    assert not (tmp_path / "host" / "server.key_secret").exists()
+    with pytest.raises(BadInput, match="can't be a client's name"):
+        allow(tmp_path / "learner", tmp_path / "host" / "client.key", "../host-2")
+
+
+def test_halves_of_different_pairs_are_refused(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        create_keys(tmp_path / name)
+    (tmp_path / "one" / "client.key").write_text((tmp_path / "other" / "client.key").read_text())
+    with pytest.raises(BadInput, match="client.key_secret in .* does not belong to client.key"):
+        load_client_keys(tmp_path / "one")
+
+
+def test_a_file_in_allowed_that_holds_no_key_shuts_nobody_out(tmp_path: Path) -> None:
+    create_keys(tmp_path)
+    (tmp_path / "allowed" / "a-picture.key").write_bytes(bytes(range(256)))
+    assert load_server_keys(tmp_path).is_allowed(load_client_keys(tmp_path).pair.public)
