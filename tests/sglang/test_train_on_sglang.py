@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from learner import journal
-from tests.integration.processes import TINY, Started, UpdateLine, count, updates
+from tests.integration.processes import TINY, Started, count, updates
 from tests.integration.test_by_hand import free_port
+from tests.sglang.conftest import Say
+from tests.sglang.figures import describe, figures
 
 pytestmark = [pytest.mark.sglang, pytest.mark.timeout(600)]
 UPDATES = 20
@@ -45,26 +47,23 @@ def check(run: Path, bounds: Bounds) -> None:
     worst, mean = figures(lines, "engine/logprob_gap_max"), figures(lines, "engine/logprob_gap_mean")
     assert max(worst) <= bounds.worst
     assert statistics.fmean(mean) <= bounds.mean
+    assert statistics.fmean(figures(lines, "engine/ess_age_0")) >= 0.95
     assert statistics.fmean(figures(lines, "engine/importance_ess")) >= 0.95
     assert max(figures(lines, "weights/pause_seconds")) > 0
 
 
-def figures(lines: list[UpdateLine], name: str) -> list[float]:
-    """A metric in each update that has it: an update without tokens of age 0 has no gap."""
-    return [line.metrics[name] for line in lines if name in line.metrics]
-
-
 @pytest.mark.parametrize(("mode", "bounds"), [("retract", EXACT), ("abort", EXACT), ("in_place", HELD_CACHE)])
 def test_a_run_with_sglang_takes_every_update_while_it_generates(
-    folder: Path, train: Callable[..., Started], mode: str, bounds: Bounds
+    folder: Path, train: Callable[..., Started], say: Say, mode: str, bounds: Bounds
 ) -> None:
     overrides = (f"batch.updates={UPDATES}", "inference.engine=sglang", f"inference.update_mode={mode}")
     process = train(f"sglang-{mode}", *overrides)
     assert process.wait(LONGEST_SECONDS) == 0, process.text
+    say(describe(folder / "runs" / f"sglang-{mode}"))
     check(folder / "runs" / f"sglang-{mode}", bounds)
 
 
-def test_a_host_started_by_hand_serves_in_bfloat16(folder: Path, lamer: Callable[..., Started]) -> None:
+def test_a_host_started_by_hand_serves_in_bfloat16(folder: Path, lamer: Callable[..., Started], say: Say) -> None:
     port, run = free_port(), folder / "runs" / "sglang-hand"
     joins = ("--connect", f"tcp://127.0.0.1:{port}", "--keys", "keys-of-sglang")
     assert lamer("keys", "create", "keys-of-sglang").wait() == 0
@@ -75,5 +74,6 @@ def test_a_host_started_by_hand_serves_in_bfloat16(folder: Path, lamer: Callable
     assert learner.wait(LONGEST_SECONDS) == 0, learner.text + server.text
     assert server.wait(30.0) == 0, server.text
     assert actor.wait(30.0) == 0, actor.text
+    say(describe(run))
     check(run, BFLOAT16)
     assert count(run, "trials") >= UPDATES * 12
