@@ -20,7 +20,7 @@ PORT = 5555
 GIVEN_KEYS = ("server.key", "client.key", "client.key_secret")
 DELAY_SECONDS = 1.0
 CUT_SECONDS = 20.0
-UPDATES = 40
+UPDATES = 30
 AS_BY_DEFAULT = ("gateway.heartbeat_seconds=2", "gateway.dead_after_seconds=20")
 """tiny.yaml is less patient than what a user gets."""
 
@@ -94,6 +94,8 @@ def train_through_a_slow_and_a_broken_network(net: Network, *serve_options: str)
     before = last_step(run.folder)
     assert before < UPDATES - 6, "the run was over before the cable was mended"
     net.wire.mend()
+    run.wait_for_update(before + 5)
+    net.wire.delay(0.0)
     run.wait_for_update(UPDATES)
 
     assert [part.wait(60.0) for part in run.parts] == [0, 0, 0], run.text

@@ -78,7 +78,7 @@ def test_halves_of_different_pairs_are_refused(tmp_path: Path) -> None:
     for name in ("one", "other"):
         create_keys(tmp_path / name)
     (tmp_path / "one" / "client.key").write_text((tmp_path / "other" / "client.key").read_text())
-    with pytest.raises(BadInput, match="client.key_secret in .* does not belong to client.key"):
+    with pytest.raises(BadInput, match=r"client\.key_secret in .* does not belong to client\.key"):
         load_client_keys(tmp_path / "one")
 
 
