@@ -162,6 +162,7 @@ class Routes:
                 "is_generation": True,
                 "weight_version": self.engine.weight_version,
                 "model_type": self.engine.model.module.config.model_type,
+                "architectures": self.engine.model.module.config.architectures,
                 "has_tokenizer": self.engine.text.has_tokenizer,
             }
         )
