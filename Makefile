@@ -1,5 +1,6 @@
 # make train | test | lint | install | clean. A virtual environment is made in .venv on first use.
-# make sglang-cpu | test-sglang: SGLang on a machine without a GPU, in a virtual environment of its own.
+# make sglang-cpu | test-sglang: SGLang on a machine without a GPU, in a virtual environment of its own; test-sglang-all
+# also runs the tests marked slow.
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= doors.yaml
@@ -13,17 +14,22 @@ SGLANG_STAMP := $(SGLANG_VENV)/.sglang-installed
 CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,constraints-cpu.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: train test lint install clean sglang-cpu test-sglang
+.PHONY: train test lint install clean sglang-cpu test-sglang test-sglang-all
 .DEFAULT_GOAL := train
 
 train: install
 	@$(BIN)/lamer train -c $(CONFIG)
 
 test: install
-	@$(BIN)/python -m pytest -q -m 'not sglang'
+	@$(BIN)/python -m pytest -q -m 'not sglang and not slow'
 
 test-sglang: install sglang-cpu
-	@$(BIN)/python -m pytest -q -m sglang
+	@$(SGLANG_VENV)/bin/python -c "from importlib.metadata import version; print('SGLang', version('sglang'))"
+	@$(BIN)/python -m pytest -q -m 'not sglang' tests/contract
+	@$(BIN)/python -m pytest -q -m 'sglang and not slow' --durations=10
+
+test-sglang-all: install sglang-cpu
+	@$(BIN)/python -m pytest -q -m sglang --durations=10
 
 lint: install
 	@$(BIN)/ruff check .
@@ -44,7 +50,9 @@ sglang-cpu: $(SGLANG_STAMP)
 $(SGLANG_STAMP): $(SGLANG_CPU)/requirements.txt $(wildcard $(SGLANG_CPU)/stand_ins/*/*.py)
 	@test -x $(SGLANG_VENV)/bin/python || { echo "creating $(SGLANG_VENV)"; $(PYTHON) -m venv $(SGLANG_VENV); }
 	@echo "installing SGLang for the CPU into $(SGLANG_VENV)"
-	@$(SGLANG_VENV)/bin/python -m pip install --quiet --quiet --no-deps --requirement $(SGLANG_CPU)/requirements.txt
+	@$(SGLANG_VENV)/bin/python -m pip install --quiet --quiet --no-deps --requirement $(SGLANG_CPU)/requirements.txt \
+		|| { echo "SGLang can't be installed from $(SGLANG_CPU)/requirements.txt: it needs Linux on x86-64, Python 3.11" \
+		"(make PYTHON=...) and the package index; nothing was tested against it" >&2; exit 1; }
 	@cp -r $(SGLANG_CPU)/stand_ins/. "$$($(SGLANG_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	@touch $@
 
