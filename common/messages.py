@@ -24,8 +24,9 @@ import enum
 
 import msgspec
 
+from common.model_files import model_files_digest
 from common.records import Purpose, Record, Task
-from common.weights import Bucket, ModelFingerprint, NamedFile, StreamedFile, WeightFile, identity_of, named_digest
+from common.weights import Bucket, ModelFingerprint, NamedFile, StreamedFile, WeightFile, identity_of
 
 PROTOCOL_VERSION = 1
 
@@ -229,7 +230,7 @@ class HostStatus(Message, frozen=True):
     """A host's server: sent when it is ready, after every weight update, with every heartbeat and when it fails.
 
     pause_seconds / update_seconds: of the last weight update. download_seconds / download_bytes: of what was fetched
-    for it, while generation went on. error: "" or why the server can't be used.
+    for it, while generation went on. error: "" or what went wrong; a server that is ready can be used all the same.
     """
 
     server: ServerInfo
@@ -276,7 +277,7 @@ class ModelFiles(Message, frozen=True):
     @property
     def digest(self) -> str:
         """What tells these files from any others: 32 hexadecimal digits."""
-        return identity_of([named_digest(file) for file in self.files])
+        return model_files_digest(self.files)
 
 
 class ManifestRequest(Message, frozen=True):

@@ -194,6 +194,7 @@ class EngineProcess:
         """End the server: SIGTERM, then SIGKILL after a few seconds. Harmless when called again."""
         await self.client.close()
         await processes.end_all([self.process], STOP_SECONDS, signal.SIGTERM)
+        processes.kill_session(self.process)  # what it left behind if it ended by itself
         await self._relaying
 
 
