@@ -128,7 +128,7 @@ class EngineProcess:
         self.release: sglang.Release | None = None
         self._crash_line = crash_line
         self._said = b""
-        self._is_ready = False
+        self._is_ready = self._is_stopped = False
         self._relaying = asyncio.create_task(self._relay(), name="the server's stderr")
 
     def update_mode(self, wanted: str) -> str:
@@ -192,6 +192,9 @@ class EngineProcess:
 
     async def stop(self) -> None:
         """End the server: SIGTERM, then SIGKILL after a few seconds. Harmless when called again."""
+        if self._is_stopped:
+            return
+        self._is_stopped = True
         await self.client.close()
         await processes.end_all([self.process], STOP_SECONDS, signal.SIGTERM)
         processes.kill_session(self.process)  # what it left behind if it ended by itself
