@@ -23,7 +23,7 @@ from pathlib import Path
 from actors.inference import InferenceClient, InferenceOptions
 from actors.routing import Router
 from actors.versions import to_weight_version
-from common.errors import BadInput, RunFailed
+from common.errors import BadInput, LamerError, RunFailed
 from common.messages import ServerInfo, WeightAnnouncement
 from deploy.bench.checkpoints import SIZES, Checkpoints, checkpoints_like, random_checkpoints
 from deploy.bench.saturation import PROMPT_TOKENS, Clock, Round, make_work, saturate
@@ -31,6 +31,7 @@ from deploy.bench.weights_report import ModeFigures, ModelFigures, Spread, Weigh
 from deploy.inference.launch import EngineProcess, Launcher
 from deploy.inference.options import EngineOptions
 from deploy.inference.updates import apply_folder
+from deploy.supervisor import first_error
 
 MODES = ("in_place", "retract", "abort", "wait")
 REQUEST_SECONDS = 600.0
@@ -120,8 +121,9 @@ async def _bench(options: WeightsBenchOptions, checkpoints: Checkpoints, note: N
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """When an update began and ended, and how long generation was held."""
+    """An update to `version`: when it began and ended, and how long generation was held."""
 
+    version: int
     began: float
     ended: float
     pause: float
@@ -135,6 +137,17 @@ class ModeRounds:
     lost: list[float] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
     in_flight: int = 0
+    split: int = 0
+
+    def add(self, played: Round, updates: Sequence[Update], lost: float) -> None:
+        """Count a round with updates. lost: seconds for each of them."""
+        self.rounds.append(played)
+        self.updates += updates
+        self.lost.append(lost)
+        for update in updates:
+            under_way = [each for each in played.answers if each.sent < update.began and each.arrived > update.ended]
+            self.in_flight += len(under_way)
+            self.split += sum(answer.is_split_at(update.version) for answer in under_way)
 
 
 class _Bench:
@@ -177,11 +190,9 @@ class _Bench:
                 played, updates = await self._updated_round(work, mode, before.seconds)
                 await self._load_idle()
                 after = await self._baseline(work)
-                rounds.lost.append(lost_seconds(played, (before, after), len(updates)))
-                rounds.updates += updates
-                rounds.rounds.append(played)
-                rounds.in_flight += sum(_is_over(update, played) for update in updates)
-                self._note(f"{checkpoints.name}: {mode}, round {number + 1}: {rounds.lost[-1]:.2f} s lost per update")
+                lost = lost_seconds(played, (before, after), len(updates))
+                rounds.add(played, updates, lost)
+                self._note(f"{checkpoints.name}: {mode}, round {number + 1}: {lost:.2f} s lost per update")
         bare, rate = Spread.of(self._bare), Spread.of([each.tokens / each.seconds for each in self._baselines])
         return ModelFigures(
             model=checkpoints.name,
@@ -242,11 +253,14 @@ class _Bench:
                 started = number
                 updates.append(await self._update(mode))
 
-        async with asyncio.TaskGroup() as group:
-            updating = group.create_task(update_regularly())
-            played = await self._play(work)
-            if started < wanted:
-                updating.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                updating = group.create_task(update_regularly())
+                played = await self._play(work)
+                if started < wanted:
+                    updating.cancel()
+        except* LamerError as errors:
+            raise first_error(errors) from None
         if len(updates) < wanted:
             raise RunFailed(f"{mode}: the work ended after {len(updates)} updates of {wanted}: take longer rounds")
         return played, updates
@@ -258,7 +272,7 @@ class _Bench:
         began = time.monotonic()
         times = await apply_folder(self._engine, mode, WeightAnnouncement(version, str(folder), ()), folder)
         self._resume_at_loaded()
-        return Update(began, began + times.update, times.pause)
+        return Update(version, began, began + times.update, times.pause)
 
     def _folder(self, version: int) -> Path:
         return self._checkpoints.folders[version % 2]
@@ -290,13 +304,8 @@ def mode_figures(mode: str, rounds: ModeRounds, bare_load: float) -> ModeFigures
         over_bare_load=pause.median / bare_load,
         lost_over_bare_load=lost.median / bare_load,
         in_flight=rounds.in_flight,
-        crossed=sum(answer.crosses_update for answer in answers),
+        split=rounds.split,
         wrong_spans=sum(not answer.has_right_spans for answer in answers),
         responses=len(answers),
         whole=sum(answer.is_whole for answer in answers),
     )
-
-
-def _is_over(update: Update, played: Round) -> int:
-    """How many responses were under way from the beginning of an update to its end."""
-    return sum(answer.sent < update.began and answer.arrived > update.ended for answer in played.answers)

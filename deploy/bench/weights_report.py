@@ -36,10 +36,10 @@ class ModeFigures:
 
     pause_seconds: from asking for the pause until generation may go on, for each update. lost_seconds: generation time
     lost for each update, one value a round. over_bare_load: median pause over the median bare load; lost_over_bare_load
-    likewise. in_flight: responses that were being generated over an update from its beginning to its end, counted once
-    for each update. crossed: responses that more than one version generated. wrong_spans: responses whose versions do
-    not rise, or were never held by the server meanwhile. responses: that were asked for. whole: those of them that came
-    back with every token.
+    likewise. in_flight: responses that were under way over an update from its beginning to its end, counted once for
+    each update. split: those of them that older weights began and newer ones went on with. wrong_spans: responses whose
+    versions do not rise, or were never held by the server meanwhile. responses: that were asked for. whole: those of
+    them that came back with every token.
     """
 
     mode: str
@@ -49,7 +49,7 @@ class ModeFigures:
     over_bare_load: float
     lost_over_bare_load: float
     in_flight: int
-    crossed: int
+    split: int
     wrong_spans: int
     responses: int
     whole: int
@@ -109,7 +109,8 @@ def _verdict(figures: ModeFigures) -> str:
     text = (
         f"{figures.mode}: pause {figures.over_bare_load:.2f}x a bare load, "
         f"[{colour}]{word} {PAUSE_BOUND:g}x[/{colour}]; "
-        f"{figures.whole} of {figures.responses} responses whole, {figures.crossed} of more than one version"
+        f"{figures.whole} of {figures.responses} responses whole; {figures.in_flight} in flight over an update, "
+        f"{figures.split} of them split there"
     )
     return text + (f"; [red]{figures.wrong_spans} with wrong versions[/red]" if figures.wrong_spans else "")
 
