@@ -31,7 +31,7 @@ def keep_model_files(files: Sequence[NamedFile], root: Path) -> Path:
         BadInput: a name is no plain file name, or stands twice. OSError: it can't be written.
     """
     _check_names(files)
-    folder = root / _digest(files)
+    folder = root / model_files_digest(files)
     if _holds(folder, files):
         return folder
     root.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,8 @@ def _check_names(files: Sequence[NamedFile]) -> None:
         raise BadInput(f"the learner sent a model file twice: {', '.join(sorted(names))}")
 
 
-def _digest(files: Sequence[NamedFile]) -> str:
+def model_files_digest(files: Sequence[NamedFile]) -> str:
+    """What tells these files from any others, whatever their order: 32 hexadecimal digits."""
     whole = hashlib.sha256()
     for file in sorted(files, key=lambda file: file.name):
         whole.update(f"{file.name}\0{len(file.data)}\0".encode() + file.data)

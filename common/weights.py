@@ -103,11 +103,6 @@ def identity_of(files: Sequence[WeightFile]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
 
-def named_digest(file: NamedFile) -> WeightFile:
-    """A small file's name, size and SHA-256."""
-    return WeightFile(file.name, len(file.data), hashlib.sha256(file.data).hexdigest())
-
-
 def weight_files(folder: Path) -> tuple[WeightFile, ...]:
     """The weight files of a model folder, by name. Reads them all: about a second for 2 GB."""
     found = []

@@ -18,7 +18,6 @@ from common.messages import (
     Role,
     Shutdown,
     WeightAnnouncement,
-    Welcome,
 )
 from common.session import Session
 from deploy.inference.delivery.stream import StreamDelivery
@@ -163,12 +162,12 @@ class Proxy:
 class Loopback:
     """A learner's stream without a socket between: `alter` may change every answer on its way."""
 
-    def __init__(self, folder: Path, model: TinyModel) -> None:
+    def __init__(self, folder: Path, model: TinyModel, answer_seconds: float = TIMEOUT) -> None:
         self.model = model
         self.folder = folder
         self.server = WeightServer(model.publish(folder / "v0", 0), None)
         self.stream = WeightStream(self.server, folder / "stream")
-        self.delivery = StreamDelivery(folder / "cache", self.mail, 0, answer_seconds=0.3)
+        self.delivery = StreamDelivery(folder / "cache", self.mail, 0, answer_seconds)
         self.alter: Callable[[AnyMessage], AnyMessage | None] = lambda message: message
         self.asked: list[AnyMessage] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -191,10 +190,6 @@ class Loopback:
         self.model.step()
         self.server.publish(self.model.publish(self.folder / f"v{version}", version))
         return self.current
-
-    def reconnect(self) -> None:
-        """Tell the delivery that its connection was a new one."""
-        self.delivery.take(Welcome(1, 1, "run", "{}", "", 0, "", 0, 0, 1.0))
 
     async def mail(self, message: AnyMessage) -> None:
         self.asked.append(message)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.messages import WeightAnnouncement
+from common.model_files import keep_model_files
 from common.weights import NamedFile
 from deploy.inference.delivery.base import DeliveryFailed
 from deploy.inference.delivery.checks import check_folder
-from learner.folders import whole_folder
 
 KEPT_FOLDERS = 2
 KEPT_COMPANIONS = 2
@@ -83,13 +83,15 @@ class WeightCache:
         folder = self._folder / "companions" / digest
         return folder if folder.is_dir() else None
 
-    def keep_companions(self, digest: str, files: tuple[NamedFile, ...]) -> Path:
-        """Keep files that belong beside weights; older ones are removed. Names were checked."""
-        target = self._folder / "companions" / digest
-        with whole_folder(target) as folder:
-            for file in files:
-                (folder / file.name).write_bytes(file.data)
-        others = sorted(target.parent.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    def keep_companions(self, files: tuple[NamedFile, ...]) -> Path:
+        """Keep files that belong beside weights in a folder; those of older ones are removed.
+
+        Raises:
+            BadInput: a name is no plain file name.
+        """
+        root = self._folder / "companions"
+        target = keep_model_files(files, root)
+        others = sorted(root.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True)
         for path in others[KEPT_COMPANIONS:]:
             shutil.rmtree(path, ignore_errors=True)
         return target

@@ -13,11 +13,6 @@ from learner.folders import file_digest
 INDEX = "model.safetensors.index.json"
 
 
-def is_plain(name: str) -> bool:
-    """Whether `name` is that of a file directly in a folder, and not a hidden one."""
-    return not name.startswith(".") and "\0" not in name and Path(name).name == name
-
-
 def check_names(files: tuple[WeightFile, ...]) -> None:
     """Weight files are named once each, by a plain name that stays inside a folder.
 
@@ -26,7 +21,7 @@ def check_names(files: tuple[WeightFile, ...]) -> None:
     """
     names = [file.name for file in files]
     for name in names:
-        if not is_plain(name) or not name.endswith(WEIGHT_SUFFIX):
+        if not name.endswith(WEIGHT_SUFFIX) or name.startswith(".") or "\0" in name or Path(name).name != name:
             raise DeliveryFailed(f"{name!r} is no name of a weight file such as model{WEIGHT_SUFFIX}: refused")
         if names.count(name) > 1:
             raise DeliveryFailed(f"the weight file {name} is announced twice: refused")

@@ -7,9 +7,13 @@ rebuild          the folder, block by block, each checked, and every file agains
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -23,7 +27,10 @@ from deploy.inference.delivery.base import DeliveryFailed
 from deploy.inference.delivery.checks import check_index
 from learner.folders import whole_folder
 
-_PAYLOAD = re.compile(r"[0-9a-f]{32}")
+AHEAD = 4
+"""Blocks that are read and decoded before the first of them is written."""
+MAX_DECODERS = 4
+_DIGEST = re.compile(r"[0-9a-f]{32}")
 
 
 class Damaged(DeliveryFailed):
@@ -54,7 +61,7 @@ def check_manifest(manifest: WeightManifest, wanted: WeightAnnouncement, base: s
     """
     if manifest.base not in ("", base):
         raise DeliveryFailed(f"the manifest builds on {manifest.base!r}, this host holds {base or 'nothing'}: refused")
-    if not _PAYLOAD.fullmatch(manifest.payload) or not (manifest.companions == "" or _is_digest(manifest.companions)):
+    if not _is_digest(manifest.payload) or not (manifest.companions == "" or _is_digest(manifest.companions)):
         raise DeliveryFailed(
             f"payload {manifest.payload!r} or companions {manifest.companions!r} are no digests: refused"
         )
@@ -71,7 +78,7 @@ def check_manifest(manifest: WeightManifest, wanted: WeightAnnouncement, base: s
 
 
 def _is_digest(text: str) -> bool:
-    return _PAYLOAD.fullmatch(text) is not None
+    return _DIGEST.fullmatch(text) is not None
 
 
 def _tensors(file: StreamedFile) -> tuple[StoredTensor, ...]:
@@ -122,9 +129,13 @@ def rebuild(parts: Parts, target: Path, stop: threading.Event) -> None:
         if parts.companions is not None:
             shutil.copytree(parts.companions, folder, dirs_exist_ok=True)
         check_index(folder, tuple(file.file for file in parts.manifest.files))
-        with parts.payload.open("rb") as payload, _open_base(parts.base) as base:
+        with (
+            parts.payload.open("rb") as payload,
+            _open_base(parts.base) as base,
+            ThreadPoolExecutor(min(MAX_DECODERS, os.cpu_count() or 1), "weight-blocks") as pool,
+        ):
             for file in parts.manifest.files:
-                _rebuild_file(file, payload, base, folder / file.file.name, stop)
+                _rebuild_file(file, _Source(payload, base, pool), folder / file.file.name, stop)
         if target.exists():
             shutil.rmtree(target)
 
@@ -138,36 +149,59 @@ def _open_base(folder: Path | None) -> TensorFolder:
         raise Damaged(f"the weights in {folder} can't be built on: {error}") from error
 
 
-def _rebuild_file(
-    file: StreamedFile, payload: BinaryIO, base: TensorFolder, target: Path, stop: threading.Event
-) -> None:
-    tensors = {tensor.name: tensor for tensor in _tensors(file)}
+def _rebuild_file(file: StreamedFile, source: _Source, target: Path, stop: threading.Event) -> None:
     checksum = hashlib.sha256(file.header)
     with target.open("wb") as output:
         output.write(file.header)
-        for block in file.blocks:
+        for data in _blocks(file, source):
             if stop.is_set():
                 raise RebuildStopped
-            data = _rebuild_block(block, payload, base, tensors[block.tensor].element_bytes)
             checksum.update(data)
             output.write(data)
     if checksum.hexdigest() != file.file.digest:
         raise Damaged(f"{target.name} has SHA-256 {checksum.hexdigest()}, {file.file.digest} was announced")
 
 
-def _rebuild_block(block: Block, payload: BinaryIO, base: TensorFolder, element_bytes: int) -> bytes:
-    where = f"bytes {block.start} to {block.start + block.size} of {block.tensor}"
-    held = b""
-    if block.encoding is not Encoding.FULL:
-        held = base.read(block.tensor, block.start, block.size) if base.find(block.tensor) is not None else b""
-        if len(held) != block.size:
-            raise Damaged(f"{where} can't be built: the weights to build on lack them")
-    payload.seek(block.offset)
+def _blocks(file: StreamedFile, source: _Source) -> Iterator[bytes]:
+    """The blocks of a file in order; the next few are being decoded meanwhile."""
+    element_bytes = {tensor.name: tensor.element_bytes for tensor in _tensors(file)}
+    waiting: deque[Future[bytes]] = deque()
+    for block in file.blocks:
+        waiting.append(source.submit(block, element_bytes[block.tensor]))
+        if len(waiting) > AHEAD:
+            yield waiting.popleft().result()
+    for decoding in waiting:
+        yield decoding.result()
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What blocks are read from, and the threads that decode them."""
+
+    payload: BinaryIO
+    base: TensorFolder
+    pool: ThreadPoolExecutor
+
+    def submit(self, block: Block, element_bytes: int) -> Future[bytes]:
+        held = b""
+        if block.encoding is not Encoding.FULL:
+            held = self.base.read(block.tensor, block.start, block.size) if self.base.find(block.tensor) else b""
+            if len(held) != block.size:
+                raise Damaged(f"{_where(block)} can't be built: the weights to build on lack them")
+        self.payload.seek(block.offset)
+        return self.pool.submit(_decode, block, self.payload.read(block.length), held, element_bytes)
+
+
+def _decode(block: Block, frame: bytes, held: bytes, element_bytes: int) -> bytes:
     try:
-        data = decode_block(block.encoding, payload.read(block.length), held, block.size, element_bytes)
+        data = decode_block(block.encoding, frame, held, block.size, element_bytes)
     except BadInput as error:
-        raise Damaged(f"{where} can't be built: {error}") from error
+        raise Damaged(f"{_where(block)} can't be built: {error}") from error
     digest = block_digest(data)
     if digest != block.digest:
-        raise Damaged(f"{where} have BLAKE2b {digest}, {block.digest} was announced")
+        raise Damaged(f"{_where(block)} have BLAKE2b {digest}, {block.digest} was announced")
     return data
+
+
+def _where(block: Block) -> str:
+    return f"bytes {block.start} to {block.start + block.size} of {block.tensor}"

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
+from common.errors import BadInput
 from common.messages import (
     AnyMessage,
     ChunkRequest,
@@ -31,7 +32,7 @@ from common.messages import (
 )
 from deploy.inference.delivery.base import DeliveryFailed, Fetched, Mail
 from deploy.inference.delivery.cache import HeldWeights, WeightCache
-from deploy.inference.delivery.checks import check_names, is_plain
+from deploy.inference.delivery.checks import check_names
 from deploy.inference.delivery.rebuild import Damaged, Parts, check_manifest, rebuild
 
 log = logging.getLogger("lamer.host")
@@ -145,11 +146,11 @@ class StreamDelivery:
         if kept is not None:
             return kept
         answer = await self._ask(ModelFilesRequest(digest), ModelFiles, lambda files: files.digest == digest)
-        for file in answer.files:
-            if not is_plain(file.name):
-                raise DeliveryFailed(f"{file.name!r} is no name of a file in a model folder: refused")
         self._received += sum(len(file.data) for file in answer.files)
-        return await _in_thread(self._cache.keep_companions, digest, answer.files)
+        try:
+            return await _in_thread(self._cache.keep_companions, answer.files)
+        except BadInput as error:
+            raise DeliveryFailed(str(error)) from error
 
     async def _ask(self, request: AnyMessage, kind: type[Answer], fits: Callable[[Answer], bool]) -> Answer:
         """Ask until the answer comes."""
