@@ -20,7 +20,7 @@ from common.messages import AnyMessage, GroupAction, GroupJoin, GroupOrder, Grou
 from common.settings import Settings
 from common.weights import WeightFile, identity_of
 from learner.rank_zero import Outcomes, TorchRankZero, check_backend, group_address, plan_buckets
-from learner.update_group import Limits, Update, UpdateGroup
+from learner.update_group import Limits, Stage, Update, UpdateGroup
 
 log = logging.getLogger("lamer.trainer")
 
@@ -45,6 +45,16 @@ class Broadcaster:
         outcomes = Outcomes(self._from_thread(self._opened), self._from_thread(self._sent))
         self._rank_zero = TorchRankZero(address, outcomes, limits.join, limits.send)
         self._group = UpdateGroup(self._rank_zero, self._outbox.put_nowait, limits)
+
+    @property
+    def applied(self) -> int:
+        """The version that all members of the group took last, -1 before the first."""
+        return self._group.applied
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Hosts that are in the group, in the gateway's words; none while a group is being formed."""
+        return self._group.hosts if self._group.stage in (Stage.IDLE, Stage.ASKING, Stage.SENDING) else ()
 
     def take(self, message: GroupJoin | GroupState) -> None:
         """What a host says."""

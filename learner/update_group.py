@@ -104,12 +104,16 @@ class _Member:
 
 
 class UpdateGroup:
-    """Every method takes the time, in seconds of any clock. tell: sends a message to the host that it names."""
+    """Every method takes the time, in seconds of any clock. tell: sends a message to the host that it names.
+
+    stage: what is being done. applied: the version that all members took last, -1 before the first.
+    """
 
     def __init__(
         self, rank_zero: RankZero, tell: Callable[[GroupOffer | GroupUpdate | GroupOrder], None], limits: Limits
     ) -> None:
         self.stage = Stage.EMPTY
+        self.applied = -1
         self._rank_zero = rank_zero
         self._tell = tell
         self._limits = limits
@@ -281,6 +285,8 @@ class UpdateGroup:
         self._rank_zero.send(self._group, self._update)
 
     def _finish(self, now: float) -> None:
+        assert self._update is not None
+        self.applied = self._update.version
         self._update, self.stage = None, Stage.IDLE
         if self._has_changed:
             self._change(now)
