@@ -15,6 +15,7 @@ import re
 import secrets
 import signal
 import socket
+import ssl
 import sys
 from asyncio.subprocess import Process
 from pathlib import Path
@@ -86,10 +87,11 @@ class Launcher:
         port = _find_port(options)
         start = Start(folder, to_weight_version(version), port, secrets.token_hex(16), secrets.token_hex(16))
         is_sglang = options.engine == "sglang"
+        tls = trusting(options.tls_cert) if options.tls_cert is not None else None
         launch = await sglang.launch(options, start) if is_sglang else embedded_launch(options, start)
         try:
             process = await processes.start(launch.command, pipes_errors=True, environment=launch.environment)
-            engine = EngineProcess(process, options, start, launch.crash_line)
+            engine = EngineProcess(process, options, start, tls, launch.crash_line)
             try:
                 await engine.wait_ready(is_sglang)
             except BaseException:
@@ -116,9 +118,15 @@ class EngineProcess:
 
     is_loaded = True
 
-    def __init__(self, process: Process, options: EngineOptions, start: Start, crash_line: re.Pattern[str]) -> None:
-        """Take over a process that was started just now."""
-        tls = trusting(options.tls_cert) if options.tls_cert is not None else None
+    def __init__(
+        self,
+        process: Process,
+        options: EngineOptions,
+        start: Start,
+        tls: ssl.SSLContext | None,
+        crash_line: re.Pattern[str],
+    ) -> None:
+        """Take over a process that was started just now. tls: what our client trusts, None for plain HTTP."""
         own_url = f"{'https' if tls else 'http'}://{options.host}:{start.port}"
         self.client = ServerClient(own_url, start.api_key, start.admin_key, tls)
         self.process = process
