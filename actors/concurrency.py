@@ -62,7 +62,8 @@ class ConcurrencyLimit:
 
     def fail(self) -> None:
         """The server failed: the next request is a probe, alone."""
-        self._threshold = max(1.0, self._limit / 2)
+        if self._limit > 1.0:  # else it failed the probe, and what it could do before is known still
+            self._threshold = max(1.0, self._limit / 2)
         self._limit = 1.0
 
     def succeed(self) -> None:

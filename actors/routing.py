@@ -35,6 +35,8 @@ from common.messages import ServerInfo
 SLACK = 1.25
 SET_ASIDE_SECONDS = 1.0
 LONGEST_SET_ASIDE_SECONDS = 15.0
+_TIMER_SLACK = 0.001
+"""A timer may ring a tick of the clock early."""
 GRACE_SECONDS = 5.0
 """How long a server may be missing from the list before its requests are given up."""
 
@@ -171,7 +173,7 @@ class Router:
             place.failures += 1
             place.usable_at = loop.time() + seconds
             place.limit.fail()
-            loop.call_at(place.usable_at, self._serve_waiting)
+            loop.call_at(place.usable_at + _TIMER_SLACK, self._serve_waiting)
         self._serve_waiting()
 
     def _serve_waiting(self) -> None:
@@ -212,7 +214,7 @@ class Router:
             return place.has_capacity and place.in_flight + 1 <= bound
 
         last = affinity.last if affinity.arrivals == self._arrivals else None
-        if last is not None and last in usable and has_room(last):
+        if last is not None and last is not affinity.avoided and last in usable and has_room(last):
             return last
         with_room = (place for place in usable if has_room(place))
         key = affinity.key

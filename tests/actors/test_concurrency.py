@@ -99,6 +99,15 @@ def test_after_a_failure_it_starts_with_one_and_grows_with_successes_to_half() -
     assert max(values) == CAPACITY // 2
 
 
+def test_a_failed_probe_does_not_forget_what_the_server_could_do() -> None:
+    limit = ConcurrencyLimit(CAPACITY)
+    for _ in range(4):
+        limit.fail()
+    for _ in range(CAPACITY):
+        limit.succeed()
+    assert limit.value == CAPACITY // 2
+
+
 def test_beyond_half_it_grows_by_reports_again() -> None:
     limit, reports = ConcurrencyLimit(CAPACITY), Reports()
     limit.fail()
