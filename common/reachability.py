@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from urllib.parse import urlsplit
 
@@ -38,7 +39,7 @@ async def why_unreachable(url: str) -> str:
             "--port, and with a --bind that others can reach (tcp://0.0.0.0)?"
         )
     except OSError as error:
-        return f"no way to {host} port {port}: {error.strerror or error}"
+        return f"no way to {host} port {port}: {os.strerror(error.errno) if error.errno else error}"
     try:
         first = b""
         with contextlib.suppress(TimeoutError, OSError):
