@@ -34,6 +34,7 @@ from deploy.inference.base import Engine, EngineSource
 from deploy.inference.client import LoadFigures
 from deploy.inference.delivery.base import Fetched, FolderDelivery, LiveDelivery, ServerStuck, Withdrawn
 from deploy.inference.feed import OlderVersion, Ready, WeightFeed
+from deploy.inference.holding import held
 from deploy.inference.updates import SERVER_ERRORS, HalfUpdated, UpdateTimes, apply_folder, apply_live, verify
 
 log = logging.getLogger("lamer.host")
@@ -140,7 +141,8 @@ class Host:
             if ready.fetched is None:  # a server can only start on a folder
                 self._feed.again(is_full=False)
                 continue
-            engine = await self._source.open(ready.fetched.folder, ready.weights.version)
+            async with held(ready.fetched.folder) as folder:
+                engine = await self._source.open(folder, ready.weights.version)
             self._engine = engine
             why = await self._serve(engine, ready)
             self._held = None
