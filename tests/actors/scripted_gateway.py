@@ -11,10 +11,11 @@ from typing import TypeVar
 from common.codec import decode_message, encode_message
 from common.config import to_json
 from common.keys import ClientKeys, create_keys, load_client_keys, load_server_keys
-from common.messages import AnyMessage, Heartbeat, Hello, Welcome
+from common.messages import AnyMessage, Heartbeat, Hello, Reject, Welcome
 from common.settings import Settings
 from common.transport import RouterEndpoint
 from common.weights import ModelFingerprint
+from learner.peers import Expectation
 
 MessageT = TypeVar("MessageT")
 
@@ -32,6 +33,7 @@ class ScriptedGateway:
         self.epoch = 1
         self.credit_trials = 1000
         self.fingerprint: ModelFingerprint | None = None
+        self.expectation = Expectation(self.run, "hash", None)
         self.inbox: asyncio.Queue[AnyMessage] = asyncio.Queue()
         self.hellos: list[Hello] = []
         self.greeted = asyncio.Event()
@@ -75,7 +77,8 @@ class ScriptedGateway:
             if isinstance(message, Hello):
                 self._identity = identity
                 self.hellos.append(message)
-                self.send(self.welcome())
+                refusal = self.expectation.refusal(message)
+                self.send(Reject(refusal) if refusal else self.welcome())
                 self.greeted.set()
             elif isinstance(message, Heartbeat):
                 self.endpoint.send(identity, encode_message(Heartbeat()))

@@ -33,6 +33,7 @@ from common.records import EpisodeStatus, Purpose, Task, Trial
 from common.settings import EnvSettings, InferenceSettings, Settings, TrialSettings
 from common.weights import NamedFile, read_fingerprint
 from envs import registry
+from learner.peers import Expectation
 from tests.actors.parts import lease, write_model
 from tests.actors.scripted_gateway import ScriptedGateway, scripted_gateway
 from tests.actors.sglang_server import SglangServer, refusing, saying, serving
@@ -360,6 +361,16 @@ async def test_the_actors_own_model_folder_goes_before_the_gateways(tmp_path: Pa
         gateway.send(Shutdown("done", 0))
         assert await asyncio.wait_for(actor, 10.0) == 0
     assert gateway.hellos[0].fingerprint == read_fingerprint(own)
+
+
+async def test_an_actor_with_another_models_folder_is_refused_before_it_plays(tmp_path: Path) -> None:
+    own = write_model(tmp_path / "own", vocab_size=300)
+    async with scripted_gateway(tmp_path / "keys", tmp_path / "model", SETTINGS) as gateway:
+        runs = read_fingerprint(write_model(tmp_path / "model", vocab_size=264))
+        gateway.expectation = Expectation("run", "hash", runs)
+        with pytest.raises(BadInput, match="vocabulary 300, not 264") as caught:
+            await run_actor(ActorOptions(gateway.url, gateway.keys, "a", 1, model_path=str(own)))
+    assert caught.value.exit_code == 2
 
 
 async def test_a_model_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

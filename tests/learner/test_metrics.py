@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 import torch
 
 from learner.loss import PolicyLoss
-from learner.metrics import TokenMeter
+from learner.metrics import TokenMeter, trial_metrics
+from tests.learner.builders import completion, reflection, trial, turn
 
 NO_LIMIT = torch.zeros(5, dtype=torch.bool)
 LOSS = PolicyLoss(torch.ones(5), NO_LIMIT, NO_LIMIT, NO_LIMIT)
@@ -47,3 +49,11 @@ def test_tokens_over_the_bound_are_measured_together() -> None:
 def test_all_tokens_together_have_the_share_of_all_ages() -> None:
     """Weights 1, 1, 1, 3: 36 / (4 * 12) = 0.75, whatever their ages."""
     assert measured([1.0, 1.0, 1.0, 3.0], [0, 0, 1, 1], max_staleness=1)["engine/importance_ess"] == pytest.approx(0.75)
+
+
+def test_the_prefix_hit_rate_is_the_share_of_prompt_tokens_that_servers_had_cached() -> None:
+    cached = msgspec.structs.replace(completion([1, 2, 3, 4], [5]), cached_tokens=3)
+    cold = completion([1, 2], [5])
+    trials = [trial([[turn(0.0, response=cold)], [turn(1.0, response=cached)]], [reflection(cold)])]
+    metrics = {metric.name: metric.value for metric in trial_metrics(trials, 2, 0)}
+    assert metrics["rollout/prefix_hit_rate"] == 3 / 8
