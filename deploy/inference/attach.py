@@ -16,6 +16,7 @@ import aiohttp
 from common.errors import BadInput, LamerError, Missing
 from common.weights import ModelFingerprint, read_fingerprint
 from deploy.inference import sglang
+from deploy.inference.base import Idling
 from deploy.inference.client import KeyRefused, ServerClient, ServerRefused, trusting
 from deploy.inference.options import HostOptions
 
@@ -47,9 +48,9 @@ class AttachedServer:
         return self._release.update_mode(wanted) if self._release is not None else wanted
 
     @property
-    def needs_repeated_aborts(self) -> bool:
-        """SGLang does."""
-        return self._release is not None
+    def idling(self) -> Idling:
+        """How it is brought to have nothing in flight."""
+        return self._release.idling if self._release is not None else Idling.ITSELF
 
     async def ended(self) -> str:
         """Wait until the server does not answer any more; what happens instead."""

@@ -6,10 +6,23 @@ EngineSource   opens one, and another after it is gone: `launch.Launcher` or `at
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Protocol
 
 from deploy.inference.client import ServerClient
+
+
+class Idling(enum.Enum):
+    """How a server is brought to load weights with nothing in flight, and no new request before its cache is empty.
+
+    ITSELF: a load without a pause does so. DRAIN: the same, but its scheduler must have made a step since its last
+    request ended, so an operation that changes nothing goes before the load. PAUSE: only paused by `abort`.
+    """
+
+    ITSELF = "itself"
+    DRAIN = "drain"
+    PAUSE = "pause"
 
 
 class Engine(Protocol):
@@ -30,8 +43,8 @@ class Engine(Protocol):
         ...
 
     @property
-    def needs_repeated_aborts(self) -> bool:
-        """Whether a request that arrives while all are aborted may slip through."""
+    def idling(self) -> Idling:
+        """How it is brought to have nothing in flight, for the modes abort and wait."""
         ...
 
     async def ended(self) -> str:

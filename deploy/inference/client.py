@@ -76,7 +76,7 @@ class PauseBody(msgspec.Struct):
 
 
 class EmptyBody(msgspec.Struct):
-    """Body of `/continue_generation`, which must be JSON."""
+    """A body without fields, where the server wants JSON."""
 
 
 class AbortBody(msgspec.Struct):
@@ -184,6 +184,17 @@ class ServerClient:
     async def resume(self) -> None:
         """Let generation go on."""
         await self.post("/continue_generation", EmptyBody())
+
+    async def drain(self) -> None:
+        """Take SGLang's turn among weight updates, once all requests have ended, and change nothing: what closes a
+        session that is not open is refused. New requests wait meanwhile.
+        """
+        try:
+            await self.post("/end_weight_update", EmptyBody())
+        except KeyRefused:
+            raise
+        except ServerRefused:
+            return
 
     async def abort_all(self) -> None:
         """End every request, running or waiting; its client gets the tokens so far."""

@@ -24,6 +24,7 @@ from actors.versions import to_weight_version
 from common.errors import BadInput, LamerError, Missing, RunFailed
 from deploy import processes
 from deploy.inference import sglang
+from deploy.inference.base import Idling
 from deploy.inference.client import ServerClient, trusting
 from deploy.inference.options import EngineLaunch, EngineOptions, Start
 
@@ -144,9 +145,9 @@ class EngineProcess:
         return self.release.update_mode(wanted) if self.release is not None else wanted
 
     @property
-    def needs_repeated_aborts(self) -> bool:
-        """SGLang does."""
-        return self.release is not None
+    def idling(self) -> Idling:
+        """How it is brought to have nothing in flight."""
+        return self.release.idling if self.release is not None else Idling.ITSELF
 
     async def ended(self) -> str:
         """Wait until the process ends; its code, in words."""

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import BadInput, Missing
+from deploy.inference.base import Idling
 from deploy.inference.client import ServerClient
 from deploy.inference.options import EngineLaunch, EngineOptions, Start
 
@@ -72,10 +73,17 @@ class Release:
         return ".".join(map(str, self.numbers))
 
     def update_mode(self, wanted: str) -> str:
-        """How a weight update may pause this release: `wanted`, or abort where tokens have no versions of their own
-        and `wanted` would give a response tokens of two.
+        """How a weight update may pause this release: `wanted`, or abort where tokens have no versions of their own,
+        so that no response has tokens of two.
         """
-        return wanted if self.numbers >= SPANS_SINCE or wanted == "wait" else "abort"
+        return wanted if self.numbers >= SPANS_SINCE else "abort"
+
+    @property
+    def idling(self) -> Idling:
+        """How this release is brought to have nothing in flight. One that dies of a flush which comes a step too early
+        is paused, which takes a second more.
+        """
+        return Idling.DRAIN if self.numbers >= SPANS_SINCE else Idling.PAUSE
 
 
 def parse_release(text: str) -> Release:

@@ -24,11 +24,15 @@ import aiohttp
 from actors.versions import to_weight_version
 from common.errors import LamerError
 from common.messages import WeightAnnouncement
-from deploy.inference.base import Engine
+from deploy.inference.base import Engine, Idling
 from deploy.inference.client import ServerClient, ServerRefused
 from deploy.inference.delivery.base import DeliveryFailed, LiveDelivery, ServerStuck, Withdrawn
 
+DRAIN_AHEAD_SECONDS = 0.02
+"""Head start of the operation that should get its turn before the load."""
 ABORT_AGAIN_SECONDS = 0.1
+FLUSH_TRIES = 3
+_NOT_FLUSHED = "cache was not flushed"
 RESUME_SECONDS = 30.0
 PAUSED_MODES = ("in_place", "retract")
 SERVER_ERRORS = (ServerRefused, DeliveryFailed, OSError, aiohttp.ClientError)
@@ -59,10 +63,8 @@ async def apply_folder(engine: Engine, mode: str, weights: WeightAnnouncement, f
     if mode in PAUSED_MODES:
         async with paused(client, mode):
             await _load(client, weights, folder, flush_cache=mode != "in_place")
-    elif mode == "abort":
-        await _load_aborting(engine, weights, folder)
     else:
-        await _load(client, weights, folder, flush_cache=True)
+        await _load_unpaused(engine, weights, folder, aborts=mode == "abort")
     pause = time.monotonic() - began
     await verify(client, weights)
     return UpdateTimes(update=time.monotonic() - began, pause=pause)
@@ -117,19 +119,48 @@ async def _load(client: ServerClient, weights: WeightAnnouncement, folder: Path,
     await client.load_weights(str(folder), to_weight_version(weights.version), flush_cache=flush_cache)
 
 
-async def _load_aborting(engine: Engine, weights: WeightAnnouncement, folder: Path) -> None:
-    """A request that was on its way to SGLang's scheduler escapes the first abort, and would be waited for."""
-    client, label, delay = engine.client, to_weight_version(weights.version), ABORT_AGAIN_SECONDS
-    loading = asyncio.create_task(client.load_weights(str(folder), label, flush_cache=True, abort_all_requests=True))
+async def _load_unpaused(engine: Engine, weights: WeightAnnouncement, folder: Path, *, aborts: bool) -> None:
+    """Load with nothing in flight: what runs is ended, or waited for."""
+    client = engine.client
+    if engine.idling is Idling.PAUSE:
+        async with paused(client, "abort"):
+            await _load(client, weights, folder, flush_cache=True)
+        return
+    draining: asyncio.Task[None] | None = None
+    if engine.idling is Idling.DRAIN:
+        draining = asyncio.create_task(client.drain())
+        await asyncio.wait({draining}, timeout=DRAIN_AHEAD_SECONDS)
+    loading = asyncio.create_task(_load_flushing(client, weights, folder, aborts))
     try:
-        while not (await asyncio.wait({loading}, timeout=delay))[0]:
-            if engine.needs_repeated_aborts:
-                await client.abort_all()
-            delay *= 2
+        if aborts and draining is not None:
+            await _abort_until(loading, client)
         await loading
     finally:
-        loading.cancel()
-        await asyncio.gather(loading, return_exceptions=True)
+        left = [task for task in (loading, draining) if task is not None]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+async def _load_flushing(client: ServerClient, weights: WeightAnnouncement, folder: Path, aborts: bool) -> None:
+    """A flush that comes too early fails the load, though the weights are in: load again."""
+    label = to_weight_version(weights.version)
+    for tries_left in reversed(range(FLUSH_TRIES)):
+        try:
+            await client.load_weights(str(folder), label, flush_cache=True, abort_all_requests=aborts)
+        except ServerRefused as error:
+            if not tries_left or _NOT_FLUSHED not in str(error):
+                raise
+        else:
+            return
+
+
+async def _abort_until(loading: asyncio.Task[None], client: ServerClient) -> None:
+    """A request that was on its way to SGLang's scheduler escapes an abort, and would be waited for."""
+    delay = ABORT_AGAIN_SECONDS
+    while not (await asyncio.wait({loading}, timeout=delay))[0]:
+        await client.abort_all()
+        delay *= 2
 
 
 async def _repair(

@@ -14,6 +14,7 @@ import pytest
 
 from common.errors import BadInput, Missing
 from deploy.inference import sglang
+from deploy.inference.base import Idling
 from deploy.inference.options import EngineLaunch, EngineOptions, Start
 
 OPTIONS = EngineOptions("sglang", "127.0.0.1", 30000, 16, 8192, tensor_parallel=2, data_parallel=3)
@@ -107,11 +108,17 @@ def test_a_flag_that_is_ours_to_give_is_not_handed_on(launched: Callable[..., En
 
 
 @pytest.mark.parametrize(
-    ("text", "mode"), [("0.5.17", "abort"), ("0.5.22", "abort"), ("0.5.23", "retract"), ("0.5.23.post1", "retract")]
+    ("text", "mode", "idling"),
+    [
+        ("0.5.17", "abort", Idling.PAUSE),
+        ("0.5.22", "abort", Idling.PAUSE),
+        ("0.5.23", "retract", Idling.DRAIN),
+        ("0.5.23.post1", "retract", Idling.DRAIN),
+    ],
 )
-def test_releases_without_versions_of_tokens_are_paused_by_aborting(text: str, mode: str) -> None:
-    assert sglang.parse_release(text).update_mode("retract") == mode
-    assert sglang.parse_release(text).update_mode("wait") == "wait"
+def test_releases_without_versions_of_tokens_are_paused_by_aborting(text: str, mode: str, idling: Idling) -> None:
+    release = sglang.parse_release(text)
+    assert (release.update_mode("retract"), release.idling) == (mode, idling)
 
 
 @pytest.mark.parametrize(("text", "said"), [("0.5.16", "0.5.17 or later"), ("main", "is no version")])
