@@ -67,6 +67,7 @@ class TrainerKeeper:
         self._run = run
         self._log = run.logs / "trainer.log"
         self._process: Process | None = None
+        self._is_ending = False
 
     async def keep(self) -> None:
         """Run the trainer until it ends on purpose.
@@ -81,7 +82,7 @@ class TrainerKeeper:
             self._process = await processes.start(await self._command(), self._log)
             code = await self._process.wait()
             processes.kill_session(self._process)
-            if code in (0, INTERRUPTED):
+            if code in (0, INTERRUPTED) or self._is_ending:
                 return
             kind = {BadInput.exit_code: BadInput, Missing.exit_code: Missing}.get(code)
             if kind is not None or restarts == MAX_TRAINER_RESTARTS:
@@ -92,6 +93,7 @@ class TrainerKeeper:
 
     async def end(self, grace: float, ask: signal.Signals | None) -> None:
         """Let the trainer end within `grace` seconds (asked by the signal `ask`, if any), then kill it."""
+        self._is_ending = True
         if self._process is not None:
             await processes.end_all([self._process], grace, ask)
 

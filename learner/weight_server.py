@@ -1,9 +1,10 @@
 """Which weights are current, which servers hold which version, and so which version is applied.
 
 The gateway announces the current weights to every host; a host reports what its server was verified to hold. The
-*applied* version is the lowest among the servers that actors use: no token generated from here on is older. A server
-that falls back by more than `max_staleness` versions, while another has not, is not used until it has caught up: what
-it generates could not be trained, and it would hold back admission for all.
+*applied* version is the lowest among the servers that actors use: no token generated from here on is older, since it
+never falls, but with a trainer that goes back to a checkpoint. So a server that joins, or comes back, with an older one
+is not used before it has caught up. Nor is one that falls back by more than `max_staleness` versions while another has
+not: what it generates could not be trained, and it would hold back admission for all.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class WeightServer:
         self._published = {first.version: first}
         self._lineage = 0
         self._max_staleness = max_staleness
+        self._floor = 0
         self._hosts: dict[str, HostStatus] = {}
         self._applied_since: float | None = None
 
@@ -44,6 +46,7 @@ class WeightServer:
         """Make these weights current. Going back to an earlier version begins a new lineage."""
         if self.current is not None and weights.version <= self.current.version:
             self._lineage += weights.identity != self.current.identity
+            self._floor = min(self._floor, weights.version)
         self.current = msgspec.structs.replace(weights, lineage=self._lineage)
         self._published[weights.version] = self.current
 
@@ -67,6 +70,8 @@ class WeightServer:
         self._hosts[host] = msgspec.structs.replace(status, server=server)
         if self.applied_version != applied:
             self._applied_since = now
+        if self.current is not None and self.applied_version is not None:
+            self._floor = max(self._floor, min(self.applied_version, self.current.version))
         return self._offered() != before
 
     def remove(self, host: str) -> bool:
@@ -104,8 +109,9 @@ class WeightServer:
         return tuple(msgspec.structs.replace(server, running=0, waiting=0, report=0) for server in self.servers())
 
     def _in_use(self) -> tuple[HostStatus, ...]:
-        """The ready servers, without those that lag behind."""
-        ready = tuple(status for status in self._hosts.values() if status.is_ready)
+        """The ready servers, without those that lag behind or have yet to come to what was applied before."""
+        hosts = self._hosts.values()
+        ready = tuple(host for host in hosts if host.is_ready and host.server.policy_version >= self._floor)
         oldest = self.current.version - self._max_staleness if self.current is not None else 0
         fresh = tuple(status for status in ready if status.server.policy_version >= oldest)
         return fresh or ready

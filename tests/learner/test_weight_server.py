@@ -26,11 +26,11 @@ def test_the_applied_version_is_the_lowest_in_use() -> None:
     server = server_of(max_staleness=2)
     server.publish(weights(2))
     assert server.applied_version is None
-    assert report(server, "a", 2)
     assert report(server, "b", 0)
+    assert report(server, "a", 2)
     assert report(server, "c", 1, is_ready=False) is False
     assert server.applied_version == 0
-    assert names(server) == ["a", "b"]
+    assert names(server) == ["b", "a"]
 
 
 def test_a_server_that_lags_too_far_behind_is_not_used_until_it_has_caught_up() -> None:
@@ -53,7 +53,18 @@ def test_servers_that_all_lag_are_used() -> None:
     assert names(server) == ["a"]
 
 
-def test_losing_the_only_fresh_server_brings_back_the_others() -> None:
+def test_a_server_that_joins_with_an_older_version_is_used_once_it_has_caught_up() -> None:
+    server = server_of(max_staleness=4)
+    for version in (1, 2, 3):
+        server.publish(weights(version))
+    report(server, "a", 2)
+    assert report(server, "new", 1) is False
+    assert server.applied_version == 2
+    assert report(server, "new", 2)
+    assert names(server) == ["a", "new"]
+
+
+def test_the_applied_version_does_not_fall_when_the_fresh_servers_are_lost() -> None:
     server = server_of(max_staleness=0)
     report(server, "fast", 0)
     report(server, "slow", 0)
@@ -61,6 +72,8 @@ def test_losing_the_only_fresh_server_brings_back_the_others() -> None:
     report(server, "fast", 1)
     assert names(server) == ["fast"]
     assert server.remove("fast")
+    assert names(server) == []
+    assert report(server, "slow", 1)
     assert names(server) == ["slow"]
 
 
@@ -76,6 +89,10 @@ def test_going_back_to_a_checkpoint_begins_a_lineage_in_which_newer_versions_are
     assert server.current.version == 1
     assert server.current.lineage == 2
     assert names(server) == ["a"]
+    report(server, "a", 3)
+    report(server, "a", 1)
+    assert names(server) == ["a"]
+    assert server.applied_version == 1
 
 
 def test_the_same_weights_published_again_are_no_new_lineage() -> None:
