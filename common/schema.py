@@ -134,7 +134,7 @@ def _check_leaf(leaf: Leaf) -> None:
 
 def _relations(settings: Settings) -> Iterator[tuple[bool, str]]:
     """(whether it holds, what to say if not) for every rule between keys."""
-    pocket, gateway = settings.model.pocket, settings.gateway
+    pocket, gateway, inference = settings.model.pocket, settings.gateway, settings.inference
     yield (
         pocket.heads % pocket.kv_heads == 0,
         f"model.pocket.kv_heads ({pocket.kv_heads}) must divide model.pocket.heads ({pocket.heads})",
@@ -144,4 +144,9 @@ def _relations(settings: Settings) -> Iterator[tuple[bool, str]]:
         gateway.dead_after_seconds > gateway.heartbeat_seconds,
         f"gateway.dead_after_seconds ({gateway.dead_after_seconds}) must be above gateway.heartbeat_seconds "
         f"({gateway.heartbeat_seconds})",
+    )
+    yield (
+        inference.delivery not in ("gloo", "nccl") or inference.engine == "sglang" or inference.servers == 0,
+        f"inference.delivery={inference.delivery} needs inference.engine=sglang, not {inference.engine}, which takes "
+        "weights by path or stream",
     )

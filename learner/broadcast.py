@@ -34,7 +34,13 @@ class Broadcaster:
     def __init__(
         self, settings: Settings, send: Callable[[AnyMessage], Awaitable[None]], limits: Limits | None = None
     ) -> None:
-        """send: to the gateway."""
+        """send: to the gateway.
+
+        Raises:
+            BadInput: the run wants nccl, and there is no GPU here.
+        """
+        if settings.inference.delivery == "nccl":
+            check_backend("nccl")
         limits = limits or Limits()
         self._bucket_bytes = settings.inference.bucket_bytes
         self._send = send

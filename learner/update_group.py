@@ -5,7 +5,8 @@
 
 A process group can't change: whenever a host joins, leaves or fails, the next group is formed of those that are there.
 Everything is bounded: a member that isn't ready in time is dropped, the others are told and fall back to their folders.
-A dropped host joins again by itself. Rank 0 is the trainer (`learner.rank_zero`).
+A dropped host joins again by itself. When several can't form a group, those among them that never were in one are
+suspects, and are tried alone before they may join the others again. Rank 0 is the trainer (`learner.rank_zero`).
 """
 
 from __future__ import annotations
@@ -89,18 +90,12 @@ class Stage(enum.Enum):
     SENDING = enum.auto()
 
 
-_AWAITED = {
-    Stage.FORMING: GroupStage.JOINED,
-    Stage.ASKING: GroupStage.READY,
-    Stage.SENDING: GroupStage.APPLIED,
-}
-
-
 @dataclass(slots=True)
 class _Member:
     host: str
     ranks: int
     reached: GroupStage | None = None
+    is_proven: bool = False
 
 
 class UpdateGroup:
@@ -119,6 +114,7 @@ class UpdateGroup:
         self._limits = limits
         self._members: dict[str, _Member] = {}
         self._newcomers: dict[str, _Member] = {}
+        self._suspects: set[str] = set()
         self._backend = ""
         self._group = ""
         self._deadline = 0.0
@@ -154,6 +150,8 @@ class UpdateGroup:
         is_gone = state.stage is GroupStage.LEFT or (state.stage is GroupStage.FAILED and not state.group)
         if is_gone:
             self._newcomers.pop(state.host, None)
+        if state.stage is GroupStage.LEFT:
+            self._suspects.discard(state.host)
         member = self._members.get(state.host)
         if member is None:
             return
@@ -179,7 +177,7 @@ class UpdateGroup:
         if group != self._group:
             return
         if error:
-            self._drop_all(f"the group could not be formed: {error}", now)
+            self._fail_to_form(f"the group could not be formed: {error}", now)
             return
         self._is_open = True
         self._advance(now)
@@ -201,20 +199,19 @@ class UpdateGroup:
         if self.stage is Stage.SETTLING:
             self._form(now)
             return
-        if self.stage is Stage.SENDING and not self._was_sent:
-            return
-        wanted = _AWAITED[self.stage]
-        late = [member for member in self._members.values() if member.reached is not wanted]
-        if not late:  # all members are in, rank 0 is not
-            self._drop_all("the group could not be formed in time", now)
-        for member in late:
-            self._drop(member, f"it was not {wanted.value} in time", now)
+        if self.stage is Stage.FORMING:
+            self._fail_to_form("the group could not be formed in time", now)
+        elif self.stage is Stage.ASKING or self._was_sent:
+            wanted = GroupStage.READY if self.stage is Stage.ASKING else GroupStage.APPLIED
+            for member in self._lagging(wanted):
+                self._drop(member, f"it was not {wanted.value} in time", now)
 
     def reset(self) -> None:
         """Forget everyone, as after the connection to the gateway was lost: who is there will be told again."""
         self._leave_group()
         self._members.clear()
         self._newcomers.clear()
+        self._suspects.clear()
         self.stage = Stage.EMPTY
 
     # --- what follows ------------------------------------------------------------------------------------------
@@ -235,8 +232,10 @@ class UpdateGroup:
         self._has_changed = self._is_open = self._was_sent = False
 
     def _form(self, now: float) -> None:
-        self._members |= self._newcomers
-        self._newcomers = {}
+        waiting = self._members | self._newcomers
+        alone = [host for host in waiting if host in self._suspects][:1]
+        self._members = {host: waiting[host] for host in alone or waiting}
+        self._newcomers = {host: member for host, member in waiting.items() if host not in self._members}
         if not self._members:
             self.stage = Stage.EMPTY
             return
@@ -257,17 +256,34 @@ class UpdateGroup:
             rank += member.ranks
 
     def _advance(self, now: float) -> None:
-        if self.stage is Stage.FORMING and self._is_open and self._all(GroupStage.JOINED):
-            self.stage = Stage.IDLE
-        elif self.stage is Stage.ASKING and self._all(GroupStage.READY):
+        if self.stage is Stage.FORMING and self._is_open and not self._lagging(GroupStage.JOINED):
+            self._formed(now)
+        elif self.stage is Stage.ASKING and not self._lagging(GroupStage.READY):
             self._go(now)
-        elif self.stage is Stage.SENDING and self._was_sent and self._all(GroupStage.APPLIED):
+        elif self.stage is Stage.SENDING and self._was_sent and not self._lagging(GroupStage.APPLIED):
             self._finish(now)
         if self.stage is Stage.IDLE and self._pending is not None:
             self._ask(now)
 
-    def _all(self, stage: GroupStage) -> bool:
-        return all(member.reached is stage for member in self._members.values())
+    def _lagging(self, stage: GroupStage) -> list[_Member]:
+        return [member for member in self._members.values() if member.reached is not stage]
+
+    def _formed(self, now: float) -> None:
+        self.stage = Stage.IDLE
+        for member in self._members.values():
+            member.is_proven = True
+        self._suspects -= set(self._members)
+        if self._newcomers:  # this one was tried alone
+            self._change(now)
+
+    def _fail_to_form(self, reason: str, now: float) -> None:
+        """Drop those who may be why."""
+        late = self._lagging(GroupStage.JOINED) or list(self._members.values())
+        blamed = [member for member in late if not member.is_proven] or late
+        if len(self._members) > 1:
+            self._suspects |= {member.host for member in blamed}
+        for member in blamed:
+            self._drop(member, reason, now)
 
     def _ask(self, now: float) -> None:
         self._update, self._pending = self._pending, None

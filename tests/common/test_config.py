@@ -95,6 +95,7 @@ REFUSED = {
     "model.pocket.kv_heads=3": "model.pocket.kv_heads (3) must divide model.pocket.heads (4)",
     "model.pocket.head_dim=5": "model.pocket.head_dim is 5; rotary positions need an even number",
     "gateway.heartbeat_seconds=30": "gateway.dead_after_seconds (20.0) must be above gateway.heartbeat_seconds (30.0)",
+    "inference.delivery=gloo": "inference.delivery=gloo needs inference.engine=sglang, not embedded",
 }
 
 

@@ -326,6 +326,40 @@ def test_a_member_that_does_not_load_what_was_sent_is_dropped(scene: Scene) -> N
     assert scene.hosts() == ("a",)
 
 
+def test_a_newcomer_that_breaks_a_group_is_dropped_and_tried_alone_before_it_may_join_again(scene: Scene) -> None:
+    scene.form("a")
+    scene.join("b")
+    scene.wait(LIMITS.settle)
+    scene.group.opened(scene.name, "no connection", scene.now)
+    assert scene.hosts() == ("a",)
+    scene.wait(LIMITS.settle)
+    scene.enter("a")
+    assert scene.stage() is Stage.IDLE
+
+    scene.join("b")
+    scene.told.clear()
+    scene.wait(LIMITS.settle)
+    assert [message.host for message in scene.told if isinstance(message, GroupOffer)] == ["b"]
+    scene.enter("b")
+    assert scene.stage() is Stage.SETTLING
+    scene.wait(LIMITS.settle)
+    assert scene.rank_zero.opened[-1][1] == 3
+    scene.enter("a", "b")
+    assert scene.stage() is Stage.IDLE
+
+
+def test_a_host_that_can_not_even_join_alone_keeps_the_others_waiting_for_one_attempt_only(scene: Scene) -> None:
+    scene.form("a")
+    for _ in range(2):
+        scene.join("b")
+        scene.wait(LIMITS.settle)
+        scene.wait(LIMITS.join)
+        scene.wait(LIMITS.settle)
+        scene.enter("a")
+        assert (scene.stage(), scene.hosts()) == (Stage.IDLE, ("a",))
+    assert [size for _, size in scene.rank_zero.opened] == [2, 3, 2, 2, 2]
+
+
 def test_what_a_host_says_of_an_earlier_group_does_not_count(scene: Scene) -> None:
     scene.form("a")
     before = scene.name

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ COLLECTIVES = ("gloo", "nccl")
 class CollectiveLimits:
     """Seconds. probe: to reach the trainer's port. join: for the server to enter a group. offer: from an announcement
     to the trainer's offer, and for an offer to be taken up. go: from READY to GO. bucket: for the server to receive
-    one. rejoin: before joining again, doubled up to longest_rejoin.
+    one. rejoin: before joining again, give or take a half, doubled up to longest_rejoin as long as no update comes.
     """
 
     probe: float = 5.0
@@ -56,7 +57,7 @@ class CollectiveLimits:
     go: float = 90.0
     bucket: float = 120.0
     rejoin: float = 2.0
-    longest_rejoin: float = 60.0
+    longest_rejoin: float = 300.0
 
 
 def check_collective(inference: InferenceSettings, *, has_gpu: bool) -> None:
@@ -218,7 +219,7 @@ class CollectiveDelivery:
 
     async def _join_again(self) -> None:
         """After a pause that grows as long as nothing comes of it; an offer meanwhile makes it unnecessary."""
-        until = self._clock() + self._pause
+        until = self._clock() + self._pause * random.uniform(0.5, 1.5)
         self._pause = min(2 * self._pause, self._limits.longest_rejoin)
         while self._offer is None and self._clock() < until:
             await self._until_changed(until)
