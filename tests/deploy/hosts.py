@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import psutil
 
 from common.messages import Hello, HostStatus, ServerInfo, Shutdown, WeightAnnouncement
@@ -21,8 +22,10 @@ from deploy.inference.joining import run_host
 from deploy.inference.launch import embedded_launch
 from deploy.inference.options import EngineOptions, HostOptions, Start
 from tests.actors.scripted_gateway import ScriptedGateway, scripted_gateway
+from tests.contract.served import reference_logprobs
 
 SECONDS = 60.0
+PROMPT = list(range(5, 25))
 SETTINGS = Settings(inference=InferenceSettings(max_running=8, cache_tokens=4096, delivery="path"))
 
 
@@ -92,6 +95,17 @@ async def ask(server: ServerInfo, route: str, body: object = None) -> Any:  # no
     ):
         assert answer.status == 200, await answer.text()
         return await answer.json()
+
+
+async def serves(server: ServerInfo, folder: Path) -> bool:
+    """Whether the server computes with the weights in `folder`, whatever it says that they are."""
+    sampling = {"max_new_tokens": 6, "temperature": 0.0, "ignore_eos": True}
+    reply = await ask(server, "/generate", {"input_ids": PROMPT, "sampling_params": sampling, "return_logprob": True})
+    ids = reply["output_ids"]
+    full = reference_logprobs(folder, [*PROMPT, *ids], 1.0)
+    wanted = full[np.arange(len(PROMPT) - 1, len(PROMPT) + len(ids) - 1), ids]
+    logprobs = np.array([entry[0] for entry in reply["meta_info"]["output_token_logprobs"]])
+    return bool(np.abs(logprobs - wanted).max() < 1e-3)
 
 
 @contextlib.asynccontextmanager
