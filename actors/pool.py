@@ -62,7 +62,7 @@ class Player:
     async def play(self, lease: Lease) -> TrialDone | TrialFailed:
         """Play a lease's trial. What it raises is a defect of ours or of the environment."""
         version = lease.slot if lease.purpose is Purpose.EVALUATE else None
-        affinity = Affinity(f"{lease.purpose.value}/{lease.group_id}", version)
+        affinity = Affinity(f"{lease.purpose.value}/{lease.group_id}", version, lease.min_version)
         endings = Endings(self.renderer.decode_all, self.renderer.end_ids)
         policy = RoutedPolicy(self.client, self.router, endings, affinity)
         with contextlib.closing(registry.make_env(lease.task)) as env:

@@ -86,12 +86,16 @@ class Place:
 
 @dataclass(slots=True)
 class Affinity:
-    """What a trial's requests have in common. key: equal for the trials of a group. version: the only policy version
-    that may answer, None for any. avoided: failed last, so that any other is better.
+    """What a trial's requests have in common.
+
+    key: equal for the trials of a group. version: the only policy version that may answer, None for any. min_version:
+    servers that hold an older one are not used as long as one is listed that does not. avoided: failed last, so that
+    any other is better.
     """
 
     key: str = ""
     version: int | None = None
+    min_version: int = 0
     last: Place | None = None
     avoided: Place | None = None
     arrivals: int = 0
@@ -121,7 +125,7 @@ class Router:
         self._grace_seconds = grace_seconds
         self._is_random = is_random
         self._arrivals = 0
-        self._waiting: dict[int | None, deque[_Waiter]] = {}
+        self._waiting: dict[tuple[int | None, int], deque[_Waiter]] = {}
 
     def replace(self, servers: Sequence[ServerInfo]) -> None:
         """Use these servers from now on. One that stays keeps its count of requests and its limit."""
@@ -151,7 +155,7 @@ class Router:
         if place is not None:
             return place
         waiter = _Waiter(affinity, asyncio.get_running_loop().create_future())
-        self._waiting.setdefault(affinity.version, deque()).append(waiter)
+        self._waiting.setdefault((affinity.version, affinity.min_version), deque()).append(waiter)
         try:
             return await waiter.place
         except asyncio.CancelledError:
@@ -187,15 +191,13 @@ class Router:
                         break
                     waiter.place.set_result(place)
                 waiting.popleft()
-        self._waiting = {version: waiting for version, waiting in self._waiting.items() if waiting}
+        self._waiting = {needs: waiting for needs, waiting in self._waiting.items() if waiting}
 
     def _take(self, affinity: Affinity) -> Place | None:
         now = asyncio.get_running_loop().time()
-        usable = [
-            place
-            for place in self._places
-            if place.usable_at <= now and affinity.version in (None, place.info.policy_version)
-        ]
+        listed = [place for place in self._places if affinity.version in (None, place.info.policy_version)]
+        fresh = [place for place in listed if place.info.policy_version >= affinity.min_version]
+        usable = [place for place in fresh or listed if place.usable_at <= now]
         place = _choose_any(usable, affinity) if self._is_random else self._choose(usable, affinity)
         if place is None:
             for each in usable:

@@ -178,7 +178,8 @@ class Shutdown(Message, frozen=True):
 class Lease(Message, frozen=True):
     """Play this trial within `seconds` (counted on the receiver's monotonic clock).
 
-    slot: of an evaluation, the policy version that it measures; no other version may play it.
+    slot: of an evaluation, the policy version that it measures; no other version may play it. min_version: of training,
+    the version that was applied when the group was admitted; older tokens could be too old for its place in a batch.
     """
 
     trial_id: str
@@ -190,6 +191,7 @@ class Lease(Message, frozen=True):
     memory: MemoryMode
     sampling: Sampling
     seconds: float
+    min_version: int = 0
 
 
 class TrialDone(Message, frozen=True):

@@ -7,6 +7,8 @@ most room relative to its capacity is served first.
 
 from __future__ import annotations
 
+import msgspec
+
 from common.messages import Lease, MemoryMode, Role, Sampling, Servers
 from common.records import Purpose, Task, make_trial_id
 from common.settings import Settings
@@ -116,7 +118,8 @@ class Dispatcher:
         sampling = Sampling(
             trial.temperature, trial.top_p, trial.top_k, trial.max_response_tokens, trial.max_reflection_tokens
         )
-        return self._lease(Purpose.TRAIN, group.group_id, slot, group.task, trial.episodes, sampling)
+        lease = self._lease(Purpose.TRAIN, group.group_id, slot, group.task, trial.episodes, sampling)
+        return msgspec.structs.replace(lease, min_version=min(group.admitted_version, applied or 0))
 
     def _next_evaluation(self, evaluation: Evaluation) -> Lease | None:
         if not self._weights.servers(evaluation.policy_version):

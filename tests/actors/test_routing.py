@@ -145,6 +145,18 @@ async def test_an_evaluation_waits_for_a_server_that_holds_exactly_its_version()
     assert (await waiting).info.name == "old"
 
 
+async def test_a_server_that_lags_behind_is_not_used_for_a_later_group_unless_all_do() -> None:
+    of = router(server("slow", version=3, max_running=4), server("fast", version=5, max_running=4))
+    places = await acquire_all(of, [Affinity(f"train/{group}", min_version=5) for group in range(4)])
+    assert shares(places) == {"fast": 4}
+    waiting = asyncio.create_task(of.acquire(Affinity("train/4", min_version=5)))
+    await settle()
+    assert not waiting.done()
+    assert (await of.acquire(Affinity("train/5", min_version=3))).info.name == "slow"
+    of.replace([server("slow", version=3, max_running=4), server("fast", version=2, max_running=4)])  # all went back
+    assert (await waiting).info.name == "slow"
+
+
 async def test_a_server_that_stays_keeps_its_count_and_learns_its_version() -> None:
     of = router(server("a", version=1, max_running=2))
     place = await of.acquire(Affinity())
