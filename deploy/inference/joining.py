@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from dataclasses import replace
 
 from common.config import from_json
 from common.errors import BadInput
@@ -17,6 +18,7 @@ from deploy.inference.base import EngineSource
 from deploy.inference.delivery.base import LiveDelivery
 from deploy.inference.delivery.collective import COLLECTIVES, CollectiveDelivery, check_collective
 from deploy.inference.delivery.folders import make_folder_delivery
+from deploy.inference.delivery.interface import interface_towards
 from deploy.inference.host import Host
 from deploy.inference.launch import Launcher
 from deploy.inference.options import EngineOptions, HostOptions, claim_cache
@@ -71,10 +73,13 @@ async def _fingerprint(options: HostOptions) -> ModelFingerprint | None:
 
 
 def _make_host(options: HostOptions, run: InferenceSettings, session: Session) -> Host:
-    source: EngineSource = (
-        Attacher(options, run.max_running) if options.attach else Launcher(EngineOptions.of(options, run))
-    )
     is_broadcast = run.delivery in COLLECTIVES
+    source: EngineSource
+    if options.attach:
+        source = Attacher(options, run.max_running)
+    else:
+        meets_at = interface_towards(options.url) if is_broadcast else ""
+        source = Launcher(replace(EngineOptions.of(options, run), group_interface=meets_at))
     if is_broadcast and run.update_mode == "wait":
         raise BadInput(f"--update-mode wait can't be used with --delivery {run.delivery}, which pauses the server")
     cache = claim_cache(options.cache, session.welcome.run)

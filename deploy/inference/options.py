@@ -140,7 +140,7 @@ class EngineOptions:
 
     What follows is SGLang's alone. python: the interpreter that has it, "" to look for it.
     dtype: auto, float32 or bfloat16. tensor_parallel, data_parallel: GPUs of one replica, and replicas. extra: flags
-    handed on as they are.
+    handed on as they are. group_interface: by which it meets others in a broadcast, "" for gloo's own choice.
     """
 
     engine: str
@@ -156,6 +156,7 @@ class EngineOptions:
     tensor_parallel: int = 1
     data_parallel: int = 1
     extra: tuple[str, ...] = ()
+    group_interface: str = ""
 
     @classmethod
     def of(cls, options: HostOptions, run: InferenceSettings) -> EngineOptions:

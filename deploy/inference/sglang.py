@@ -59,6 +59,7 @@ _OUR_FLAGS = (
     "--config",
 )
 _CRASH_LINE = re.compile(r"^(?:launch_server\.py: error: |[\w.]*(?:Error|Exception): ).+$", re.MULTILINE)
+_GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 _FIND = "from importlib.metadata import version; print(version('sglang'))"
 _HOW = "`make sglang-cpu` builds the environment for a machine without a GPU; name another with --sglang-python"
 
@@ -133,6 +134,7 @@ async def launch(options: EngineOptions, start: Start) -> EngineLaunch:
             "PYTHONWARNINGS": "ignore",
             "SGLANG_REQUEST_STATE_WAIT_TIMEOUT": str(DISCONNECT_SECONDS),
             **({} if has_gpu else _cpu_environment(start.port, ranks)),
+            **_group_environment(options.group_interface),
         },
         crash_line=_CRASH_LINE,
         key_file=key_file,
@@ -216,6 +218,11 @@ def _cpu_flags(cache_tokens: int) -> tuple[str, ...]:
         *("--device", "cpu", "--attention-backend", "torch_native", "--sampling-backend", "pytorch"),
         *("--disable-cuda-graph", "--mem-fraction-static", "0.3", "--max-total-tokens", str(cache_tokens)),
     )
+
+
+def _group_environment(interface: str) -> Mapping[str, str]:
+    """Without it gloo listens where this machine's name leads, which is often the machine itself."""
+    return {_GLOO_INTERFACE: interface} if interface and _GLOO_INTERFACE not in os.environ else {}
 
 
 def _cpu_environment(port: int, ranks: int) -> Mapping[str, str]:

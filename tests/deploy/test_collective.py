@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,6 +29,7 @@ from common.weights import Bucket, WeightFile
 from deploy.inference.client import ServerClient, ServerRefused
 from deploy.inference.delivery.base import ServerStuck, Withdrawn
 from deploy.inference.delivery.collective import CollectiveDelivery, CollectiveLimits, check_collective
+from deploy.inference.delivery.interface import interface_towards
 
 LIMITS = CollectiveLimits(probe=1.0, join=1.0, offer=0.3, go=5.0, bucket=0.5, rejoin=0.05, longest_rejoin=0.1)
 BUCKETS = tuple(Bucket((name,), ("float32",), ((2,),)) for name in ("a", "b", "c"))
@@ -149,6 +151,21 @@ def test_what_can_not_be_broadcast_to_is_refused_with_another_way(change: dict[s
     inference = replace(InferenceSettings(engine="sglang", delivery="gloo"), **change)
     with pytest.raises(BadInput, match=says):
         check_collective(inference, has_gpu=gpu)
+
+
+@pytest.mark.parametrize("url", ["tcp://127.0.0.1:5555", "tcp://nowhere.invalid:5555"])
+def test_gloo_chooses_where_to_listen_when_the_learner_is_here_or_unknown(url: str) -> None:
+    assert interface_towards(url) == ""
+
+
+def test_another_machine_is_met_by_an_interface_that_leads_there() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 5555))
+        except OSError:
+            pytest.skip("this machine has no network")
+    found = interface_towards("tcp://192.0.2.1:5555")
+    assert found in {name for _, name in socket.if_nameindex()} - {"lo"}
 
 
 async def test_buckets_come_in_order_and_the_last_one_brings_the_version_and_the_flush(scene: Scene) -> None:
