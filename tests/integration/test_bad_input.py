@@ -19,7 +19,7 @@ from tests.integration.processes import TINY, Started, start, updates, wait_unti
 
 pytestmark = pytest.mark.timeout(180)
 Lamer = Callable[..., Started]
-NOWHERE = ("--connect", "tcp://127.0.0.1:1", "--keys", "keys")
+NOBODY, NOWHERE = "tcp://127.0.0.1:1", "tcp://no-such-machine.invalid:5555"
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,8 @@ def model(folder: Path) -> Path:
 def without_learner(folder: Path) -> Iterator[tuple[Started, ...]]:
     """An actor and a host that look for a learner which is not there, while the other tests go on."""
     assert start(["keys", "create", "keys"], folder, "keys").wait() == 0
-    started = tuple(start([part, *NOWHERE], folder, part) for part in ("actor", "serve"))
+    whom = (("actor", NOBODY), ("serve", NOBODY), ("actor", NOWHERE))
+    started = tuple(start([part, "--connect", url, "--keys", "keys"], folder, part) for part, url in whom)
     yield started
     for process in started:
         process.end()
@@ -64,15 +65,24 @@ def test_a_taken_port_a_wrong_key_and_an_unusable_model_are_told_by_learner_and_
     shutil.copytree(model, folder / "unknown")
     (folder / "unknown" / "config.json").write_text('{"model_type": "no-such-architecture"}')
     assert lamer("keys", "create", "other").wait() == 0
+    for name, files in {"stranger": ("client.key", "client.key_secret"), "mixed": ("client.key",)}.items():
+        shutil.copytree(run / "keys", folder / name)
+        for file in files:
+            shutil.copy(folder / "other" / file, folder / name / file)
     refused = {
         "is taken": (lamer("serve", *joins, "--port", str(taken_port)), 3),
-        "no model at nowhere": (lamer("serve", *joins, "--model", "nowhere"), 3),
+        "there is no model folder nowhere": (lamer("serve", *joins, "--model", "nowhere"), 3),
         "lacks tokenizer.json": (lamer("serve", *joins, "--model", "no-tokenizer"), 3),
-        "no-such-architecture": (lamer("serve", *joins, "--model", "unknown"), 2),
-        "wrong CURVE key": (lamer("actor", *joins[:3], "other"), 3),
+        "is another one than the run's: architecture": (lamer("serve", *joins, "--model", "unknown"), 2),
+        "has another key than server.key": (lamer("actor", *joins[:3], "other"), 3),
+        "put client.key into its keys folder under allowed/": (lamer("actor", *joins[:3], "stranger"), 3),
+        "client.key_secret in mixed does not belong to client.key": (lamer("actor", *joins[:3], "mixed"), 2),
     }
     for message, (process, code) in refused.items():
         assert (message, process.wait(), message in process.error) == (message, code, True), process.text
+    for keys, code in {str(run / "keys"): 0, "other": 3, "stranger": 3, "mixed": 3}.items():
+        doctor = lamer("doctor", *joins[:3], keys)
+        assert (keys, doctor.wait()) == (keys, code), doctor.text
     assert learner.interrupted() == 130, learner.text
 
 
@@ -132,6 +142,10 @@ def test_invalid_actions_are_counted_and_trained(folder: Path, lamer: Lamer, mod
 
 
 def test_an_actor_and_a_server_without_a_learner_say_so(without_learner: tuple[Started, ...]) -> None:
-    for process in without_learner:
+    *without_listener, without_machine = without_learner
+    for process in without_listener:
         assert process.wait(90.0) == 3, process.text
-        assert "can't reach the learner at tcp://127.0.0.1:1" in process.error
+        assert f"can't reach the learner at {NOBODY}" in process.error
+        assert "nothing listens at port 1" in process.error
+    assert without_machine.wait(90.0) == 3, without_machine.text
+    assert f"can't reach the learner at {NOWHERE}" in without_machine.error
