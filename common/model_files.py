@@ -6,11 +6,13 @@ other files gets another one.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from common.errors import BadInput
@@ -39,15 +41,21 @@ def keep_model_files(files: Sequence[NamedFile], root: Path) -> Path:
     try:
         for file in files:
             (temporary / file.name).write_bytes(file.data)
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            temporary.rename(folder)
-        except OSError:
+        with _alone(root):
             if not _holds(folder, files):  # else another process was faster
-                raise
+                shutil.rmtree(folder, ignore_errors=True)
+                temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """While no other process or thread of this machine is here for the same root."""
+    with (root / ".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _check_names(files: Sequence[NamedFile]) -> None:
@@ -69,4 +77,7 @@ def model_files_digest(files: Sequence[NamedFile]) -> str:
 
 def _holds(folder: Path, files: Sequence[NamedFile]) -> bool:
     """Whether all files are in `folder`, undamaged."""
-    return all((folder / file.name).is_file() and (folder / file.name).read_bytes() == file.data for file in files)
+    try:
+        return all((folder / file.name).read_bytes() == file.data for file in files)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):  # or another process is replacing it
+        return False

@@ -42,6 +42,7 @@ class HostScene:
 
     gateway: ScriptedGateway
     host: asyncio.Task[int]
+    others: frozenset[int]  # engines of other tests that were there before
 
     @property
     def hello(self) -> Hello:
@@ -74,11 +75,16 @@ class HostScene:
 
     def engine(self) -> psutil.Process:
         """The server's process."""
-        return next(each for each in psutil.Process(os.getpid()).children() if is_engine(each))
+        return next(each for each in engines() if each.pid not in self.others)
 
     async def finish(self) -> int:
         self.gateway.send(Shutdown("done", 0))
         return await asyncio.wait_for(self.host, 20.0)
+
+
+def engines() -> list[psutil.Process]:
+    """The embedded engines that this process has started."""
+    return [each for each in psutil.Process(os.getpid()).children() if is_engine(each)]
 
 
 def is_engine(process: psutil.Process) -> bool:
@@ -111,6 +117,7 @@ async def serves(server: ServerInfo, folder: Path) -> bool:
 @contextlib.asynccontextmanager
 async def host_scene(folder: Path, settings: Settings = SETTINGS, **options: object) -> AsyncIterator[HostScene]:
     """A host that has joined. options: fields of `HostOptions`."""
+    others = frozenset(each.pid for each in engines())
     async with scripted_gateway(folder / "keys", folder / "model", settings) as gateway:
         cache = folder / "cache"
         made = HostOptions(gateway.url, gateway.keys, "host-1", "127.0.0.1", 0, cache=cache)
@@ -120,7 +127,7 @@ async def host_scene(folder: Path, settings: Settings = SETTINGS, **options: obj
             await asyncio.wait({host, greeted}, timeout=20.0, return_when=asyncio.FIRST_COMPLETED)
             if host.done():
                 host.result()
-            yield HostScene(gateway, host)
+            yield HostScene(gateway, host, others)
         finally:
             greeted.cancel()
             host.cancel()
