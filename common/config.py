@@ -143,15 +143,16 @@ def _find(file: Path) -> Path:
 
 
 def _read_with_bases(path: Path, readers: tuple[Path, ...]) -> Iterator[tuple[Path, Tree]]:
-    """A file's tree, preceded by those of the files it names as its base."""
+    """A file's tree, preceded by those of the file or files that it names as its base, in that order."""
     resolved = path.resolve()
     if resolved in readers:
         raise ConfigError(f"{path.name} is its own base: {' -> '.join(reader.name for reader in (*readers, resolved))}")
     tree = _read_yaml(path)
-    base = tree.pop(BASE_KEY, None)
-    if base is not None:
+    named = tree.pop(BASE_KEY, None)
+    bases = named if isinstance(named, list) else [] if named is None else [named]
+    for base in bases:
         if not isinstance(base, str):
-            raise ConfigError(f"base in {path.name} must be a file's name, not {base!r}")
+            raise ConfigError(f"base in {path.name} must be a file's name, or a list of them, not {base!r}")
         beside = path.parent / base
         yield from _read_with_bases(beside if beside.is_file() else _find(Path(base)), (*readers, resolved))
     yield path, tree

@@ -141,6 +141,10 @@ def _relations(settings: Settings) -> Iterator[tuple[bool, str]]:
     )
     yield pocket.head_dim % 2 == 0, f"model.pocket.head_dim is {pocket.head_dim}; rotary positions need an even number"
     yield (
+        bool(settings.model.path) or not settings.model.architecture,
+        f"model.architecture={settings.model.architecture} needs model.path, the folder of that model",
+    )
+    yield (
         gateway.dead_after_seconds > gateway.heartbeat_seconds,
         f"gateway.dead_after_seconds ({gateway.dead_after_seconds}) must be above gateway.heartbeat_seconds "
         f"({gateway.heartbeat_seconds})",

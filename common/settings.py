@@ -6,10 +6,21 @@ its metadata (`_field`), and is checked with the full key in the error.
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
 from typing import Any
 
 from common.messages import MemoryMode
+
+
+class Prompting(enum.StrEnum):
+    """What a play prompt asks for: the action alone (act), or reasoning and then the action (react).
+
+    react is ReAct's alternation of thought and action (Yao et al. 2023), and what the paper's own prompts ask for.
+    """
+
+    ACT = "act"
+    REACT = "react"
 
 
 def _field(default: Any, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()) -> Any:
@@ -56,9 +67,13 @@ class WarmstartSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The policy: a Hugging Face model folder, or "" for `pocket`. chat_template: use the folder's own template."""
+    """The policy: a Hugging Face model folder, or "" for `pocket`. chat_template: use the folder's own template.
+
+    architecture: what `lamer train --dry-run` takes the model for where the folder `path` is not there.
+    """
 
     path: str = ""
+    architecture: str = _field("", choices=("", "qwen3-4b", "llama-3.1-8b"))
     chat_template: bool = True
     pocket: PocketSettings = field(default_factory=PocketSettings)
     warmstart: WarmstartSettings = field(default_factory=WarmstartSettings)
@@ -76,11 +91,13 @@ class EnvSettings:
 class TrialSettings:
     """What one trial is, and how responses are sampled in training. Plain RL: episodes 1, memory none.
 
+    prompting: whether full prompts ask to reason before acting; shorter layouts always ask for the action alone.
     max_turns 0: the environment's own. max_prompt_tokens: a longer prompt ends the trial as context_overflow.
     """
 
     episodes: int = _field(3, low=1)
     memory: MemoryMode = MemoryMode.BOTH
+    prompting: Prompting = Prompting.REACT
     max_turns: int = _field(0, low=0)
     max_prompt_tokens: int = _field(2048, low=1)
     max_response_tokens: int = _field(1024, low=1)
@@ -115,30 +132,55 @@ class CreditSettings:
 
 @dataclass(frozen=True)
 class AdvantageSettings:
-    """gigpo: advantage = episode_weight * episode part + step_weight * step part. grpo, rloo: from cross-episode
-    returns.
+    """gigpo: advantage = episode_weight * episode part + step_weight * step part. The others: from cross-episode
+    returns; ppo compares them with a critic's values (`critic`).
+
+    gae_lambda: of ppo. whiten: the batch's advantages, of any estimator, less their mean and divided by their std.
     """
 
-    estimator: str = _field("gigpo", choices=("gigpo", "grpo", "rloo"))
+    estimator: str = _field("gigpo", choices=("gigpo", "grpo", "rloo", "ppo", "reinforce_pp"))
     episode_weight: float = _field(1.0, low=0.0)
     step_weight: float = _field(1.0, low=0.0)
     normalise: str = _field("mean", choices=("mean", "mean_std"))
     invalid_action_penalty: float = _field(0.5, low=0.0)
+    gae_lambda: float = _field(1.0, low=0.0, high=1.0)
+    whiten: bool = False
+
+
+@dataclass(frozen=True)
+class CriticSettings:
+    """The critic of `advantage.estimator: ppo`; no other estimator has one.
+
+    kind: head, a linear head on the policy's last hidden state, whose loss trains the policy's layers as well; or
+    separate, a model of its own that starts as the policy. learning_rate: constant, of the critic's own parameters.
+    value_weight: of the value loss. clip: how far a value may move in one update, in units of reward; 0: any distance.
+    warmup_updates: so many updates at the start train the critic's own parameters only.
+    """
+
+    kind: str = _field("head", choices=("head", "separate"))
+    learning_rate: float = _field(1e-5, low=0.0)
+    value_weight: float = _field(0.5, low=0.0)
+    clip: float = _field(0.0, low=0.0)
+    warmup_updates: int = _field(0, low=0)
 
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Token-level policy loss. importance_cap: upper bound of pi_prox / pi_behave. entropy goes linearly to
-    entropy_final.
+    """Policy loss. importance_cap: upper bound of pi_prox / pi_behave (decoupled_ppo) or pi_theta / pi_behave (tis).
+    entropy goes linearly to entropy_final. kl_weight: of the KL to the model that the run started from, which is then
+    loaded a second time; 0: none.
     """
 
-    kind: str = _field("decoupled_ppo", choices=("decoupled_ppo", "ppo_clip"))
+    kind: str = _field(
+        "decoupled_ppo", choices=("decoupled_ppo", "ppo_clip", "uncorrected", "tis", "cispo", "gspo")
+    )
     clip_low: float = _field(0.2, low=0.0, high=1.0)
     clip_high: float = _field(0.2, low=0.0)
     dual_clip: float = _field(3.0, low=1.0)
     importance_cap: float = _field(5.0, low=1.0)
     entropy: float = _field(0.001, low=0.0)
     entropy_final: float = _field(0.001, low=0.0)
+    kl_weight: float = _field(0.0, low=0.0)
 
 
 @dataclass(frozen=True)
@@ -236,14 +278,22 @@ class GatewaySettings:
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """Measuring pass@k: `tasks` tasks (seeds disjoint from training's), one trial of `episodes` episodes each.
+    """Measuring pass@k: `tasks` tasks (seeds disjoint from training's), each played by one trial in each of `rounds`
+    rounds, which differ in their sampling seeds alone. episodes: of a trial, any number, whatever training plays.
 
-    initial: measure the policy before training as well.
+    initial: measure the policy before training as well. every: and after every so many updates, 0 for never; the next
+    update waits until it is done, while rollouts go on as far as max_staleness lets them. memory: what later episodes
+    are shown of earlier ones, none for independent attempts, "" for trial.memory. split: the environment's option of
+    that name, "" for what env.options says.
     """
 
     initial: bool = True
+    every: int = _field(0, low=0)
     tasks: int = _field(128, low=0)
+    rounds: int = _field(1, low=1)
     episodes: int = _field(3, low=1)
+    memory: str = _field("", choices=("", *(mode.value for mode in MemoryMode)))
+    split: str = ""
     temperature: float = _field(0.7, low=0.01)
     top_p: float = _field(1.0, low=0.01, high=1.0)
     top_k: int = _field(0, low=0)
@@ -269,6 +319,7 @@ class Settings:
     batch: BatchSettings = field(default_factory=BatchSettings)
     credit: CreditSettings = field(default_factory=CreditSettings)
     advantage: AdvantageSettings = field(default_factory=AdvantageSettings)
+    critic: CriticSettings = field(default_factory=CriticSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)

@@ -40,6 +40,13 @@ def test_a_base_is_merged_before_the_file_that_names_it(tmp_path: Path) -> None:
     assert settings.env.options == {"doors": 7, "seen": True}
 
 
+def test_of_several_bases_the_later_wins_and_the_file_over_all(tmp_path: Path) -> None:
+    write(tmp_path, "one.yaml", "batch: {groups: 3, group_size: 3, updates: 3}\n")
+    write(tmp_path, "two.yaml", "batch: {group_size: 4, updates: 4}\n")
+    batch = load([write(tmp_path, "top.yaml", "base: [one.yaml, two.yaml]\nbatch: {updates: 5}\n")]).batch
+    assert (batch.groups, batch.group_size, batch.updates) == (3, 4, 5)
+
+
 def test_a_file_that_is_its_own_base_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "a.yaml", "base: b.yaml\n")
     write(tmp_path, "b.yaml", "base: a.yaml\n")
@@ -61,12 +68,15 @@ def test_a_file_in_the_working_folder_wins_over_a_packaged_one(tmp_path: Path, m
     assert load([Path("doors.yaml")]).batch.groups == 1
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGED.rglob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(PACKAGED.rglob("*.yaml")), ids=lambda path: str(path.relative_to(PACKAGED)))
 def test_every_packaged_configuration_loads(path: Path) -> None:
     from envs import registry
 
     settings = load([path])
-    registry.decode_config(settings.env.name, settings.env.options)
+    if settings.env.name in ("webshop", "alfworld"):  # not there yet: tests/deploy/test_paper_configs.py says so
+        assert settings.env.name not in registry.names()
+    else:
+        registry.decode_config(settings.env.name, settings.env.options)
 
 
 REFUSED = {
@@ -120,7 +130,7 @@ def test_an_unknown_key_in_a_file_names_the_file(tmp_path: Path) -> None:
         ("batch: {groups: 1}\nbatch: {groups: 2}\n", "line 2 is no YAML: found duplicate key batch"),
         ("- 1\n", "holds a list, not keys with values"),
         ("3\n", "can't be read as a configuration"),
-        ("base: [a]\n", "base in mine.yaml must be a file's name"),
+        ("base: [3]\n", "base in mine.yaml must be a file's name, or a list of them, not 3"),
         ("\x00", "is no YAML"),
     ],
 )
