@@ -16,6 +16,7 @@ from actors.policy import ContextOverflow, InferenceError, Policy, Request, Requ
 from actors.rendering import Renderer
 from common.messages import Lease
 from common.records import Completion, Episode, EpisodeStatus, Turn
+from common.settings import Prompting
 from envs.base import Env, EnvironmentFault, Observation, PlayView
 
 log = logging.getLogger("lamer.actor")
@@ -26,10 +27,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class TrialLimits:
-    """Bounds of a trial. max_turns: of an episode, 0 for the environment's own. max_prompt_tokens: of any prompt."""
+    """Bounds of a trial, and what its play prompts ask for.
+
+    max_turns: of an episode, 0 for the environment's own. max_prompt_tokens: of any prompt.
+    """
 
     max_turns: int
     max_prompt_tokens: int
+    prompting: Prompting = Prompting.REACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +126,10 @@ async def _play_turns(
     stage: Stage, index: int, past: str, first: Observation, attempt: AttemptMemory, turns: list[Turn]
 ) -> EpisodeStatus:
     """Add to `turns` and `attempt` until the episode is over."""
-    observation = first
-    for turn in range(stage.limits.max_turns or stage.env.max_turns):
-        view = PlayView(first.text, observation.text, past, guarded(attempt.for_playing), index, turn)
+    observation, limits = first, stage.limits
+    for turn in range(limits.max_turns or stage.env.max_turns):
+        current = guarded(attempt.for_playing)
+        view = PlayView(first.text, observation.text, past, current, index, turn, limits.prompting)
         prompt = guarded(stage.env.play_prompt, view)
         completion, response = await stage.ask(prompt, RequestKind.PLAY, index, turn)
         result = guarded(stage.env.step, response)

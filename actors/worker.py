@@ -87,7 +87,8 @@ async def _work(options: ActorOptions) -> int:
         renderer = Renderer.load(folder, settings.model.chat_template)
         inference = InferenceOptions(settings.inference.request_seconds, settings.inference.retries)
         async with InferenceClient(inference, renderer.vocab_size) as client:
-            limits = TrialLimits(settings.trial.max_turns, settings.trial.max_prompt_tokens)
+            trial = settings.trial
+            limits = TrialLimits(trial.max_turns, trial.max_prompt_tokens, trial.prompting)
             router = Router(is_random=settings.inference.routing == "random")
             player = Player(options.name, renderer, limits, client, router)
             log.info("joined run %s as %s: %d trials at once", session.welcome.run, options.name, options.trials)

@@ -171,9 +171,7 @@ class LossSettings:
     loaded a second time; 0: none.
     """
 
-    kind: str = _field(
-        "decoupled_ppo", choices=("decoupled_ppo", "ppo_clip", "uncorrected", "tis", "cispo", "gspo")
-    )
+    kind: str = _field("decoupled_ppo", choices=("decoupled_ppo", "ppo_clip", "uncorrected", "tis", "cispo", "gspo"))
     clip_low: float = _field(0.2, low=0.0, high=1.0)
     clip_high: float = _field(0.2, low=0.0)
     dual_clip: float = _field(3.0, low=1.0)

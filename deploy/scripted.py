@@ -113,12 +113,14 @@ def play_scripted(settings: Settings, model_path: Path, trials: int) -> tuple[Tr
     renderer = Renderer.load(model_path, settings.model.chat_template)
     env_config = registry.canonical_config(settings.env.name, settings.env.options)
     leases = [_lease(settings, env_config, index) for index in range(trials)]
-    return asyncio.run(_play_all(leases, renderer, encoder, settings.trial.max_turns))
+    limits = TrialLimits(settings.trial.max_turns, UNBOUNDED_TOKENS, settings.trial.prompting)
+    return asyncio.run(_play_all(leases, renderer, encoder, limits))
 
 
-async def _play_all(leases: Sequence[Lease], renderer: Renderer, encoder: Encoder, max_turns: int) -> tuple[Trial, ...]:
+async def _play_all(
+    leases: Sequence[Lease], renderer: Renderer, encoder: Encoder, limits: TrialLimits
+) -> tuple[Trial, ...]:
     played: list[Trial] = []
-    limits = TrialLimits(max_turns=max_turns, max_prompt_tokens=UNBOUNDED_TOKENS)
     for lease in leases:
         env = registry.make_env(lease.task)
         try:

@@ -52,6 +52,8 @@ _SOURCES = (
     "actors/rendering.py",
     "envs/base.py",
     "envs/history.py",
+    "envs/parsing.py",
+    "envs/prompts.py",
 )
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 
@@ -185,14 +187,14 @@ def model_key(settings: Settings) -> str:
     """Sixteen hex digits that name the created model: of the settings, the sources and the libraries that define it."""
     from envs import registry
 
-    factory = registry.get(settings.env.name)
+    factory, trial = registry.get(settings.env.name), settings.trial
     parts = {
         "pocket": asdict(settings.model.pocket),
         "warmstart": asdict(settings.model.warmstart),
         "chat_template": settings.model.chat_template,
         "env": [settings.env.name, registry.canonical_config(settings.env.name, settings.env.options)],
-        "trial": [settings.trial.episodes, settings.trial.memory.value, settings.trial.max_turns],
-        "max_prompt_tokens": settings.trial.max_prompt_tokens,
+        "trial": [trial.episodes, trial.memory.value, trial.max_turns, trial.prompting.value],
+        "max_prompt_tokens": trial.max_prompt_tokens,
         "seed": settings.run.seed,
         "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
     }

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from common.settings import Prompting
 from envs import history
 
 ConfigT = TypeVar("ConfigT")
@@ -84,7 +85,7 @@ class PlayView:
 
     initial: the observation after reset. observation: the current one. past: earlier attempts as rendered by memory, ""
     in the first episode or without memory. current: this attempt's steps so far as rendered by memory, "" at its first
-    turn.
+    turn. prompting: whether to ask for reasoning before the action, where the layout has room for it.
     """
 
     initial: str
@@ -93,6 +94,7 @@ class PlayView:
     current: str
     episode: int
     turn: int
+    prompting: Prompting = Prompting.REACT
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 - factory.py: configuration, and the factory behind the name
 - game.py: the rules, and which doors are still possible
-- env.py: the environment: prompts, parsing, scripted play
+- prompts.py: compact and full prompts
+- env.py: the environment: parsing, anchor states, scripted play
 - references.py: exact pass@k of the best policy and of two random ones
 """

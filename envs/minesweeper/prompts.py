@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
+from common.settings import Prompting
 from envs.base import MemoryStep, MemoryWindow, PlayView, ReflectionView
 from envs.minesweeper.field import Minefield
 from envs.prompts import CompactStyle, PromptStyle, join_paragraphs, titled
@@ -29,9 +30,14 @@ Each turn you open one closed cell (?):
 - If some neighbour does, this cell alone opens and shows how many.
 - If it is a mine, you have lost and the attempt is over."""
 
-_PLAY = """\
+_PLAY = {
+    Prompting.REACT: """\
 Choose your next move. Think step by step first: go through the open numbers and infer what the closed cells (?) hold. \
-Then name exactly ONE closed cell to open, as (row, col) inside the tags: <action>(row, col)</action>"""
+Then name exactly ONE closed cell to open, as (row, col) inside the tags: <action>(row, col)</action>""",
+    Prompting.ACT: """\
+Choose your next move. Answer with the move alone and write nothing before it: exactly ONE closed cell to open, \
+as (row, col) inside the tags: <action>(row, col)</action>""",
+}
 
 _REFLECT = """\
 You did not clear the board, and you will start over from the same board with the same mines. \
@@ -67,7 +73,7 @@ class FullStyle(MinesweeperStyle):
             titled("Your earlier attempts at this same board:", view.past),
             titled("Your moves in this attempt so far:", view.current),
             titled("The board at present:", view.observation),
-            _PLAY,
+            _PLAY[view.prompting],
         )
 
     def reflection(self, view: ReflectionView) -> str:

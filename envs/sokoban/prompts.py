@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
+from common.settings import Prompting
 from envs.base import MemoryStep, MemoryWindow, PlayView, ReflectionView
 from envs.prompts import CompactStyle, PromptStyle, join_lines, join_paragraphs, titled
 from envs.sokoban.room import Position, Room, symbols
@@ -31,11 +32,16 @@ Your moves are up, down, left and right:
 - A box in a corner can't be moved any more, and a box along a wall can't be brought away from it. \
 Look some moves ahead so that no box gets stuck."""
 
-_PLAY = """\
+_PLAY = {
+    Prompting.REACT: """\
 Choose your next moves. Think step by step first: find the boxes and the targets, plan how to get behind a box and \
 push it towards a target, and stay clear of corners and walls that would trap it. \
 Then give your next {actions} moves (or fewer), separated by commas, inside the tags: \
-<action>move, move, ...</action>"""
+<action>move, move, ...</action>""",
+    Prompting.ACT: """\
+Choose your next moves. Answer with the moves alone and write nothing before them: your next {actions} moves \
+(or fewer), separated by commas, inside the tags: <action>move, move, ...</action>""",
+}
 
 _REFLECT = """\
 You did not bring all boxes home, and you will start over from the same room. \
@@ -57,7 +63,7 @@ class FullStyle(SokobanStyle):
     """Rules in sentences, all rooms with row labels."""
 
     def __init__(self, actions: int) -> None:
-        self._play_request = _PLAY.format(actions=actions)
+        self._actions = actions
 
     def board(self, room: Room, position: Position) -> str:
         """One line a row, counted from 0: "2: # _ P O #"."""
@@ -71,7 +77,7 @@ class FullStyle(SokobanStyle):
             titled("Your earlier attempts at this same room:", view.past),
             titled("Your moves in this attempt so far:", view.current),
             titled("The room at present:", view.observation),
-            self._play_request,
+            _PLAY[view.prompting].format(actions=self._actions),
         )
 
     def reflection(self, view: ReflectionView) -> str:

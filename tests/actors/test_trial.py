@@ -10,6 +10,7 @@ from actors.trial import TrialLimits, TrialPlay, play_trial
 from common.codec import decode_trial, encode_trial
 from common.messages import MemoryMode
 from common.records import EpisodeStatus, Purpose, Task, Trial
+from common.settings import Prompting
 from envs import registry
 from envs.base import EnvironmentFault
 from tests.actors.parts import LIMITS, BrokenEnv, CounterEnv, ScriptedPolicy, lease, plain_renderer
@@ -154,6 +155,19 @@ async def test_doors_reveals_the_failed_opening_in_the_next_prompt() -> None:
     assert trial.solved_at == 1
     assert "1 right" in policy.prompts(RequestKind.PLAY)[1]
     assert (trial.purpose, trial.actor, trial.slot) == (Purpose.TRAIN, "a", 0)
+
+
+@pytest.mark.parametrize(("prompting", "has_thoughts"), [(Prompting.ACT, False), (Prompting.REACT, True)])
+async def test_play_prompts_ask_for_thoughts_as_the_prompting_says(prompting: Prompting, has_thoughts: bool) -> None:
+    task = Task("doors", registry.canonical_config("doors", {"doors": 5, "prompt": "full"}), 4)
+    policy = ScriptedPolicy(["<action>1</action>", "<remark>it is to the right</remark>", "<action>5</action>"])
+    limits = TrialLimits(max_turns=0, max_prompt_tokens=4096, prompting=prompting)
+    await play_trial(lease(task=task), registry.make_env(task), policy, plain_renderer(), limits, "a")
+    prompts = policy.prompts(RequestKind.PLAY)
+    assert [("step by step" in prompt) for prompt in prompts] == [has_thoughts] * 2
+    assert [("write nothing before it" in prompt) for prompt in prompts] == [not has_thoughts] * 2
+    assert "the prize lies to the right of it" in prompts[1]
+    assert "it is to the right" in prompts[1], "Reflexion: what was said about the failed attempt"
 
 
 # ---- failures ------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 
 from envs.base import MemoryStep, PastAttempt, PlayView, ReflectionView
 from envs.doors.env import DoorsEnv
+from envs.doors.prompts import DoorsFullStyle
 from envs.doors.references import doors_references
 
 
@@ -111,6 +112,21 @@ def test_prompts_show_rules_past_hints_remarks_and_the_answer_format() -> None:
     assert "<action>door</action>" in env.play_prompt(play)
     assert "4 left" in env.reflection_prompt(reflection)
     assert "<remark>note</remark>" in env.reflection_prompt(reflection)
+
+
+def test_full_prompts_tell_rules_openings_remarks_and_the_answer_format_in_sentences() -> None:
+    env = DoorsEnv(7, prize=1, style=DoorsFullStyle(7))
+    play, reflection = late_views(env)
+    assert "numbered from 1 (left) to 7" in env.play_prompt(play)
+    assert env.play_prompt(play).count("You opened door 3: the prize lies to the right of it.") == 2
+    assert "Reflection on attempt 2: left 2" in env.play_prompt(play)
+    assert "You opened door 4: the prize lies to the left of it." in env.reflection_prompt(reflection)
+    assert "<remark>" in env.reflection_prompt(reflection)
+
+
+def test_a_response_without_a_door_is_told_as_such_in_full_prompts() -> None:
+    env = DoorsEnv(7, prize=1, style=DoorsFullStyle(7))
+    assert env.render_steps((MemoryStep("invalid", "nothing"),), env.windows.past) == "You named no door."
 
 
 def test_without_memory_every_episode_has_the_same_prompt() -> None:

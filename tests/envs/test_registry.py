@@ -12,7 +12,9 @@ import pytest
 
 from common.errors import BadInput, Missing
 from common.records import Task
+from common.settings import Prompting
 from envs import registry
+from envs.base import PlayView
 
 PACKAGE = """
 import random
@@ -99,6 +101,21 @@ def test_a_task_whose_configuration_is_no_json_object_is_refused(text: str) -> N
         registry.make_env(Task("doors", text, 0))
 
 
+@pytest.mark.parametrize("name", ["doors", "minesweeper", "sokoban"])
+def test_full_prompts_ask_for_reasoning_or_for_the_action_alone_and_compact_ones_never_for_reasoning(name: str) -> None:
+    def ask(prompt: str, prompting: Prompting) -> str:
+        env = registry.make_env(Task(name, registry.canonical_config(name, {"prompt": prompt}), 0))
+        board = env.reset().text
+        return env.play_prompt(PlayView(board, board, past="", current="", episode=0, turn=0, prompting=prompting))
+
+    full = {prompting: ask("full", prompting) for prompting in Prompting}
+    assert all("<action>" in text and "</action>" in text for text in full.values())
+    assert "step by step" in full[Prompting.REACT]
+    assert "step by step" not in full[Prompting.ACT]
+    assert full[Prompting.REACT].splitlines()[0] == full[Prompting.ACT].splitlines()[0], "the same rules"
+    assert ask("compact", Prompting.REACT) == ask("compact", Prompting.ACT)
+
+
 def test_references_come_from_the_environment() -> None:
     found = registry.references("doors", registry.canonical_config("doors", {}), episodes=3)
     assert found[0].name == "best policy"
@@ -140,7 +157,9 @@ def test_importing_the_registry_imports_no_environment() -> None:
 STATES = """
 import json, sys
 from common.records import Task
+from common.settings import Prompting
 from envs import registry
+from envs.base import PlayView
 for env, config, seed in json.load(sys.stdin):
     print(json.dumps(registry.make_env(Task(env, config, seed)).reset().text))
 """
