@@ -1,4 +1,4 @@
-"""Advantages of the responses of one group: GiGPO, GRPO and RLOO. No torch; every function is pure.
+"""Advantages of responses without a critic: GiGPO, GRPO, RLOO, REINFORCE++. No torch; every function is pure.
 
 One row = one response (a turn or a reflection) of any trial of the group; all arrays are float64 [n] in the same order.
 
@@ -7,9 +7,14 @@ One row = one response (a turn or a reflection) of any trial of the group; all a
             Feng et al., 2025 (GiGPO); score = undiscounted reward of the row's own episode
     grpo    (return - mean(return)) / std(return)                                Shao et al., 2024
     rloo    return - mean(return of the other rows)                              Ahmadian et al., 2024
+    reinforce_pp    (return - mean(return)) / std(return), over all groups of the batch together
+            Hu et al., 2025 (REINFORCE++); its variant with a group baseline is grpo with "mean" and `advantage.whiten`
 
-Means and unbiased standard deviations are taken over rows, not over trials, as in the reference. Where this differs
-from it:
+Worked example: two groups of two rows, returns 4, 0 | 8, 8. grpo with "mean": 2, -2 | 0, 0. rloo: 4, -4 | 0, 0.
+reinforce_pp: the mean is 5, the unbiased std 3.83: -0.26, -1.31 | 0.78, 0.78: a row of an easy task is praised for it.
+
+PPO's advantages, from a critic, are in `learner.gae`. Means and unbiased standard deviations are taken over rows, not
+over trials, as in the reference. Where this differs from it:
 
 - a reflection's score is the reward of the episode that follows it; the reference scores every reflection 0, which
   pushes reflections down whenever the group does well;
@@ -109,8 +114,20 @@ def rloo(values: Values) -> Values:
     return np.asarray((values - values.mean()) * (count / (count - 1)), dtype=np.float64)
 
 
+def reinforce_pp(values: Values) -> Values:
+    """REINFORCE++: a value against the whole batch, (value - mean) / std."""
+    return normalise(values, "mean_std")
+
+
+def batch_advantages(groups: Sequence[GroupRows], settings: AdvantageSettings) -> Values:
+    """The advantages of all groups' responses by an estimator without a critic: float64 [n], group after group."""
+    if settings.estimator == "reinforce_pp":
+        return reinforce_pp(np.concatenate([group.returns - group.penalties for group in groups]))
+    return np.concatenate([group_advantages(group, settings) for group in groups])
+
+
 def group_advantages(group: GroupRows, settings: AdvantageSettings) -> Values:
-    """The advantages of one group's responses by the configured estimator: float64 [n].
+    """The advantages of one group's responses by GiGPO, GRPO or RLOO: float64 [n].
 
     What an invalid response costs is compared over the group whatever the weights: for GiGPO it is a term of its own
     (with `episode_weight` 1 and "mean" the same as lowering the episode's reward, as the reference does); for GRPO and

@@ -1,7 +1,7 @@
 """Durable checkpoints: everything from which training goes on as if it had not stopped.
 
     <run>/checkpoints/step-00000020/
-        model.safetensors       float32 parameters
+        model.safetensors       float32 parameters; a critic's under "critic."
         optimizer.safetensors   AdamW's moments and step counts, "<parameter>/<name>"
         state.json              policy version (= the last batch trained, the journal position), settings hash, random
         states manifest.json           SHA-256 of each of the others, written last
@@ -76,7 +76,15 @@ def learning_hash(settings: Settings) -> str:
     """Hash of the settings that decide what an update does; 16 hex digits. Sizes of the machine and of the run are
     not in it.
     """
-    sections = (settings.env, settings.trial, settings.credit, settings.advantage, settings.loss, settings.optimizer)
+    sections = (
+        settings.env,
+        settings.trial,
+        settings.credit,
+        settings.advantage,
+        settings.critic,
+        settings.loss,
+        settings.optimizer,
+    )
     encoded = msgspec.json.encode([msgspec.to_builtins(section) for section in sections], order="deterministic")
     return hashlib.sha256(encoded).hexdigest()[:16]
 

@@ -3,7 +3,8 @@
     trials    reward/mean, reward/episode_1.., train/pass@1.., train/episodes, train/valid_actions,
               train/valid_reflections, staleness/mean, staleness/max, rollout/prefix_hit_rate
     samples   train/samples, train/response_tokens, train/advantage_std
-    tokens    loss/policy, loss/entropy, loss/clip_fraction, loss/dual_clip_fraction, engine/...
+    tokens    loss/policy, loss/entropy, loss/clip_fraction, loss/dual_clip_fraction, loss/kl, engine/...
+    values    critic/loss, critic/clip_fraction; critic/value_mean, critic/explained_variance (`learner.critic`)
 
 engine/logprob_gap_max and _mean are |trainer - engine| over tokens of age 0, where both hold the same weights: what
 remains is numerical. policy/logprob_shift_mean is the same over all tokens, staleness included. engine/importance_ess
@@ -26,7 +27,7 @@ import torch
 
 from common.messages import Metric
 from common.records import Trial
-from learner.loss import PolicyLoss, effective_share, ratio
+from learner.loss import PolicyLoss, ValueLoss, effective_share, ratio
 from learner.samples import Sample
 
 
@@ -91,12 +92,22 @@ class TokenMeter:
     _proximal: list[torch.Tensor] = field(default_factory=list)
     _behaviour: list[torch.Tensor] = field(default_factory=list)
     _ages: list[torch.Tensor] = field(default_factory=list)
+    _divergences: list[torch.Tensor] = field(default_factory=list)
+    _values: list[torch.Tensor] = field(default_factory=list)
 
     def add(self, loss: PolicyLoss, entropies: torch.Tensor) -> None:
         """Count a pack that was trained on."""
         rows = (loss.losses, entropies, loss.clipped, loss.dual_clipped, loss.capped)
         self._sums.append(torch.stack([row.detach().double().sum() for row in rows]))
         self._tokens += len(entropies)
+
+    def add_kl(self, divergences: torch.Tensor) -> None:
+        """Count the KL estimates of a pack's tokens, [n]."""
+        self._divergences.append(divergences.detach())
+
+    def add_values(self, loss: ValueLoss) -> None:
+        """Count the value losses of a pack's responses."""
+        self._values.append(torch.stack((loss.losses.detach().double(), loss.clipped.double())))
 
     def compare(self, proximal: torch.Tensor, behaviour: torch.Tensor, ages: torch.Tensor) -> None:
         """Count tokens whose logprobs under the policy that the update starts from are known, [n] each."""
@@ -105,7 +116,7 @@ class TokenMeter:
         self._ages.append(ages)
 
     def metrics(self) -> list[Metric]:
-        """The figures; the gap is left out where no token has age 0."""
+        """The figures; the gap is left out where no token has age 0, what was not counted as well."""
         policy, entropy, clipped, dual_clipped, capped = (torch.stack(self._sums).sum(0) / self._tokens).tolist()
         proximal, behaviour = torch.cat(self._proximal), torch.cat(self._behaviour)
         ages, gaps = torch.cat(self._ages), (proximal - behaviour).abs()
@@ -122,6 +133,11 @@ class TokenMeter:
         if len(current):
             metrics.append(Metric("engine/logprob_gap_max", float(current.max())))
             metrics.append(Metric("engine/logprob_gap_mean", float(current.mean())))
+        if self._divergences:
+            metrics.append(Metric("loss/kl", float(torch.cat(self._divergences).mean())))
+        if self._values:
+            value, limited = torch.cat(self._values, dim=1).mean(dim=1).tolist()
+            metrics += [Metric("critic/loss", value), Metric("critic/clip_fraction", limited)]
         return metrics + _metrics_by_age(proximal, behaviour, ages, self.max_staleness)
 
 

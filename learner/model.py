@@ -64,11 +64,15 @@ class TokenScores:
 
 @dataclass(frozen=True, slots=True)
 class PackInput:
-    """A pack as tensors on the model's device; made once, used by every pass over the pack."""
+    """A pack as tensors on the model's device; made once, used by every pass over the pack.
+
+    prompt_rows: index into rows of the last token of each response's prompt.
+    """
 
     ids: torch.Tensor
     positions: torch.Tensor
     rows: torch.Tensor
+    prompt_rows: torch.Tensor
     token_rows: Indices
     targets: torch.Tensor
     layout: PrefixLayout
@@ -131,6 +135,7 @@ class PolicyModel:
             getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         )
         self.vocabulary = int(config.vocab_size)
+        self.hidden_size = int(config.hidden_size)
         self._check_scores()
 
     def prepare(self, pack: Pack) -> PackInput:
@@ -150,6 +155,7 @@ class PolicyModel:
             ids=torch.from_numpy(pack.ids).to(self.device)[None],
             positions=torch.from_numpy(pack.positions).to(self.device)[None],
             rows=torch.from_numpy(pack.rows).to(self.device),
+            prompt_rows=torch.from_numpy(pack.responses.prompt_rows).to(self.device),
             token_rows=pack.token_rows,
             targets=torch.from_numpy(pack.targets).to(self.device),
             layout=plan_layout(pack, self._groups, self.device),
@@ -158,11 +164,20 @@ class PolicyModel:
 
     def score(self, data: PackInput) -> TokenScores:
         """Logprobs and entropies of a pack's response tokens, in the pack's order."""
+        return self.score_hidden(data, self.hidden(data))
+
+    def hidden(self, data: PackInput) -> torch.Tensor:
+        """The last hidden states of a pack's rows, [M, hidden size]."""
         with self._precision():
             output = self._decoder(
                 input_ids=data.ids, position_ids=data.positions, use_cache=False, prefix_layout=data.layout
             )
-            hidden = output.last_hidden_state[0].index_select(0, data.rows)
+        states: torch.Tensor = output.last_hidden_state[0].index_select(0, data.rows)
+        return states
+
+    def score_hidden(self, data: PackInput, hidden: torch.Tensor) -> TokenScores:
+        """`score` from the hidden states of `hidden`."""
+        with self._precision():
             parts = [self._score_rows(data, hidden, first, last) for first, last in self._chunks(len(hidden))]
         if len(parts) == 1:
             return parts[0]
@@ -225,6 +240,10 @@ class PolicyModel:
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
         """Every parameter once, by its name in the weight file; a tied output head has none of its own."""
         return dict(self.module.named_parameters())
+
+    def decoder_parameters(self) -> Mapping[str, torch.nn.Parameter]:
+        """The parameters that hidden states come from, by their names inside the decoder; not an untied output head."""
+        return dict(self._decoder.named_parameters())
 
     @contextlib.contextmanager
     def holding(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:

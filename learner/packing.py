@@ -47,11 +47,28 @@ class TokenData:
     """What the loss needs of response tokens, one entry a token, all [N].
 
     behaviour: logprobs under the policy that sampled them. ages: updates between that policy and the one trained from.
+    responses: index into `ResponseData` of the response that a token belongs to.
     """
 
     behaviour: npt.NDArray[np.float32]
     advantages: npt.NDArray[np.float32]
     ages: npt.NDArray[np.int32]
+    responses: Indices
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseData:
+    """What the losses need of whole responses, one entry each, all [R].
+
+    samples: places among the samples that were packed. lengths: tokens. prompt_rows: index into the pack's rows of the
+    last token of the prompt, where a critic reads its value. values, targets: see `Sample`.
+    """
+
+    samples: Indices
+    lengths: Indices
+    prompt_rows: Indices
+    values: npt.NDArray[np.float32]
+    targets: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +87,25 @@ class Pack:
     token_rows: Indices
     targets: Indices
     tokens: TokenData
+    responses: ResponseData
     temperature: float
 
 
 @dataclass(slots=True)
 class _Sequence:
-    """A sample and the tokens that the model is fed for it: its prompt and its response less the last token."""
+    """A sample, its place among the samples, and the tokens that the model is fed for it: its prompt and its response
+    less the last token.
+    """
 
     sample: Sample
+    place: int
     fed: Indices
     key: bytes
 
 
-def _sequence(sample: Sample) -> _Sequence:
+def _sequence(sample: Sample, place: int) -> _Sequence:
     fed = np.concatenate((sample.prompt_ids, sample.ids[:-1]))
-    return _Sequence(sample, fed.astype(np.int64), fed.astype(">i4").tobytes())
+    return _Sequence(sample, place, fed.astype(np.int64), fed.astype(">i4").tobytes())
 
 
 def _shared_prefix(one: Indices, other: Indices) -> int:
@@ -134,6 +155,15 @@ class _PackBuilder:
             behaviour=np.concatenate([sample.behaviour_logprobs for sample in samples])[order],
             advantages=np.repeat(np.array([sample.advantage for sample in samples], dtype=np.float32), lengths)[order],
             ages=np.concatenate([sample.ages for sample in samples])[order],
+            responses=np.repeat(np.arange(len(samples)), lengths)[order],
+        )
+        starts = np.cumsum([0, *lengths[:-1]])
+        responses = ResponseData(
+            samples=np.array([sequence.place for sequence in self._sequences], dtype=np.int64),
+            lengths=np.array(lengths, dtype=np.int64),
+            prompt_rows=token_rows[starts],
+            values=np.array([sample.value for sample in samples], dtype=np.float32),
+            targets=np.array([sample.value_target for sample in samples], dtype=np.float32),
         )
         return Pack(
             ids=np.concatenate(self._added),
@@ -143,6 +173,7 @@ class _PackBuilder:
             token_rows=token_rows[order],
             targets=np.concatenate([sample.ids for sample in samples])[order].astype(np.int64),
             tokens=data,
+            responses=responses,
             temperature=self.temperature,
         )
 
@@ -161,7 +192,7 @@ def pack(samples: Iterable[Sample], pack_tokens: int) -> tuple[Pack, ...]:
     Raises:
         BadInput: one sample alone is longer than `pack_tokens`.
     """
-    sequences: Sequence[_Sequence] = [_sequence(sample) for sample in samples]
+    sequences: Sequence[_Sequence] = [_sequence(sample, place) for place, sample in enumerate(samples)]
     builders: list[_PackBuilder] = []
     for sequence in sorted(sequences, key=lambda item: (item.sample.temperature, item.key)):
         _check(sequence.sample, pack_tokens)

@@ -2,13 +2,16 @@
 
 Trials are taken in the order of their ids, and a trial's responses in the order in which they were generated, so that
 the samples of a batch are a function of the set of its trials.
+
+With a critic (`advantage.estimator: ppo`) this takes two steps: `unscored_samples` are what it must value, and
+`make_samples` is given the values in the same order.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +19,8 @@ import numpy.typing as npt
 from common.errors import BadInput
 from common.records import Completion, Logprobs, Purpose, TokenIds, Trial
 from common.settings import AdvantageSettings, CreditSettings
-from learner.advantages import GroupRows, group_advantages
+from learner.advantages import GroupRows, Values, batch_advantages, normalise
+from learner.gae import GaeSettings, TrialSteps, trial_advantages
 from learner.returns import Form, trial_returns
 
 
@@ -33,7 +37,8 @@ class Sample:
 
     prompt_ids: int32 [P]. ids: int32 [R]. behaviour_logprobs: float32 [R], at `temperature`. ages: int32 [R], updates
     between the policy version that generated a token and the one trained from. advantage: of every token of the
-    response.
+    response. value: what the critic expected at the prompt when the update began, value_target: what it should have
+    expected; both 0 without a critic.
     """
 
     kind: SampleKind
@@ -44,6 +49,8 @@ class Sample:
     temperature: float
     is_valid: bool
     advantage: float
+    value: float = 0.0
+    value_target: float = 0.0
 
     @property
     def age(self) -> int:
@@ -53,28 +60,65 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A response with what its group's advantages are computed from."""
+    """A response with what its advantage is computed from.
+
+    episode: its own index, or that of the one before a reflection. step_reward: what the environment paid for it.
+    episode_reward: of its episode, or of the one after a reflection.
+    """
 
     kind: SampleKind
     completion: Completion
     is_valid: bool
-    reward: float
+    episode: int
+    step_reward: float
+    episode_reward: float
     ret: float
     anchor: Hashable
 
+    def penalty(self, advantage: AdvantageSettings) -> float:
+        """What the response costs for being invalid."""
+        return 0.0 if self.is_valid else advantage.invalid_action_penalty
+
+
+def _form(credit: CreditSettings) -> Form:
+    return "reference" if credit.form == "reference" else "paper"
+
 
 def _rows(trial: Trial, credit: CreditSettings) -> Iterator[_Row]:
-    form: Form = "reference" if credit.form == "reference" else "paper"
-    returns = trial_returns(trial, form, credit.step_discount, credit.trial_discount)
+    returns = trial_returns(trial, _form(credit), credit.step_discount, credit.trial_discount)
     for episode, turn_returns in zip(trial.episodes, returns.turns, strict=True):
         for turn, ret in zip(episode.turns, turn_returns, strict=True):
-            yield _Row(SampleKind.TURN, turn.completion, turn.is_valid, episode.reward, ret, turn.anchor_state)
+            yield _Row(
+                kind=SampleKind.TURN,
+                completion=turn.completion,
+                is_valid=turn.is_valid,
+                episode=episode.index,
+                step_reward=turn.reward,
+                episode_reward=episode.reward,
+                ret=ret,
+                anchor=turn.anchor_state,
+            )
         if episode.index < len(returns.reflections):
             reflection = trial.reflections[episode.index]
             following = trial.episodes[episode.index + 1]
-            anchor = (SampleKind.REFLECTION, following.turns[0].anchor_state)
-            ret = returns.reflections[episode.index]
-            yield _Row(SampleKind.REFLECTION, reflection.completion, reflection.is_valid, following.reward, ret, anchor)
+            yield _Row(
+                kind=SampleKind.REFLECTION,
+                completion=reflection.completion,
+                is_valid=reflection.is_valid,
+                episode=episode.index,
+                step_reward=0.0,
+                episode_reward=following.reward,
+                ret=returns.reflections[episode.index],
+                anchor=(SampleKind.REFLECTION, following.turns[0].anchor_state),
+            )
+
+
+def _groups(trials: Sequence[Trial], credit: CreditSettings) -> tuple[tuple[tuple[_Row, ...], ...], ...]:
+    """Rows by group, by trial, in the order of samples."""
+    groups: dict[int, list[tuple[_Row, ...]]] = {}
+    for trial in sorted(trials, key=lambda trial: trial.trial_id):
+        groups.setdefault(trial.group_id, []).append(tuple(_rows(trial, credit)))
+    return tuple(tuple(group) for group in groups.values())
 
 
 def _token_ages(completion: Completion, policy_version: int) -> npt.NDArray[np.int32]:
@@ -84,7 +128,7 @@ def _token_ages(completion: Completion, policy_version: int) -> npt.NDArray[np.i
     return ages
 
 
-def _sample(row: _Row, advantage: float, policy_version: int) -> Sample:
+def _sample(row: _Row, policy_version: int) -> Sample:
     completion = row.completion
     return Sample(
         kind=row.kind,
@@ -94,7 +138,7 @@ def _sample(row: _Row, advantage: float, policy_version: int) -> Sample:
         ages=_token_ages(completion, policy_version),
         temperature=completion.temperature,
         is_valid=row.is_valid,
-        advantage=advantage,
+        advantage=0.0,
     )
 
 
@@ -112,8 +156,23 @@ def _check(trials: Sequence[Trial]) -> None:
             )
 
 
+def unscored_samples(trials: Sequence[Trial], policy_version: int) -> tuple[Sample, ...]:
+    """The samples of a batch with advantage 0, in the order of `make_samples`: what a critic is asked to value.
+
+    Raises:
+        BadInput: no trials, one twice, or one that is not fit for training.
+    """
+    _check(trials)
+    groups = _groups(trials, CreditSettings())
+    return tuple(_sample(row, policy_version) for group in groups for rows in group for row in rows)
+
+
 def make_samples(
-    trials: Sequence[Trial], policy_version: int, credit: CreditSettings, advantage: AdvantageSettings
+    trials: Sequence[Trial],
+    policy_version: int,
+    credit: CreditSettings,
+    advantage: AdvantageSettings,
+    values: Values | None = None,
 ) -> tuple[Sample, ...]:
     """The samples of a batch, group by group.
 
@@ -122,22 +181,73 @@ def make_samples(
         policy_version: the version trained from.
         credit: discounts and form of the returns.
         advantage: the estimator.
+        values: of the critic, float64 [n] in the order of `unscored_samples`; for `ppo` only.
 
     Raises:
-        BadInput: no trials, one twice, or one that is not fit for training.
+        BadInput: no trials, one twice, or one that is not fit for training; `ppo` without a value for each sample.
     """
     _check(trials)
-    groups: dict[int, list[_Row]] = {}
-    for trial in sorted(trials, key=lambda trial: trial.trial_id):
-        groups.setdefault(trial.group_id, []).extend(_rows(trial, credit))
-    samples: list[Sample] = []
-    for rows in groups.values():
-        arrays = GroupRows(
-            rewards=np.array([row.reward for row in rows], dtype=np.float64),
-            returns=np.array([row.ret for row in rows], dtype=np.float64),
-            penalties=np.array([0.0 if row.is_valid else advantage.invalid_action_penalty for row in rows]),
-            anchors=[row.anchor for row in rows],
-        )
-        advantages = group_advantages(arrays, advantage)
-        samples.extend(_sample(row, float(value), policy_version) for row, value in zip(rows, advantages, strict=True))
-    return tuple(samples)
+    groups = _groups(trials, credit)
+    rows = [row for group in groups for trial_rows in group for row in trial_rows]
+    samples = [_sample(row, policy_version) for row in rows]
+    if advantage.estimator == "ppo":
+        if values is None or len(values) != len(rows):
+            given = 0 if values is None else len(values)
+            raise BadInput(f"ppo needs the critic's value of each of {len(rows)} samples, got {given}")
+        advantages = _critic_advantages(groups, values, credit, advantage)
+        targets = advantages + values
+        samples = [
+            replace(sample, value=float(value), value_target=float(target))
+            for sample, value, target in zip(samples, values, targets, strict=True)
+        ]
+    else:
+        advantages = batch_advantages([_group_rows(group, advantage) for group in groups], advantage)
+    if advantage.whiten:
+        advantages = normalise(advantages, "mean_std")
+    return tuple(replace(sample, advantage=float(one)) for sample, one in zip(samples, advantages, strict=True))
+
+
+def _group_rows(group: Sequence[Sequence[_Row]], advantage: AdvantageSettings) -> GroupRows:
+    rows = [row for trial_rows in group for row in trial_rows]
+    return GroupRows(
+        rewards=np.array([row.episode_reward for row in rows], dtype=np.float64),
+        returns=np.array([row.ret for row in rows], dtype=np.float64),
+        penalties=np.array([row.penalty(advantage) for row in rows], dtype=np.float64),
+        anchors=[row.anchor for row in rows],
+    )
+
+
+def _critic_advantages(
+    groups: Sequence[Sequence[Sequence[_Row]]], values: Values, credit: CreditSettings, advantage: AdvantageSettings
+) -> Values:
+    """GAE trial by trial: float64 [n]. An invalid response's reward is lower by the penalty."""
+    settings = GaeSettings(_form(credit), credit.step_discount, credit.trial_discount, advantage.gae_lambda)
+    found: list[float] = []
+    for rows in (trial_rows for group in groups for trial_rows in group):
+        own = values[len(found) : len(found) + len(rows)]
+        found += _trial_advantages(rows, own.tolist(), settings, advantage)
+    return np.array(found, dtype=np.float64)
+
+
+def _trial_advantages(
+    rows: Sequence[_Row], values: Sequence[float], settings: GaeSettings, advantage: AdvantageSettings
+) -> list[float]:
+    """GAE of one trial's rows, in their order."""
+    turns: list[list[tuple[float, float]]] = [[] for _ in range(1 + max(row.episode for row in rows))]
+    reflections: list[tuple[float, float]] = []
+    for row, value in zip(rows, values, strict=True):
+        seen = reflections if row.kind is SampleKind.REFLECTION else turns[row.episode]
+        seen.append((row.step_reward - row.penalty(advantage), value))
+    found = trial_advantages(
+        TrialSteps(
+            rewards=[[reward for reward, _ in episode] for episode in turns],
+            values=[[value for _, value in episode] for episode in turns],
+            reflection_rewards=[reward for reward, _ in reflections],
+            reflection_values=[value for _, value in reflections],
+        ),
+        settings,
+    )
+    in_order = [list(episode) for episode in found.turns]
+    for index, one in enumerate(found.reflections):
+        in_order[index].append(one)
+    return [one for episode in in_order for one in episode]

@@ -1,12 +1,15 @@
 """One policy update: trials -> samples -> packs -> gradient steps -> the next policy version.
 
-`PolicyUpdater` owns the model, the optimizer and the version counter; it knows nothing of sockets or the journal. An
-update is a function of its state and of the set of trials: on CPU in float32 the same trials give bit-equal
+`PolicyUpdater` owns the models, their optimizers and the version counter; it knows nothing of sockets or the journal.
+An update is a function of its state and of the set of trials: on CPU in float32 the same trials give bit-equal
 parameters.
 
 A batch is trained in `optimizer.minibatches` optimizer steps. The proximal logprobs are those of the policy that the
 update starts from. For the first minibatch they are the current ones, since nothing has changed yet; for the others
 they are computed before the first step. With a single minibatch no token needs a second pass, whatever its age.
+
+With PPO's critic the prompts are valued before anything else, by the critic that the update starts from. During
+`critic.warmup_updates` the policy stays as it is while its version goes on counting.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +26,21 @@ import torch
 from common.errors import BadInput, RunFailed
 from common.messages import Metric
 from common.records import Trial
-from common.settings import OptimizerSettings, Settings
+from common.settings import Settings
 from common.weights import WeightFile
 from learner import checkpoint
-from learner.loss import TokenLogprobs, entropy_coefficient, policy_loss
+from learner.critic import value_metrics
+from learner.loss import entropy_coefficient, needs_proximal
 from learner.metrics import TokenMeter, sample_metrics, trial_metrics
-from learner.model import PackInput, PolicyModel
-from learner.packing import Pack, pack
+from learner.model import PolicyModel
+from learner.objective import Minibatch, Objective, compute_proximal, compute_reference, load_models, load_pack
+from learner.optimizer import Trained, learning_rate
+from learner.packing import pack
 from learner.parity import engine_parity
-from learner.samples import Sample, make_samples
+from learner.samples import Sample, make_samples, unscored_samples
+
+CRITIC = "critic."
+"""Before the names of a critic's parameters in a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +48,6 @@ class UpdateResult:
     """What an update measured."""
 
     metrics: tuple[Metric, ...]
-
-
-@dataclass(slots=True)
-class _LoadedPack:
-    """A pack on the model's device. proximal: logprobs [N] under the policy before the update, None while not
-    computed.
-    """
-
-    source: Pack
-    data: PackInput
-    behaviour: torch.Tensor
-    advantages: torch.Tensor
-    ages: torch.Tensor
-    proximal: torch.Tensor | None = None
 
 
 def split_minibatches(samples: Sequence[Sample], minibatches: int, seed: int, step: int) -> list[list[Sample]]:
@@ -86,8 +81,11 @@ class PolicyUpdater:
         torch.set_num_threads(settings.trainer.threads)
         self._settings = settings
         self._model = PolicyModel(model_path, settings.trainer)
-        self._parameters = list(self._model.parameters().values())
-        self._optimizer = _make_optimizer(self._parameters, settings.optimizer)
+        self._models = load_models(settings, self._model)
+        self._trained = [Trained("", self._model.parameters(), settings.optimizer)]
+        if self._models.critic is not None:
+            own = replace(settings.optimizer, learning_rate=settings.critic.learning_rate)
+            self._trained.append(Trained(CRITIC, self._models.critic.parameters(), own))
         self._version = 0
 
     @property
@@ -112,26 +110,27 @@ class PolicyUpdater:
             )
         begin = time.perf_counter()
         settings = self._settings
-        samples = make_samples(trials, self._version, settings.credit, settings.advantage)
+        samples = self._make_samples(trials)
         batches = [
-            [self._load(item) for item in pack(part, settings.optimizer.pack_tokens)]
+            Minibatch(tuple(load_pack(self._model, item) for item in pack(part, settings.optimizer.pack_tokens)))
             for part in split_minibatches(samples, settings.optimizer.minibatches, settings.run.seed, step)
         ]
-        if settings.loss.kind == "decoupled_ppo":
-            self._compute_proximal([item for batch in batches[1:] for item in batch])
+        if needs_proximal(settings.loss):
+            compute_proximal(self._model, [item for batch in batches[1:] for item in batch.packs])
+        if self._models.reference is not None:
+            compute_reference(self._models.reference, [item for batch in batches for item in batch.packs])
         coefficient = entropy_coefficient(settings.loss, step, settings.batch.updates)
         meter = TokenMeter(settings.batch.max_staleness)
+        objective = Objective(settings, self._models, coefficient, meter)
         rate = learning_rate(settings.optimizer, step, settings.batch.updates)
-        for parameters in self._optimizer.param_groups:
-            parameters["lr"] = rate
-        norms = [
-            self._step(step, batch, coefficient, is_first=index == 0, meter=meter)
-            for index, batch in enumerate(batches)
-        ]
+        self._trained[0].set_learning_rate(rate)
+        norms = [self._step(step, batch, objective, is_first=index == 0) for index, batch in enumerate(batches)]
         self._version = step
         metrics = trial_metrics(trials, settings.trial.episodes, step - 1) + sample_metrics(samples) + meter.metrics()
+        if self._models.critic is not None:
+            metrics += value_metrics(samples)
         seconds = time.perf_counter() - begin
-        tokens = sum(len(item.source.ids) for batch in batches for item in batch)
+        tokens = sum(len(item.source.ids) for batch in batches for item in batch.packs)
         metrics += [
             Metric("loss/entropy_coefficient", coefficient),
             Metric("loss/grad_norm", sum(norms) / len(norms)),
@@ -141,6 +140,13 @@ class PolicyUpdater:
             Metric("trainer/tokens_per_second", tokens / seconds),
         ]
         return UpdateResult(tuple(metrics))
+
+    def _make_samples(self, trials: Sequence[Trial]) -> tuple[Sample, ...]:
+        settings, critic = self._settings, self._models.critic
+        values = None
+        if critic is not None:
+            values = critic.score(unscored_samples(trials, self._version), settings.optimizer.pack_tokens)
+        return make_samples(trials, self._version, settings.credit, settings.advantage, values)
 
     def parity(self, trials: Sequence[Trial], folder_of: Callable[[int], Path]) -> tuple[Metric, ...]:
         """How far engine and trainer disagree on `trainer.parity_responses` responses (`learner.parity`)."""
@@ -163,16 +169,12 @@ class PolicyUpdater:
         Returns:
             the folder.
         """
-        names: dict[torch.Tensor, str] = {value: name for name, value in self._model.parameters().items()}
-        moments = {
-            f"{names[parameter]}/{key}": value
-            for parameter, state in self._optimizer.state.items()
-            for key, value in state.items()
-        }
+        parameters = {name: value for one in self._trained for name, value in one.parameters().items()}
+        moments = {name: value for one in self._trained for name, value in one.moments().items()}
         state = checkpoint.TrainingState(
             self._version, checkpoint.learning_hash(self._settings), checkpoint.random_states()
         )
-        return checkpoint.save(folder, self._model.parameters(), moments, state)
+        return checkpoint.save(folder, parameters, moments, state)
 
     def load_checkpoint(self, folder: Path) -> None:
         """Go on from a checkpoint: parameters, optimizer, random states and version become what they were.
@@ -189,84 +191,35 @@ class PolicyUpdater:
                 "env, trial, credit, advantage, loss and optimizer must stay as they were, or a new run start from its "
                 "weights"
             )
-        parameters = self._model.parameters()
+        parameters = {name: value for one in self._trained for name, value in one.parameters().items()}
         shapes = {name: tuple(value.shape) for name, value in parameters.items()}
         if {name: tuple(value.shape) for name, value in tensors.items()} != shapes:
             raise BadInput(f"checkpoint {folder} is of another model than {self._model.path}")
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(tensors[name])
-        for key, value in moments.items():
-            name, _, kind = key.rpartition("/")
-            self._optimizer.state[parameters[name]][kind] = value.to(self._model.device)
+        for one in self._trained:
+            one.load_moments(moments, self._model.device)
         checkpoint.set_random_states(state.random)
         self._version = state.policy_version
 
-    def _load(self, item: Pack) -> _LoadedPack:
-        device = self._model.device
-        return _LoadedPack(
-            source=item,
-            data=self._model.prepare(item),
-            behaviour=torch.from_numpy(item.tokens.behaviour).to(device),
-            advantages=torch.from_numpy(item.tokens.advantages).to(device),
-            ages=torch.from_numpy(item.tokens.ages).to(device),
-        )
-
-    @torch.no_grad()
-    def _compute_proximal(self, packs: Sequence[_LoadedPack]) -> None:
-        for item in packs:
-            item.proximal = self._model.score(item.data).logprobs
-
-    def _step(
-        self, step: int, packs: Sequence[_LoadedPack], coefficient: float, *, is_first: bool, meter: TokenMeter
-    ) -> float:
-        """One optimizer step over a minibatch; the norm of its gradient before clipping."""
-        tokens = sum(len(item.advantages) for item in packs)
+    def _step(self, step: int, batch: Minibatch, objective: Objective, *, is_first: bool) -> float:
+        """One optimizer step over a minibatch; the norm of the policy's gradient before clipping."""
         total = torch.zeros((), device=self._model.device)
-        self._optimizer.zero_grad(set_to_none=True)
-        for item in packs:
-            scores = self._model.score(item.data)
-            if is_first:
-                item.proximal = scores.logprobs.detach()
-            proximal = item.behaviour if item.proximal is None else item.proximal
-            logprobs = TokenLogprobs(scores.logprobs, proximal, item.behaviour)
-            loss = policy_loss(logprobs, item.advantages, self._settings.loss)
-            objective = (loss.losses.sum() - coefficient * scores.entropies.sum()) / tokens
-            torch.autograd.backward(objective)
-            total += objective.detach()
-            meter.add(loss, scores.entropies)
-            if item.proximal is not None:
-                meter.compare(item.proximal, item.behaviour, item.ages)
-        limit = self._settings.optimizer.max_grad_norm or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
-        if not (math.isfinite(norm) and math.isfinite(float(total))):
-            largest = max(float(item.advantages.abs().max()) for item in packs)
+        for one in self._trained:
+            one.zero_grad()
+        for item in batch.packs:
+            part = objective.of_pack(item, batch, is_first=is_first)
+            torch.autograd.backward(part)
+            total += part.detach()
+        norms = [one.clip_gradient() for one in self._trained]
+        if not all(map(math.isfinite, (*norms, float(total)))):
+            largest = max(float(item.advantages.abs().max()) for item in batch.packs)
             raise RunFailed(
-                f"update {step} is not finite: loss {float(total)}, gradient norm {norm}, largest advantage "
-                f"{largest:.4g}, {tokens} tokens; lower optimizer.learning_rate or loss.importance_cap and resume"
+                f"update {step} is not finite: loss {float(total)}, gradient norm {max(norms)}, largest advantage "
+                f"{largest:.4g}, {batch.tokens} tokens; lower optimizer.learning_rate or loss.importance_cap and resume"
             )
-        self._optimizer.step()
-        return norm
-
-
-def learning_rate(settings: OptimizerSettings, step: int, updates: int) -> float:
-    """The learning rate of update `step` (1, 2, ... `updates`): a linear rise, then constant or a linear fall.
-
-    Adam's steps have about the size of the learning rate whatever the gradient. At first its averages know nothing, and
-    once a task is solved only noise is left to follow: both can cost a small model what it has learned.
-    """
-    rise = min(1.0, step / max(1, settings.warmup_updates))
-    left = max(updates - step + 1, 1) / max(updates - settings.warmup_updates, 1)
-    fall = min(1.0, left) if settings.schedule == "linear" else 1.0
-    return settings.learning_rate * rise * fall
-
-
-def _make_optimizer(parameters: Sequence[torch.nn.Parameter], settings: OptimizerSettings) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        parameters,
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.epsilon,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+        is_warming_up = self._models.critic is not None and step <= self._settings.critic.warmup_updates
+        for one in self._trained[1:] if is_warming_up else self._trained:
+            one.step()
+        return norms[0]

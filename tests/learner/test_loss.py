@@ -12,6 +12,7 @@ import torch
 
 from common.settings import LossSettings
 from learner.loss import (
+    ResponseTokens,
     TokenLogprobs,
     clipped_losses,
     effective_share,
@@ -46,7 +47,7 @@ def test_losses_gradients_and_clip_fractions_equal_the_golden_cases(shared: Path
         old, advantages, mask = (torch.tensor(inputs[key]) for key in ("old_log_prob", "advantages", "response_mask"))
         new = torch.tensor(inputs["log_prob"], requires_grad=True)
         settings = LossSettings(clip_low=inputs["clip_low"], clip_high=inputs["clip_high"], dual_clip=inputs["clip_c"])
-        losses, clipped, bounded = clipped_losses(new, old, advantages, settings)
+        losses, clipped, bounded = clipped_losses(ratio(new, old), advantages, settings)
         loss = aggregate(losses, mask, inputs["loss_agg_mode"])
         loss.backward()
         assert loss.item() == pytest.approx(expected["pg_loss"], abs=1e-4), case["id"]
@@ -69,16 +70,19 @@ def logprobs(current: float, proximal: float, behaviour: float) -> TokenLogprobs
     )
 
 
+ONE_TOKEN = ResponseTokens(torch.tensor([0]), torch.tensor([1]), 1.0)
+
+
 def test_the_decoupled_loss_weighs_a_clipped_step_from_the_proximal_policy() -> None:
     # r = 0.3 / 0.2 = 1.5, clipped to 1.2; w = 0.2 / 0.1 = 2
-    loss = policy_loss(logprobs(0.3, 0.2, 0.1), torch.tensor([1.0]), DECOUPLED)
+    loss = policy_loss(logprobs(0.3, 0.2, 0.1), torch.tensor([1.0]), ONE_TOKEN, DECOUPLED)
     assert loss.losses.item() == pytest.approx(-2.4)
     assert bool(loss.clipped)
 
 
 def test_importance_weights_are_capped_and_carry_no_gradient() -> None:
     parts = logprobs(0.2, 0.2, 0.01)  # w = 20, capped at 5
-    loss = policy_loss(parts, torch.tensor([1.0]), DECOUPLED)
+    loss = policy_loss(parts, torch.tensor([1.0]), ONE_TOKEN, DECOUPLED)
     loss.losses.sum().backward()
     assert loss.losses.item() == pytest.approx(-5.0)
     assert parts.current.grad.item() == pytest.approx(-5.0)
@@ -86,20 +90,20 @@ def test_importance_weights_are_capped_and_carry_no_gradient() -> None:
 
 
 def test_ppo_clip_measures_the_step_from_the_policy_that_sampled() -> None:
-    loss = policy_loss(logprobs(0.3, 0.3, 0.2), torch.tensor([1.0]), LossSettings(kind="ppo_clip"))
+    loss = policy_loss(logprobs(0.3, 0.3, 0.2), torch.tensor([1.0]), ONE_TOKEN, LossSettings(kind="ppo_clip"))
     assert loss.losses.item() == pytest.approx(-1.2)
 
 
 def test_on_policy_both_losses_have_the_plain_policy_gradient() -> None:
     for kind in ("decoupled_ppo", "ppo_clip"):
         parts = logprobs(0.2, 0.2, 0.2)
-        policy_loss(parts, torch.tensor([-0.7]), LossSettings(kind=kind)).losses.sum().backward()
+        policy_loss(parts, torch.tensor([-0.7]), ONE_TOKEN, LossSettings(kind=kind)).losses.sum().backward()
         assert parts.current.grad.item() == pytest.approx(0.7)
 
 
 def test_a_bad_action_that_became_likely_is_bounded_by_the_dual_clip() -> None:
     parts = logprobs(0.9, 0.1, 0.1)  # r = 9, bound 3
-    loss = policy_loss(parts, torch.tensor([-1.0]), DECOUPLED)
+    loss = policy_loss(parts, torch.tensor([-1.0]), ONE_TOKEN, DECOUPLED)
     loss.losses.sum().backward()
     assert loss.losses.item() == pytest.approx(3.0)
     assert parts.current.grad.item() == 0.0

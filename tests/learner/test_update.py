@@ -28,7 +28,8 @@ from common.settings import (
 from learner.packing import pack
 from learner.replay import replay
 from learner.samples import make_samples
-from learner.update import PolicyUpdater, UpdateResult, learning_rate, split_minibatches
+from learner.optimizer import learning_rate
+from learner.update import PolicyUpdater, UpdateResult, split_minibatches
 from tests.learner.builders import completion, play_batch, reflection, sample, trial, turn, write_model
 
 SETTINGS = Settings(
