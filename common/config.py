@@ -98,8 +98,12 @@ def from_json(text: str) -> Settings:
 
 def config_hash(settings: Settings) -> str:
     """Sixteen hex digits of SHA-256 over what makes two runs the same experiment (all but `NOT_IDENTITY`)."""
-    identity = [[key, value] for key, value in parameters(settings) if not _is_under(key, NOT_IDENTITY)]
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(identity(settings)).encode()).hexdigest()[:16]
+
+
+def identity(settings: Settings) -> tuple[tuple[str, str], ...]:
+    """The `parameters` that `config_hash` covers."""
+    return tuple((key, value) for key, value in parameters(settings) if not _is_under(key, NOT_IDENTITY))
 
 
 def differing_keys(one: Settings, other: Settings) -> tuple[str, ...]:

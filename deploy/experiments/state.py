@@ -1,0 +1,223 @@
+"""How far an experiment is: which cells are done, half done or still to do, told from files alone.
+
+    FOLDER/NAME/CELL                  the run of a cell            FOLDER/NAME/CELL.EVALUATION   that of an evaluation
+    FOLDER/NAME/logs/RUN.log          what its command printed     logs/RUN.seconds              how long each call took
+    RESULTS/NAME/cells/CELL.json      its result                   RESULTS/NAME.md, NAME/*.svg   the page
+
+A cell is done when its result is there with the cell's configuration, whether or not its run folder is. A run of
+another experiment with the same configuration serves as well. Nothing is ever deleted: what is in the way is renamed.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from common import config
+from common.config import config_hash
+from common.errors import LamerError
+from deploy.experiments.cells import Cell, CellEvaluation, differences, identity
+from deploy.experiments.results import CellResult, EvaluationRecord, is_finished, read_result, recorded_hash
+from deploy.runs import CONFIG_FILE
+
+
+class Stage(enum.Enum):
+    """How far a cell is."""
+
+    DONE = "done"
+    TRAINED = "trained, results left"
+    HALF = "half trained"
+    TO_DO = "to do"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where runs and results lie. folder: of all experiments' runs. results: of all experiments' results."""
+
+    folder: Path
+    results: Path
+
+    def runs(self, experiment: str) -> Path:
+        """The folder of an experiment's runs."""
+        return self.folder / experiment
+
+    def run(self, cell: Cell) -> Path:
+        """A cell's run."""
+        return self.runs(cell.experiment) / cell.name
+
+    def evaluation_run(self, cell: Cell, evaluation: CellEvaluation) -> Path:
+        """The run of an evaluation."""
+        return self.runs(cell.experiment) / cell.evaluation_run(evaluation.name)
+
+    def result(self, experiment: str, cell: str) -> Path:
+        """A cell's result."""
+        return self.results / experiment / "cells" / f"{cell}.json"
+
+    def page(self, experiment: str) -> Path:
+        """An experiment's page."""
+        return self.results / f"{experiment}.md"
+
+    def plots(self, experiment: str) -> Path:
+        """The folder of an experiment's plots."""
+        return self.results / experiment
+
+    @property
+    def index(self) -> Path:
+        """The page of all experiments, beside the folder of results."""
+        return self.results.with_name(f"{self.results.name}.md")
+
+
+@dataclass(frozen=True, slots=True)
+class CellState:
+    """How far a cell is.
+
+    result: what is known of it, with those evaluations that are still wanted. left: evaluations to be made. trained:
+    the folder of its finished run, or of another experiment's. changed: keys in which a result or run that lies at its
+    place is of another configuration.
+    """
+
+    cell: Cell
+    stage: Stage
+    result: CellResult | None = None
+    left: tuple[CellEvaluation, ...] = ()
+    trained: Path | None = None
+    changed: tuple[str, ...] = ()
+
+
+def look(cells: Sequence[Cell], places: Places) -> tuple[CellState, ...]:
+    """How far every cell is.
+
+    Raises:
+        BadInput: a result's file holds something else.
+    """
+    results = read_all_results(places)
+    return tuple(_look_at(cell, places, results) for cell in cells)
+
+
+def read_all_results(places: Places) -> tuple[CellResult, ...]:
+    """Every result of every experiment, by experiment and cell."""
+    found = (read_result(path) for path in sorted(places.results.glob("*/cells/*.json")))
+    return tuple(result for result in found if result is not None)
+
+
+def _look_at(cell: Cell, places: Places, results: Iterable[CellResult]) -> CellState:
+    same = [each for each in results if not differences(each.settings, cell.settings)]
+    own = read_result(places.result(cell.experiment, cell.name))
+    changed = differences(own.settings, cell.settings) if own is not None else ()
+    if own is not None and not changed:
+        same.insert(0, own)
+    records = {key: record for each in reversed(same) for key, record in _wanted_records(cell, each).items()}
+    result = _adopted(cell, same[0], records) if same else None
+    left = tuple(each for each in cell.evaluations if each.name not in records)
+    if result is not None and not left:
+        return CellState(cell, Stage.DONE, result)
+    run = places.run(cell)
+    state = CellState(cell, Stage.TO_DO, result, left, None, changed)
+    differing = _differing_keys(run, cell) if run.exists() else ()
+    if run.exists() and _can_go_on(run, cell, differing):
+        finished = is_finished(run, cell.settings.batch.updates)
+        return replace(state, stage=Stage.TRAINED if finished else Stage.HALF, trained=run if finished else None)
+    elsewhere = _same_run(cell, places)
+    if elsewhere is not None:
+        return replace(state, stage=Stage.TRAINED, trained=elsewhere)
+    return replace(state, changed=changed or differing)
+
+
+def is_same_evaluation(run: Path, evaluation: CellEvaluation) -> bool:
+    """Whether a run folder holds a finished run of an evaluation as it is wanted now."""
+    recorded = _recorded(run)
+    return (
+        recorded is not None
+        and not differences(recorded, evaluation.settings, is_evaluation=True)
+        and is_finished(run, updates=0)
+    )
+
+
+def set_aside(path: Path) -> None:
+    """Rename a run folder that is in the way, if there is one: NAME.replaced-1, NAME.replaced-2, ..."""
+    number = 1
+    while (target := path.with_name(f"{path.name}.replaced-{number}")).exists():
+        number += 1
+    if path.exists():
+        path.rename(target)
+
+
+def spent_seconds(run: Path) -> float:
+    """The seconds that the calls for a run have taken so far, interrupted ones included; 0 where none was measured."""
+    file = _log_file(run, "seconds")
+    return sum(float(line) for line in file.read_text(encoding="utf-8").split()) if file.is_file() else 0.0
+
+
+def add_seconds(run: Path, seconds: float) -> None:
+    """Note what a call for a run has taken."""
+    with _log_file(run, "seconds").open("a", encoding="utf-8") as file:
+        file.write(f"{seconds:.1f}\n")
+
+
+def log_file(run: Path) -> Path:
+    """Where the commands for a run write; its folder is created."""
+    return _log_file(run, "log")
+
+
+def _log_file(run: Path, kind: str) -> Path:
+    folder = run.parent / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{run.name}.{kind}"
+
+
+def _wanted_records(cell: Cell, result: CellResult) -> dict[str, EvaluationRecord]:
+    """Those evaluations of a result, under whatever name, that the cell wants; its training is the cell's."""
+    return {
+        wanted.name: record
+        for wanted in cell.evaluations
+        for record in result.evaluations.values()
+        if not differences(record.settings, wanted.settings, is_evaluation=True)
+    }
+
+
+def _adopted(cell: Cell, result: CellResult, records: Mapping[str, EvaluationRecord]) -> CellResult:
+    """A result as the cell's own, whichever experiment made it."""
+    is_own = (result.experiment, result.cell) == (cell.experiment, cell.name)
+    return msgspec.structs.replace(
+        result,
+        experiment=cell.experiment,
+        cell=cell.name,
+        arm=cell.key.arm,
+        at=dict(cell.key.at),
+        evaluations=dict(records),
+        run=result.run if is_own else result.run or f"{result.experiment}/{result.cell}",
+    )
+
+
+def _recorded(run: Path) -> dict[str, str] | None:
+    """The `identity` of a run's configuration, None where that can't be read any more."""
+    try:
+        return identity(config.load([run / CONFIG_FILE]))
+    except LamerError:
+        return None
+
+
+def _differing_keys(run: Path, cell: Cell) -> tuple[str, ...]:
+    recorded = _recorded(run)
+    return differences(recorded, cell.settings) if recorded is not None else (str(run / CONFIG_FILE),)
+
+
+def _can_go_on(run: Path, cell: Cell, differing: tuple[str, ...]) -> bool:
+    """Whether the run is the cell's, or a shorter one that can be made longer."""
+    if differing != ("batch.updates",):
+        return not differing
+    return int((_recorded(run) or {})["batch.updates"]) < cell.settings.batch.updates
+
+
+def _same_run(cell: Cell, places: Places) -> Path | None:
+    """A finished run of any experiment with the cell's configuration."""
+    wanted = config_hash(cell.settings)
+    for run in sorted(path.parent for path in places.folder.glob("*/*/summary.json")):
+        is_same = recorded_hash(run) == wanted and is_finished(run, cell.settings.batch.updates)
+        if is_same and not _differing_keys(run, cell):
+            return run
+    return None
