@@ -181,13 +181,15 @@ async def _address(run: RunFolder) -> str:
 def _plan(run: RunFolder, prepared: PreparedModel) -> tuple[GatewayPlan, Tracker]:
     """What the gateway is started with, and the tracker in it."""
     from common.weights import read_fingerprint
+    from deploy.evaluation import evaluation_env_config
     from envs import registry
     from learner.plan import GatewayPlan, ReferenceFigure
     from learner.tracking import Tracker
 
     settings, run_dir = run.settings, run.path.resolve()
     env_config = registry.canonical_config(settings.env.name, settings.env.options)
-    known = registry.references(settings.env.name, env_config, settings.evaluation.episodes)
+    evaluation_env = evaluation_env_config(settings)
+    known = registry.references(settings.env.name, evaluation_env, settings.evaluation.episodes)
     references = tuple(ReferenceFigure(reference.name, reference.pass_at) for reference in known)
     tracker = Tracker.open(settings, run.name, run_dir, references)
     plan = GatewayPlan(
@@ -196,6 +198,7 @@ def _plan(run: RunFolder, prepared: PreparedModel) -> tuple[GatewayPlan, Tracker
         run_dir=run_dir,
         model_path=str(prepared.path.resolve()),
         env_config=env_config,
+        evaluation_env_config=evaluation_env,
         keys=load_server_keys(run.keys),
         tracker=tracker,
         references=references,

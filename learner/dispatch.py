@@ -1,18 +1,16 @@
 """Who plays what next: leases go out as long as an actor has room and the run has work.
 
-While an evaluation is under way only its tasks are leased, once a server holds its version, which the lease names; else
-the pool's slots are. Actors are told every ready server: one that is missing from the list is gone. The actor with the
-most room relative to its capacity is served first.
+While an evaluation is under way its plays come first, once a server holds its version, which the lease names; the room
+that they leave is the pool's while the run trains. Actors are told every ready server: one that is missing from the
+list is gone. The actor with the most room relative to its capacity is served first.
 """
 
 from __future__ import annotations
 
-import msgspec
-
-from common.messages import Lease, MemoryMode, Role, Sampling, Servers
-from common.records import Purpose, Task, make_trial_id
+from common.messages import Lease, Role, Sampling, Servers
+from common.records import Purpose, make_trial_id
 from common.settings import Settings
-from learner.evaluation import Evaluation, evaluation_task
+from learner.evaluating import Evaluation
 from learner.leases import LeaseTable
 from learner.peers import Link, Peer, PeerTable
 from learner.pool import TrialPool
@@ -26,7 +24,6 @@ class Dispatcher:
         self,
         run: str,
         settings: Settings,
-        env_config: str,
         pool: TrialPool,
         peers: PeerTable,
         link: Link,
@@ -34,7 +31,6 @@ class Dispatcher:
     ) -> None:
         self._run = run
         self._settings = settings
-        self._env_config = env_config
         self._pool = pool
         self._peers = peers
         self._link = link
@@ -42,18 +38,6 @@ class Dispatcher:
         self.leases = LeaseTable()
         self.evaluation: Evaluation | None = None
         self.is_training = False
-
-    @property
-    def evaluation_sampling(self) -> Sampling:
-        """How responses are sampled in an evaluation."""
-        trial, evaluation = self._settings.trial, self._settings.evaluation
-        return Sampling(
-            evaluation.temperature,
-            evaluation.top_p,
-            evaluation.top_k,
-            trial.max_response_tokens,
-            trial.max_reflection_tokens,
-        )
 
     def fill(self, now: float) -> None:
         """Lease as much as actors have room for and the run has work for."""
@@ -88,7 +72,7 @@ class Dispatcher:
                 self._pool.fail(lease.group_id, lease.slot, reason, outcome or reason, tokens)
             else:
                 self._pool.groups.return_slot(lease.group_id, lease.slot)
-        elif self.evaluation is not None and lease.slot == self.evaluation.policy_version:
+        elif self.evaluation is not None and lease.slot == self.evaluation.plan.policy_version:
             if reason:
                 self.evaluation.fail(lease.group_id)
             else:
@@ -107,34 +91,44 @@ class Dispatcher:
         return actor if share > 0.0 else None
 
     def _next_lease(self) -> Lease | None:
-        if self.evaluation is not None:
-            return self._next_evaluation(self.evaluation)
+        lease = self._next_evaluation(self.evaluation) if self.evaluation is not None else None
+        return lease if lease is not None else self._next_training()
+
+    def _next_training(self) -> Lease | None:
         applied = self._weights.applied_version
         taken = self._pool.take_slot(applied) if self.is_training and applied is not None else None
         if taken is None:
             return None
         group, slot = taken
         trial = self._settings.trial
-        sampling = Sampling(
-            trial.temperature, trial.top_p, trial.top_k, trial.max_response_tokens, trial.max_reflection_tokens
+        return Lease(
+            trial_id=self._pool.trial_id(group.group_id, slot),
+            group_id=group.group_id,
+            slot=slot,
+            purpose=Purpose.TRAIN,
+            task=group.task,
+            episodes=trial.episodes,
+            memory=trial.memory,
+            sampling=Sampling(
+                trial.temperature, trial.top_p, trial.top_k, trial.max_response_tokens, trial.max_reflection_tokens
+            ),
+            seconds=self._settings.gateway.lease_seconds,
+            min_version=min(group.admitted_version, applied or 0),
         )
-        lease = self._lease(Purpose.TRAIN, group.group_id, slot, group.task, trial.episodes, sampling)
-        return msgspec.structs.replace(lease, min_version=min(group.admitted_version, applied or 0))
 
     def _next_evaluation(self, evaluation: Evaluation) -> Lease | None:
-        if not self._weights.servers(evaluation.policy_version):
+        plan = evaluation.plan
+        play = evaluation.take() if self._weights.servers(plan.policy_version) else None
+        if play is None:
             return None
-        index = evaluation.take()
-        if index is None:
-            return None
-        task = evaluation_task(self._settings.env.name, self._env_config, index)
-        episodes = self._settings.evaluation.episodes
-        return self._lease(Purpose.EVALUATE, index, evaluation.policy_version, task, episodes, self.evaluation_sampling)
-
-    def _lease(
-        self, purpose: Purpose, group_id: int, slot: int, task: Task, episodes: int, sampling: Sampling
-    ) -> Lease:
-        trial_id = make_trial_id(self._run, purpose, group_id, slot)
-        memory: MemoryMode = self._settings.trial.memory
-        seconds = self._settings.gateway.lease_seconds
-        return Lease(trial_id, group_id, slot, purpose, task, episodes, memory, sampling, seconds)
+        return Lease(
+            trial_id=make_trial_id(self._run, Purpose.EVALUATE, play, plan.policy_version),
+            group_id=play,
+            slot=plan.policy_version,
+            purpose=Purpose.EVALUATE,
+            task=plan.task(play),
+            episodes=plan.episodes,
+            memory=plan.memory,
+            sampling=plan.sampling,
+            seconds=self._settings.gateway.lease_seconds,
+        )

@@ -1,34 +1,104 @@
-"""Measuring one policy version: which evaluation trials are still to be played, and what those played say.
+"""What an evaluation of one policy version asks and what came of it: pure functions of trials.
+
+    EvaluationPlan     which tasks, how many rounds and episodes, with what memory and sampling
+    measure            one trial, counted
+    summarise          all of them: pass@k with intervals, diversity, tokens, and each task's own outcome
+    write_evaluation   evaluations/NAME.json of a run's folder;  read_evaluations: all of them
 
 Task i of an evaluation has seed `EVALUATION_SEED` + i, so that no training task is among them and every evaluation of
-every run asks the same ones. A trial's slot is the version evaluated, which keeps the trials of several evaluations
-apart.
+every run asks the same ones. Play p of an evaluation is task p mod tasks in round p div tasks; its sampling seeds
+follow from its trial id, so the rounds differ in nothing else.
 """
 
 from __future__ import annotations
 
-import asyncio
-import math
-from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+import os
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
 
 from common.errors import BadInput
-from common.messages import Sampling
+from common.messages import MemoryMode, Metric, Sampling
 from common.records import EVALUATION_SEED, EpisodeStatus, Task, Trial
-from learner.groups import Acceptance
+from learner.diversity import Diversity, diversity, entropy, trajectory
+from learner.intervals import Interval, bootstrap_intervals
+
+EVALUATIONS_FOLDER = "evaluations"
 
 _FAULTS = (EpisodeStatus.INFERENCE_ERROR, EpisodeStatus.ENVIRONMENT_ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPlan:
+    """What is asked of one policy version. env_config: the environment's options as canonical JSON."""
+
+    name: str
+    policy_version: int
+    env: str
+    env_config: str
+    tasks: int
+    rounds: int
+    episodes: int
+    memory: MemoryMode
+    sampling: Sampling
+
+    @property
+    def plays(self) -> int:
+        """Trials to be played: every task in every round."""
+        return self.tasks * self.rounds
+
+    def task(self, play: int) -> Task:
+        """The task of play `play`."""
+        return evaluation_task(self.env, self.env_config, play % self.tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOutcome:
+    """One task. solved_at: of every round played, the episode (from 0) that solved it, None if none did. failed: rounds
+    left out because of faults.
+    """
+
+    index: int
+    seed: int
+    solved_at: tuple[int | None, ...]
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeFigures:
+    """Of the n-th episode of the trials that came to play it.
+
+    trials: so many. solved: share of them that it solved. turns, tokens: means, tokens of its turns alone. diversity:
+    of its trajectories; only the first episode's compares between policies, for the later ones are those of what the
+    earlier ones left unsolved.
+    """
+
+    trials: int
+    solved: float
+    turns: float
+    tokens: float
+    valid_action_rate: float
+    diversity: Diversity | None
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
     """What the evaluation of one policy version measured.
 
-    name: "initial" or "final". n: trials measured. failed: tasks left out because of faults of servers or environments.
-    pass_at[k]: share of tasks solved within k + 1 episodes. valid_action_rate: of all turns. mean_turns: per trial.
-    mean_response_tokens: per response, reflections included. first_action_entropy: nats, of the distribution of the
-    first valid action over the trials. seconds: it took.
+    name: "initial", "update-N" or "final", which is that of `lamer eval` too. n: trials measured.
+    failed: trials left out because of faults of servers or environments. pass_at[k]: share solved within k + 1
+    episodes, the mean over tasks of the mean over their rounds; intervals[k]: its 95% bootstrap interval over tasks.
+    valid_action_rate: of all turns. mean_turns: per trial. mean_response_tokens: per response, reflections included.
+    first_action_entropy: nats, of the distribution of the first valid action over the trials. seconds: it took.
+
+    rounds, episodes, memory, env, env_config: what was asked. outcomes: every task that was played. overflowed: trials
+    that a too long prompt ended, counted as unsolved. turns_per_episode, tokens_per_episode: means; tokens of turns
+    alone, and reflection_tokens: per reflection. by_episode[i]: of episode i. trial_diversity: of whole trials, None
+    where no task was played twice.
     """
 
     name: str
@@ -42,6 +112,50 @@ class EvaluationResult:
     first_action_entropy: float
     sampling: Sampling
     seconds: float
+    intervals: tuple[Interval, ...] = ()
+    rounds: int = 1
+    episodes: int = 0
+    memory: MemoryMode = MemoryMode.NONE
+    env: str = ""
+    env_config: str = "{}"
+    overflowed: int = 0
+    turns_per_episode: float = 0.0
+    tokens_per_episode: float = 0.0
+    reflection_tokens: float = 0.0
+    trial_diversity: Diversity | None = None
+    by_episode: tuple[EpisodeFigures, ...] = ()
+    outcomes: tuple[TaskOutcome, ...] = ()
+
+    @property
+    def tasks(self) -> int:
+        """Tasks measured in at least one round."""
+        return sum(bool(outcome.solved_at) for outcome in self.outcomes)
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """Its figures by the names that MLflow shows: eval/pass@1, eval/pass@1_low, eval/diversity ..."""
+        first = self.by_episode[0].diversity if self.by_episode else None
+        kinds = (("trial", self.trial_diversity), ("first_episode", first))
+        return (
+            *(Metric(f"eval/pass@{k}", share) for k, share in enumerate(self.pass_at, start=1)),
+            *(Metric(f"eval/pass@{k}_low", each.low) for k, each in enumerate(self.intervals, start=1)),
+            *(Metric(f"eval/pass@{k}_high", each.high) for k, each in enumerate(self.intervals, start=1)),
+            Metric("eval/valid_action_rate", self.valid_action_rate),
+            Metric("eval/first_action_entropy", self.first_action_entropy),
+            Metric("eval/turns_per_episode", self.turns_per_episode),
+            Metric("eval/tokens_per_episode", self.tokens_per_episode),
+            Metric("eval/seconds", self.seconds),
+            *(Metric(f"eval/{kind}_diversity", each.nats) for kind, each in kinds if each is not None),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredEpisode:
+    """One episode, counted. tokens: of its turns' responses. trajectory: equal for equal states and actions."""
+
+    turns: int
+    valid_turns: int
+    tokens: int
+    trajectory: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +163,21 @@ class Measured:
     """One evaluation trial, counted. A trial whose prompt outgrew the context counts as unsolved."""
 
     solved_at: int | None
-    turns: int
-    valid_turns: int
-    responses: int
-    response_tokens: int
+    episodes: tuple[MeasuredEpisode, ...]
+    reflections: int
+    reflection_tokens: int
     first_action: str | None
+    is_overflowed: bool
+
+    @property
+    def trajectory(self) -> str:
+        """Equal for trials whose episodes all went the same way."""
+        return "/".join(episode.trajectory for episode in self.episodes)
+
+
+def evaluation_task(env: str, env_config: str, index: int) -> Task:
+    """Task `index` of every evaluation."""
+    return Task(env, env_config, EVALUATION_SEED + index)
 
 
 def is_faulty(trial: Trial) -> bool:
@@ -63,16 +187,22 @@ def is_faulty(trial: Trial) -> bool:
 
 def measure(trial: Trial) -> Measured:
     """Count one trial."""
-    turns = [turn for episode in trial.episodes for turn in episode.turns]
-    completions = list(trial.completions())
     first = trial.episodes[0].turns if trial.episodes else ()
     return Measured(
         solved_at=trial.solved_at,
-        turns=len(turns),
-        valid_turns=sum(turn.is_valid for turn in turns),
-        responses=len(completions),
-        response_tokens=sum(len(completion.ids) for completion in completions),
+        episodes=tuple(
+            MeasuredEpisode(
+                turns=len(episode.turns),
+                valid_turns=sum(turn.is_valid for turn in episode.turns),
+                tokens=sum(len(turn.completion.ids) for turn in episode.turns),
+                trajectory=trajectory(episode),
+            )
+            for episode in trial.episodes
+        ),
+        reflections=len(trial.reflections),
+        reflection_tokens=sum(len(reflection.completion.ids) for reflection in trial.reflections),
         first_action=first[0].action if first else None,
+        is_overflowed=any(episode.status is EpisodeStatus.CONTEXT_OVERFLOW for episode in trial.episodes),
     )
 
 
@@ -82,128 +212,105 @@ def pass_at(solved_at: Sequence[int | None], episodes: int) -> tuple[float, ...]
     return tuple(sum(counts[k] for k in range(last + 1)) / max(len(solved_at), 1) for last in range(episodes))
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A confidence interval of a share."""
-
-    low: float
-    high: float
+def task_shares(outcomes: Sequence[TaskOutcome], episodes: int) -> np.ndarray:
+    """pass@1..episodes of each task over its rounds, [tasks played, episodes]: column means are pass@k of the tasks."""
+    rows = [pass_at(outcome.solved_at, episodes) for outcome in outcomes if outcome.solved_at]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), episodes)
 
 
-def wilson_interval(solved: int, n: int, z: float = 1.959964) -> Interval:
-    """Wilson's score interval of the share solved / n (Wilson, 1927); z 1.96 gives 95%.
+def summarise(
+    plan: EvaluationPlan, measured: Mapping[int, Measured], failed: Collection[int], seconds: float
+) -> EvaluationResult:
+    """All that was measured. measured, failed: by play."""
+    by_task: list[list[Measured]] = [[] for _ in range(plan.tasks)]
+    for play in sorted(measured):
+        by_task[play % plan.tasks].append(measured[play])
+    failures = Counter(play % plan.tasks for play in failed)
+    outcomes = tuple(
+        TaskOutcome(index, EVALUATION_SEED + index, tuple(one.solved_at for one in by_task[index]), failures[index])
+        for index in range(plan.tasks)
+        if by_task[index] or failures[index]
+    )
+    shares = task_shares(outcomes, plan.episodes)
+    trials = [one for task in by_task for one in task]
+    played = [episode for one in trials for episode in one.episodes]
+    turns, tokens = sum(each.turns for each in played), sum(each.tokens for each in played)
+    reflections, reflected = sum(one.reflections for one in trials), sum(one.reflection_tokens for one in trials)
+    return EvaluationResult(
+        name=plan.name,
+        policy_version=plan.policy_version,
+        n=len(trials),
+        failed=len(failed),
+        pass_at=tuple(shares.mean(axis=0).tolist()) if len(shares) else (0.0,) * plan.episodes,
+        valid_action_rate=sum(each.valid_turns for each in played) / max(turns, 1),
+        mean_turns=turns / max(len(trials), 1),
+        mean_response_tokens=(tokens + reflected) / max(turns + reflections, 1),
+        first_action_entropy=entropy(one.first_action for one in trials if one.first_action is not None),
+        sampling=plan.sampling,
+        seconds=seconds,
+        intervals=bootstrap_intervals(shares),
+        rounds=plan.rounds,
+        episodes=plan.episodes,
+        memory=plan.memory,
+        env=plan.env,
+        env_config=plan.env_config,
+        overflowed=sum(one.is_overflowed for one in trials),
+        turns_per_episode=turns / max(len(played), 1),
+        tokens_per_episode=tokens / max(len(played), 1),
+        reflection_tokens=reflected / max(reflections, 1),
+        trial_diversity=diversity([[one.trajectory for one in task] for task in by_task]),
+        by_episode=tuple(_episode_figures(by_task, index) for index in range(plan.episodes)),
+        outcomes=outcomes,
+    )
 
-    Of 9 solved in 10, .596 .. .982. Unlike the normal approximation it keeps within 0 .. 1, and has a width at 0 and 1.
+
+def _episode_figures(by_task: Sequence[Sequence[Measured]], index: int) -> EpisodeFigures:
+    """Of episode `index`; zeros where no trial came to it."""
+    reached = [[one for one in task if len(one.episodes) > index] for task in by_task]
+    trials = [one for task in reached for one in task]
+    played = [one.episodes[index] for one in trials]
+    turns, count = sum(each.turns for each in played), max(len(played), 1)
+    return EpisodeFigures(
+        trials=len(played),
+        solved=sum(one.solved_at == index for one in trials) / count,
+        turns=turns / count,
+        tokens=sum(each.tokens for each in played) / count,
+        valid_action_rate=sum(each.valid_turns for each in played) / max(turns, 1),
+        diversity=diversity([[one.episodes[index].trajectory for one in task] for task in reached]),
+    )
+
+
+def evaluation_path(run_dir: Path, name: str) -> Path:
+    """Where a run's folder keeps the evaluation called `name`."""
+    return run_dir / EVALUATIONS_FOLDER / f"{name}.json"
+
+
+def write_evaluation(result: EvaluationResult, run_dir: Path) -> Path:
+    """Write evaluations/NAME.json in a run's folder: a reader sees the file before or after, never a part of it."""
+    path = evaluation_path(run_dir, result.name)
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    return temporary.replace(path)
+
+
+def read_evaluation(path: Path) -> EvaluationResult:
+    """What `write_evaluation` wrote.
+
+    Raises:
+        BadInput: the file is none of it.
     """
-    if not 0 <= solved <= n or n < 1:
-        raise BadInput(f"a share needs 0 <= solved <= n and n >= 1, got {solved} of {n}")
-    share = solved / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=EvaluationResult)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise BadInput(f"{path} is no evaluation: {error}") from error
 
 
-def entropy(values: Iterable[str]) -> float:
-    """Entropy in nats of the empirical distribution of `values`; 0 for none."""
-    counts = Counter(values)
-    total = sum(counts.values())
-    return -sum(count / total * math.log(count / total) for count in counts.values())
+def read_evaluations(run_dir: Path) -> tuple[EvaluationResult, ...]:
+    """Every evaluation in a run's folder, by policy version and name.
 
-
-class Evaluation:
-    """One evaluation under way: tasks are leased in order, and again when their trial failed, a bounded number of
-    times.
-
-    finished: set when every task's trial is on disk or given up.
+    Raises:
+        BadInput: a file there is none.
     """
-
-    def __init__(self, name: str, policy_version: int, tasks: int, slot_retries: int) -> None:
-        self.name = name
-        self.policy_version = policy_version
-        self.tasks = tasks
-        self._slot_retries = slot_retries
-        self._waiting = deque(range(tasks))
-        self._failures: Counter[int] = Counter()
-        self._measured: dict[int, Measured] = {}
-        self._failed: set[int] = set()
-        self._stored: set[int] = set()
-        self.finished = asyncio.Event()
-
-    @property
-    def done(self) -> int:
-        """How many tasks are finished."""
-        return len(self._stored) + len(self._failed)
-
-    def take(self) -> int | None:
-        """The next task to lease, None when none is left."""
-        while self._waiting:
-            task = self._waiting.popleft()
-            if not self._is_settled(task):
-                return task
-        return None
-
-    def give_back(self, task: int) -> None:
-        """Lease a task again that was not played."""
-        self._waiting.appendleft(task)
-
-    def fail(self, task: int) -> None:
-        """Count a failed attempt: the task is leased again, or left out after too many."""
-        if self._is_settled(task):
-            return
-        self._failures[task] += 1
-        if self._failures[task] > self._slot_retries:
-            self._failed.add(task)
-            self._check_finished()
-        else:
-            self._waiting.append(task)
-
-    def accept(self, task: int, trial: Trial) -> Acceptance:
-        """Count a trial that arrived, unless it is known; NEW obliges the caller to `store` it once it is on disk."""
-        if task >= self.tasks or task in self._failed:
-            return Acceptance.LATE
-        if task in self._measured:
-            return Acceptance.DUPLICATE
-        self._measured[task] = measure(trial)
-        return Acceptance.NEW
-
-    def store(self, task: int) -> None:
-        """Note that a task's trial is on disk."""
-        self._stored.add(task)
-        self._check_finished()
-
-    def restore(self, trials: Iterable[Trial]) -> None:
-        """Take the trials that an earlier gateway of this run had stored."""
-        for trial in trials:
-            if self.accept(trial.group_id, trial) is Acceptance.NEW:
-                self.store(trial.group_id)
-
-    def result(self, episodes: int, sampling: Sampling, seconds: float) -> EvaluationResult:
-        """What was measured over all tasks that were played out."""
-        measured = list(self._measured.values())
-        turns = sum(one.turns for one in measured)
-        return EvaluationResult(
-            name=self.name,
-            policy_version=self.policy_version,
-            n=len(measured),
-            failed=len(self._failed),
-            pass_at=pass_at([one.solved_at for one in measured], episodes),
-            valid_action_rate=sum(one.valid_turns for one in measured) / max(turns, 1),
-            mean_turns=turns / max(len(measured), 1),
-            mean_response_tokens=sum(one.response_tokens for one in measured)
-            / max(sum(one.responses for one in measured), 1),
-            first_action_entropy=entropy(one.first_action for one in measured if one.first_action is not None),
-            sampling=sampling,
-            seconds=seconds,
-        )
-
-    def _check_finished(self) -> None:
-        if self.done == self.tasks:
-            self.finished.set()
-
-    def _is_settled(self, task: int) -> bool:
-        return task in self._measured or task in self._failed
-
-
-def evaluation_task(env: str, env_config: str, index: int) -> Task:
-    """Task `index` of every evaluation."""
-    return Task(env, env_config, EVALUATION_SEED + index)
+    found = [read_evaluation(path) for path in sorted((run_dir / EVALUATIONS_FOLDER).glob("[!.]*.json"))]
+    return tuple(sorted(found, key=lambda result: (result.policy_version, result.name)))

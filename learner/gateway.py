@@ -4,12 +4,13 @@
     intake      trials in, acknowledged       pool       groups + journal      groups      admission to batch
     batching    the trainer's side            admission  how old is too old    journal     what is on disk
     hosts       the inference hosts' side     weight_server  versions        weight_stream  weights without a disk
-    evaluation  one measured version          progress   phases and figures    status      rates
+    evaluator   versions to measure           evaluating the one under way     evaluation  what was measured
+    progress    phases and figures            status     rates
 
 One event loop handles every message in order; what follows from it (a cut, new leases) is done by `_keep_advancing`,
 which any change wakes. Writing to disk happens in the journal's thread.
 
-    STARTING -> [initial evaluation] -> TRAINING -> final evaluation -> DONE, then Shutdown to everyone
+    STARTING -> [initial evaluation] -> TRAINING <-> [evaluations] -> final evaluation -> DONE, then Shutdown to all
 """
 
 from __future__ import annotations
@@ -43,7 +44,6 @@ from common.messages import (
     HostStatus,
     ManifestRequest,
     Message,
-    Metric,
     ModelFilesRequest,
     Phase,
     Published,
@@ -59,7 +59,7 @@ from common.messages import (
 from common.transport import RouterEndpoint
 from learner.batching import Batcher
 from learner.dispatch import Dispatcher
-from learner.evaluation import Evaluation
+from learner.evaluator import FINAL, INITIAL, Evaluator
 from learner.groups import TrialEntry
 from learner.hosts import Hosts
 from learner.intake import Intake
@@ -144,7 +144,7 @@ class Gateway:
         self._link = Link(self._router, self._peers, settings.gateway.dead_after_seconds, grace=2 * beat)
         self._weights = weights
         self._pool = TrialPool(plan.run, settings, plan.env_config, self._journal)
-        self._dispatcher = Dispatcher(plan.run, settings, plan.env_config, self._pool, self._peers, self._link, weights)
+        self._dispatcher = Dispatcher(plan.run, settings, self._pool, self._peers, self._link, weights)
         self._intake = Intake(
             plan.run, plan.run_dir, settings.batch.group_size, self._pool, self._dispatcher, self._peers, self._link
         )
@@ -159,6 +159,7 @@ class Gateway:
             plan.tracker,
             lambda batcher: self._figures.metrics(batcher, self._loop.time()),
         )
+        self._evaluator = Evaluator(plan, self._journal, self._dispatcher, self._progress.evaluations, self._work.set)
         self._figures = RunFigures(
             plan, self._progress, self._pool, self._dispatcher, self._intake, weights, self._peers
         )
@@ -180,6 +181,7 @@ class Gateway:
                         self._keep_receiving(),
                         self._keep_beating(),
                         self._keep_advancing(),
+                        self._keep_evaluating(),
                     )
                 ]
                 self._write_address()
@@ -211,9 +213,10 @@ class Gateway:
 
     async def _play_phases(self) -> None:
         plan = self._plan
-        if not plan.resume_step and plan.settings.evaluation.initial and plan.settings.batch.updates > 0:
-            await self._evaluate("initial", 0)
-        if plan.settings.batch.updates > 0:
+        updates = plan.settings.batch.updates
+        if not plan.resume_step and plan.settings.evaluation.initial and updates > 0:
+            await self._evaluate(INITIAL, 0)
+        if updates > 0:
             self._progress.phase = Phase.TRAINING
             self._progress.training_since = self._loop.time()
             self._dispatcher.is_training = True
@@ -221,49 +224,33 @@ class Gateway:
             await self._batcher.finished.wait()
             self._progress.training_seconds = self._loop.time() - self._progress.training_since
             self._dispatcher.is_training = False
-        await self._evaluate("final", plan.settings.batch.updates)
+        await self._evaluate(FINAL, updates)
         self._progress.phase = Phase.DONE
 
     async def _evaluate(self, name: str, version: int) -> None:
-        """Measure a policy version; evaluation trials that an earlier gateway of this run stored are kept."""
-        plan = self._plan
-        if plan.settings.evaluation.tasks == 0:
-            return
-        self._progress.phase = Phase.EVALUATING
-        started = self._loop.time()
-        evaluation = Evaluation(name, version, plan.settings.evaluation.tasks, self._settings.slot_retries)
-        evaluation.restore(await self._journal.evaluated(version))
-        self._dispatcher.evaluation = evaluation
-        self._work.set()
-        await evaluation.finished.wait()
-        self._dispatcher.evaluation = None
-        self._note_evaluation(evaluation, self._loop.time() - started)
+        if self._plan.settings.evaluation.tasks > 0:
+            self._progress.phase = Phase.EVALUATING
+            await self._evaluator.measure(name, version)
+
+    async def _keep_evaluating(self) -> None:
+        """Measure the versions that training waits to have measured."""
+        while True:
+            name, version = await self._evaluator.due()
+            await self._evaluate(name, version)
+            self._progress.phase = Phase.TRAINING
 
     async def _restore(self) -> None:
-        """Go on from the journal of a run that is resumed. Past update 0 its initial evaluation is read back if it was
-        complete; before that, `_play_phases` completes it.
+        """Go on from the journal of a run that is resumed. Past update 0 its evaluations are read back; before that,
+        `_play_phases` completes the initial one.
         """
-        settings, step = self._plan.settings, self._plan.resume_step
+        step = self._plan.resume_step
         if step is None:
             return
         state = await self._journal.resume(step)
         self._pool.groups.restore(state.groups, state.trained, state.next_group_id, frozenset())
         self._batcher.begin_at(step)
-        if step == 0:
-            return
-        evaluation = Evaluation("initial", 0, settings.evaluation.tasks, 0)
-        evaluation.restore(await self._journal.evaluated(0))
-        if settings.evaluation.initial and settings.batch.updates > 0 and evaluation.finished.is_set():
-            self._note_evaluation(evaluation, 0.0)
-
-    def _note_evaluation(self, evaluation: Evaluation, seconds: float) -> None:
-        episodes = self._plan.settings.evaluation.episodes
-        result = evaluation.result(episodes, self._dispatcher.evaluation_sampling, seconds)
-        self._progress.evaluations.append(result)
-        shares = (Metric(f"evaluation/pass_at_{k + 1}", share) for k, share in enumerate(result.pass_at))
-        entropy = Metric("evaluation/first_action_entropy", result.first_action_entropy)
-        valid = Metric("evaluation/valid_action_rate", result.valid_action_rate)
-        self._plan.tracker.log(result.policy_version, (*shares, entropy, valid))
+        if step > 0:
+            self._evaluator.restore(step)
 
     async def _dismiss(self, reason: str, exit_code: int) -> None:
         """Say Shutdown to all, and wait a bounded time for their Goodbyes."""
@@ -307,7 +294,7 @@ class Gateway:
         while True:
             await self._work.wait()
             self._work.clear()
-            if self._dispatcher.is_training:
+            if self._dispatcher.is_training and not self._evaluator.holds(self._pool.trained_from):
                 self._batcher.try_cut(self._progress.training_since)
             self._dispatcher.fill(self._loop.time())
 

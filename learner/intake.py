@@ -19,7 +19,8 @@ from common.codec import CodecError, decode_trial
 from common.messages import Ack, Nack, NackKind, TrialDone, TrialFailed
 from common.records import EpisodeStatus, Purpose, Trial, make_trial_id
 from learner.dispatch import Dispatcher
-from learner.evaluation import evaluation_task, is_faulty
+from learner.evaluating import Evaluation
+from learner.evaluation import is_faulty
 from learner.groups import Acceptance, TrialEntry
 from learner.peers import Link, Peer, PeerTable
 from learner.pool import TrialPool
@@ -96,8 +97,8 @@ class Intake:
             if entry.purpose is Purpose.TRAIN:
                 self._pool.groups.store(entry)
                 self._pool.has_changed = True
-            elif self._dispatcher.evaluation is not None:
-                self._dispatcher.evaluation.store(entry.group_id)
+            elif (evaluation := self._evaluation_of(entry.slot)) is not None:
+                evaluation.store(entry.group_id)
             for key in self._to_acknowledge.pop(entry.trial_id, ()):
                 durable[key].append(entry.trial_id)
         for key, trial_ids in durable.items():
@@ -116,9 +117,16 @@ class Intake:
             group = self._pool.groups.get(trial.group_id)
             if group is not None and group.task != trial.task:
                 return f"played {trial.task}, leased was {group.task}"
-        elif trial.task != evaluation_task(trial.task.env, trial.task.env_config, trial.group_id):
-            return f"played {trial.task} as evaluation task {trial.group_id}"
+        elif (evaluation := self._evaluation_of(trial.slot)) is not None:
+            asked = evaluation.plan.task(trial.group_id)
+            if trial.task != asked:
+                return f"played {trial.task} as play {trial.group_id} of an evaluation, which asked for {asked}"
         return ""
+
+    def _evaluation_of(self, policy_version: int) -> Evaluation | None:
+        """The evaluation under way, if it is of this version."""
+        evaluation = self._dispatcher.evaluation
+        return evaluation if evaluation is not None and evaluation.plan.policy_version == policy_version else None
 
     def _take_failed(self, trial: Trial, is_leased: bool) -> None:
         """A trial that can't be trained; counted once, by the lease that it ends."""
@@ -131,12 +139,12 @@ class Intake:
             self._pool.fail(trial.group_id, trial.slot, reason, reason, tokens)
 
     def _take_evaluated(self, actor: Peer, message: TrialDone, trial: Trial, is_leased: bool) -> None:
-        evaluation = self._dispatcher.evaluation
-        if evaluation is None or trial.slot != evaluation.policy_version:
+        evaluation = self._evaluation_of(trial.slot)
+        if evaluation is None:
             self._link.send(actor, Nack(trial.trial_id, NackKind.STALE, "this evaluation is over"))
             return
         is_of_version = all(
-            span.version == evaluation.policy_version
+            span.version == evaluation.plan.policy_version
             for completion in trial.completions()
             for span in completion.versions
         )

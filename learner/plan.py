@@ -33,9 +33,9 @@ class ReferenceFigure:
 class GatewayPlan:
     """A run as the gateway needs it.
 
-    env_config: the environment's options as canonical JSON. resume_step: the policy version of the checkpoint to go on
-    from, None for a new run. fingerprint: of the model, None to accept any host. warmstart: figures of the warm start,
-    which go into the result as they are.
+    env_config, evaluation_env_config: the environment's options in training and in evaluations, as canonical JSON.
+    resume_step: the policy version of the checkpoint to go on from, None for a new run. fingerprint: of the model, None
+    to accept any host. warmstart: figures of the warm start, which go into the result as they are.
     """
 
     settings: Settings
@@ -43,6 +43,7 @@ class GatewayPlan:
     run_dir: Path
     model_path: str
     env_config: str
+    evaluation_env_config: str
     keys: ServerKeys
     tracker: Tracker
     references: tuple[ReferenceFigure, ...] = ()

@@ -75,7 +75,7 @@ class RunFigures:
             servers=len(self.weights.servers()),
             dropped=self.pool.drops.groups.total(),
             evaluated=0 if evaluation is None else evaluation.done,
-            evaluations=0 if evaluation is None else evaluation.tasks,
+            evaluations=0 if evaluation is None else evaluation.plan.plays,
             seconds=now - self.progress.started,
             mlflow_url=self.plan.mlflow_url,
         )

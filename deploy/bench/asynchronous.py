@@ -238,6 +238,7 @@ async def measure_asynchronous(server: SimulatedServer, options: AsyncOptions, s
         run_dir=options.folder,
         model_path=str(options.model_path),
         env_config="{}",
+        evaluation_env_config="{}",
         keys=load_server_keys(keys),
         tracker=NoTracker(),
     )

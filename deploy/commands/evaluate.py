@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.options import ConfigFiles, Overrides, Plain, RunName, run_async
-from deploy.commands.train import run_here
+from deploy.commands.options import ConfigFiles, Overrides, Plain, RunName, read_settings, run_async
+from deploy.commands.train import run_settings
 
 ModelFolder = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model folder, or a run folder: its trained model.")
@@ -19,11 +19,18 @@ ModelFolder = Annotated[
 def evaluate(
     model: ModelFolder, config: ConfigFiles, overrides: Overrides = None, name: RunName = "", plain: Plain = False
 ) -> None:
-    """Measure pass@k of a model on the configuration's evaluation tasks."""
-    from common.errors import Missing
+    """Measure pass@k of a model on the configuration's evaluation tasks, which may differ from those it learned on.
 
-    folder = model / "model" if (model / "model" / "config.json").is_file() else model
-    if not folder.is_dir():
-        raise Missing(f"no model folder {model}")
-    fixed = [f"model.path={json.dumps(str(folder.resolve()))}", "batch.updates=0", "evaluation.initial=false"]
-    run_async(run_here(config, [*(overrides or []), *fixed], name, is_resume=False, is_plain=plain))
+    `evaluation.episodes` may be any number, `evaluation.memory` any mode (none: independent attempts),
+    `evaluation.rounds` plays every task again with other sampling seeds.
+    """
+    from common.errors import BadInput
+    from deploy.evaluation import check_first_prompts, find_model
+
+    folder = find_model(model)
+    fixed = [f"model.path={json.dumps(str(folder))}", "batch.updates=0", "evaluation.initial=false"]
+    settings = read_settings(config, [*(overrides or []), *fixed], name)
+    if settings.evaluation.tasks == 0:
+        raise BadInput("evaluation.tasks is 0: there is nothing to evaluate")
+    check_first_prompts(settings, folder)
+    run_async(run_settings(settings, config, is_resume=False, is_plain=plain))

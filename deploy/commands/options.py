@@ -38,10 +38,12 @@ def read_settings(files: Sequence[Path], overrides: Sequence[str], name: str = "
     from dataclasses import replace
 
     from common import config
+    from deploy.evaluation import evaluation_env_config
     from envs import registry
 
     settings = config.load(files, overrides)
     options = json.loads(registry.canonical_config(settings.env.name, settings.env.options))
+    evaluation_env_config(settings)
     run = replace(settings.run, name=name) if name else settings.run
     return replace(settings, run=run, env=replace(settings.env, options=options))
 

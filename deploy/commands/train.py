@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deploy.commands.options import (
     ConfigFiles,
@@ -16,27 +17,30 @@ from deploy.commands.options import (
     run_async,
 )
 
+if TYPE_CHECKING:
+    from common.settings import Settings
+
 
 def train(
     config: ConfigFiles, overrides: Overrides = None, name: RunName = "", resume: Resume = False, plain: Plain = False
 ) -> None:
     """Train: learner, inference servers and actors on this machine, supervised, with a live panel."""
-    run_async(run_here(config, overrides or [], name, resume, plain))
+    settings = read_settings(config, overrides or [], name)
+    check_model_path(settings)
+    run_async(run_settings(settings, config, resume, plain))
 
 
-async def run_here(files: Sequence[Path], overrides: Sequence[str], name: str, is_resume: bool, is_plain: bool) -> int:
+async def run_settings(settings: Settings, files: Sequence[Path], is_resume: bool, is_plain: bool) -> int:
     """Run every process of a run here and print its results; the exit code.
 
     Raises:
-        LamerError: the configuration, the run folder or the run itself.
+        LamerError: the run folder or the run itself.
     """
     from deploy.local import run_local
     from deploy.panel import make_view
     from deploy.report import print_results
     from deploy.runs import open_run
 
-    settings = read_settings(files, overrides, name)
-    check_model_path(settings)
     run = open_run(settings, files, is_resume)
     view = make_view(is_plain)
     view.note(f"run {run.path} (every process writes to {run.logs})")

@@ -155,6 +155,7 @@ def make_run(folder: Path, resume_step: int | None = None, **sections: object) -
         run_dir=folder / "run",
         model_path=str(folder / "model"),
         env_config="{}",
+        evaluation_env_config="{}",
         keys=load_server_keys(folder / "keys"),
         tracker=RecordedTracker(),
         resume_step=resume_step,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from learner import journal
-from learner.evaluation import Interval, wilson_interval
+from learner.intervals import Interval, wilson_interval
 from tests.integration.processes import Started, updates
 from tests.sglang.conftest import Say
 from tests.sglang.figures import describe, figures
