@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from deploy.commands.options import (
     ConfigFiles,
@@ -20,14 +22,39 @@ from deploy.commands.options import (
 if TYPE_CHECKING:
     from common.settings import Settings
 
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Start nothing: check the configuration, print tokens, memory and estimated time."),
+]
+
 
 def train(
-    config: ConfigFiles, overrides: Overrides = None, name: RunName = "", resume: Resume = False, plain: Plain = False
+    config: ConfigFiles,
+    overrides: Overrides = None,
+    name: RunName = "",
+    resume: Resume = False,
+    plain: Plain = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train: learner, inference servers and actors on this machine, supervised, with a live panel."""
+    if dry_run:
+        print_estimate(config, overrides or [])
+        return
     settings = read_settings(config, overrides or [], name)
     check_model_path(settings)
     run_async(run_settings(settings, config, resume, plain))
+
+
+def print_estimate(files: Sequence[Path], overrides: Sequence[str]) -> None:
+    """Print what a run of the configuration would cost; nothing is downloaded, started or written.
+
+    Raises:
+        LamerError: the configuration can't work, or its environment or its model's sizes are not there.
+    """
+    from deploy.dry.report import print_dry_run
+    from deploy.dry.run import dry_run, load_settings
+
+    print_dry_run(dry_run(load_settings(files, overrides)))
 
 
 async def run_settings(settings: Settings, files: Sequence[Path], is_resume: bool, is_plain: bool) -> int:

@@ -1,0 +1,144 @@
+"""A model's sizes without its weights: from its folder, from the architectures that come with lamer, or from `pocket`.
+
+The number of parameters is counted on torch's meta device, where a tensor has a shape and no memory.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import BadInput, Missing
+from common.settings import ModelSettings, PocketSettings
+
+DESCRIBED = Path(__file__).resolve().parent.parent / "architectures"
+"""`NAME.json`: the entries of a model's `config.json` that decide its shapes, and `source`, where they stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """The sizes of a decoder with gated feed-forward layers and grouped-query attention.
+
+    source: where they were read. parameters: the output head counts once where it is tied to the embedding. context:
+    most tokens of a prompt and its response.
+    """
+
+    name: str
+    source: str
+    parameters: int
+    vocabulary: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    context: int
+    is_tied: bool
+
+    @property
+    def query_size(self) -> int:
+        """Width of all query heads together."""
+        return self.heads * self.head_dim
+
+    @property
+    def key_size(self) -> int:
+        """Width of all key heads together, and of all value heads."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Of the embedding alone."""
+        return self.vocabulary * self.hidden
+
+
+def load_architecture(model: ModelSettings) -> Architecture:
+    """The architecture that a configuration trains: the folder's if it is there, else `model.architecture`'s.
+
+    Raises:
+        Missing: `model.path` is not there and `model.architecture` names none. BadInput: its config can't be used.
+    """
+    if not model.path:
+        return _of_config(_pocket_entries(model.pocket), "pocket", "model.pocket")
+    folder = Path(model.path)
+    if (folder / "config.json").is_file():
+        found = _of_config(_read(folder / "config.json"), folder.name, str(folder))
+        if model.architecture and found.parameters != described(model.architecture).parameters:
+            raise BadInput(
+                f"model.path: {folder} holds a model of {found.parameters:,} parameters, model.architecture "
+                f"{model.architecture} has {described(model.architecture).parameters:,}"
+            )
+        return found
+    if model.architecture:
+        return described(model.architecture)
+    raise Missing(
+        f"model.path: the folder {folder} is not there; download the model, or name its model.architecture: "
+        f"{', '.join(described_names())}"
+    )
+
+
+def described_names() -> tuple[str, ...]:
+    """The architectures that come with lamer."""
+    return tuple(sorted(path.stem for path in DESCRIBED.glob("*.json")))
+
+
+def described(name: str) -> Architecture:
+    """One of `described_names`."""
+    entries = _read(DESCRIBED / f"{name}.json")
+    return _of_config(entries, name, str(entries.pop("source")))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} can't be read: {error}") from error
+    if not isinstance(entries, dict):
+        raise BadInput(f"{path} holds a {type(entries).__name__}, not a model's configuration")
+    return entries
+
+
+def _pocket_entries(sizes: PocketSettings) -> dict[str, Any]:
+    """What `learner.pocket` makes of the sizes, with as many tokens as its tokenizer may have."""
+    return {
+        "model_type": "qwen3",
+        "vocab_size": sizes.vocabulary,
+        "hidden_size": sizes.hidden,
+        "intermediate_size": sizes.intermediate,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.kv_heads,
+        "head_dim": sizes.head_dim,
+        "max_position_embeddings": sizes.context,
+        "tie_word_embeddings": True,
+    }
+
+
+def _of_config(entries: dict[str, Any], name: str, source: str) -> Architecture:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        whole = AutoConfig.for_model(**entries)
+        with torch.device("meta"):
+            module = AutoModelForCausalLM.from_config(whole)
+        config = whole.get_text_config()
+        heads = config.num_attention_heads
+        return Architecture(
+            name=name,
+            source=source,
+            parameters=sum(parameter.numel() for parameter in module.parameters()),
+            vocabulary=config.vocab_size,
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            layers=config.num_hidden_layers,
+            heads=heads,
+            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            context=config.max_position_embeddings,
+            is_tied=bool(whole.tie_word_embeddings),
+        )
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise BadInput(f"the architecture of {name} ({source}) can't be used: {error}") from error

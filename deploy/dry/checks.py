@@ -1,0 +1,79 @@
+"""What of a configuration can't work, as an error, and what won't fit or is not done here, as warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from common.errors import BadInput
+from common.settings import Settings
+from deploy.dry.architecture import Architecture
+from deploy.dry.memory import GPU_BYTES, TrainerMemory
+from deploy.dry.workload import PromptLengths
+
+
+def longest_sequence(settings: Settings) -> int:
+    """The longest prompt and response that the settings allow, in tokens."""
+    trial = settings.trial
+    answers = [trial.max_response_tokens] + ([trial.max_reflection_tokens] if trial.memory.has_reflections else [])
+    return trial.max_prompt_tokens + max(answers)
+
+
+def check(settings: Settings, model: Architecture, prompts: PromptLengths) -> None:
+    """Refuse what would end a run, before it is one.
+
+    Raises:
+        BadInput: a prompt of scripted play is over `trial.max_prompt_tokens`; the longest prompt and response are over
+            `optimizer.pack_tokens` or the model's context; a batch can't be divided into its minibatches or groups.
+    """
+    for problem in _problems(settings, model, prompts):
+        raise BadInput(problem)
+
+
+def _problems(settings: Settings, model: Architecture, prompts: PromptLengths) -> Iterator[str]:
+    batch, longest = settings.batch, longest_sequence(settings)
+    if prompts.longest > settings.trial.max_prompt_tokens:
+        about = "about " if prompts.is_estimate else ""
+        yield (
+            f"a prompt of scripted play has {about}{prompts.longest} tokens, trial.max_prompt_tokens is "
+            f"{settings.trial.max_prompt_tokens}: raise it, or env.options.prompt=compact"
+        )
+    if longest > model.context:
+        yield (
+            f"the longest prompt and response are {longest} tokens, the context of {model.name} is {model.context}: "
+            "lower trial.max_prompt_tokens or trial.max_response_tokens"
+        )
+    if not batch.updates:
+        return
+    if longest > settings.optimizer.pack_tokens:
+        yield (
+            f"optimizer.pack_tokens {settings.optimizer.pack_tokens} is under the longest prompt and response, "
+            f"{longest} tokens"
+        )
+    if batch.group_size == 1 and settings.advantage.estimator in ("gigpo", "grpo", "rloo"):
+        yield f"batch.group_size is 1: {settings.advantage.estimator} compares the trials of a group with each other"
+    trials = batch.groups * batch.group_size
+    if settings.optimizer.minibatches > trials:
+        yield (
+            f"a batch of {batch.groups} x {batch.group_size} trials may hold no more than {trials} responses, which "
+            f"can't be divided into optimizer.minibatches = {settings.optimizer.minibatches}"
+        )
+
+
+def memory_warning(settings: Settings, alone: TrainerMemory, smallest: TrainerMemory) -> str:
+    """What to change where the trainer's GPU has too little memory, "" where it has enough.
+
+    Args:
+        alone: the trainer on one GPU, as configured.
+        smallest: the same with the smallest possible `optimizer.pack_tokens` (`longest_sequence`).
+    """
+    if alone.total <= GPU_BYTES:
+        return ""
+    needs = f"the trainer needs {alone.total / 1e9:.0f} GB of one GPU, which has {GPU_BYTES / 1e9:.0f} GB"
+    if smallest.total <= GPU_BYTES:
+        lower = f"{longest_sequence(settings)} would need {smallest.total / 1e9:.0f} GB"
+        return f"{needs}: lower optimizer.pack_tokens ({lower})"
+    fixed = (alone.total - alone.activations - alone.logits) / 1e9
+    return (
+        f"{needs}, {fixed:.0f} GB of it whatever optimizer.pack_tokens is: take a GPU with more memory or a smaller "
+        "model; this trainer neither shards its states over GPUs nor checkpoints activations"
+    )
