@@ -53,8 +53,12 @@ class CompactStyle(PromptStyle):
         parts: list[str] = []
         for attempt in attempts:
             parts.append(self.steps(attempt.steps, window) if attempt.steps else "")
-            parts.append(" ".join(attempt.reflection.split()))
+            parts.append(self.remark_line(attempt.reflection))
         return join_lines(*parts)
+
+    def remark_line(self, reflection: str) -> str:
+        """A reflection on one line."""
+        return " ".join(reflection.split())
 
 
 class PromptedEnv(Env):

@@ -4,6 +4,7 @@
 - field.py: the rules
 - generator.py: the board of a seed
 - parsing.py: which cell a response names
-- prompts.py: full and compact prompts
+- prompts.py: full, compact and dense prompts
+- references.py: scripted players and their pass@k
 - env.py: the environment: rewards, anchor states, scripted play
 """

@@ -9,7 +9,7 @@ from typing import Literal
 from envs.base import MemoryWindow, MemoryWindows, Observation, StepResult
 from envs.minesweeper.field import Opening
 from envs.minesweeper.generator import Layout
-from envs.minesweeper.parsing import parse_cell, render_cell
+from envs.minesweeper.parsing import render_cell
 from envs.minesweeper.prompts import MinesweeperStyle
 from envs.prompts import PromptedEnv
 
@@ -47,6 +47,7 @@ class MinesweeperEnv(PromptedEnv):
     def __init__(self, layout: Layout, style: MinesweeperStyle, reward: RewardScheme, max_turns: int) -> None:
         super().__init__(style)
         self.max_turns = max_turns
+        self.stop = style.stop
         self._board_style = style
         self._layout = layout
         self._rewards = _REWARDS[reward]
@@ -59,7 +60,7 @@ class MinesweeperEnv(PromptedEnv):
 
     def step(self, response: str) -> StepResult:
         """Open the cell that the response names; a cell outside the board or open already changes nothing."""
-        cell = parse_cell(response)
+        cell = self._board_style.parse(response)
         opening = self._field.open(cell) if cell else Opening.NOTHING
         return StepResult(
             action=render_cell(cell) if cell else None,
@@ -71,13 +72,12 @@ class MinesweeperEnv(PromptedEnv):
 
     def random_response(self, rng: random.Random) -> str:
         """Open any closed cell with equal chance."""
-        row, column = rng.choice(self._field.hidden)
-        return f"<action>({row},{column})</action>"
+        return self._board_style.answer(rng.choice(self._field.hidden))
 
     def random_reflection(self, rng: random.Random) -> str:
         """Name a cell drawn uniformly from the whole board, whatever happened."""
         row, column = (rng.randint(1, self._field.size) for _ in range(2))
-        return f"<remark>mine {row} {column}</remark>"
+        return self._board_style.remark((row, column))
 
     def _observe(self) -> Observation:
         board = self._board_style.board(self._field)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import functools
+from collections.abc import Mapping
 
 Cell = tuple[int, int]
 
@@ -23,20 +25,26 @@ class Minefield:
     def __init__(self, size: int, mines: frozenset[Cell]) -> None:
         self.size = size
         self.mines = mines
+        self._neighbours = neighbours_of(size)
         self._open: set[Cell] = set()
 
     @property
     def hidden(self) -> tuple[Cell, ...]:
         """The closed cells, row by row."""
-        return tuple(cell for row in self._rows() for cell in row if cell not in self._open)
+        return tuple(cell for cell in self._neighbours if cell not in self._open)
+
+    @property
+    def numbers(self) -> dict[Cell, int]:
+        """The open cells without a mine, each with how many of its neighbours hold one."""
+        return {cell: self.count(cell) for cell in self._open - self.mines}
 
     def count(self, cell: Cell) -> int:
         """Mines among the up to eight neighbours of a cell."""
-        return len(self.mines & self._neighbours(cell))
+        return len(self.mines & self._neighbours[cell])
 
     def open(self, cell: Cell) -> Opening:
         """Open one cell; one without a mine beside it opens the connected area of such cells and its border."""
-        if not self._contains(cell) or cell in self._open:
+        if cell not in self._neighbours or cell in self._open:
             return Opening.NOTHING
         if cell in self.mines:
             self._open.add(cell)
@@ -49,7 +57,8 @@ class Minefield:
 
     def symbols(self) -> list[list[str]]:
         """What a player sees, [size][size]: "?" closed, "." open without mines beside it, their number, "*" a mine."""
-        return [[self._symbol(cell) for cell in row] for row in self._rows()]
+        numbers = range(1, self.size + 1)
+        return [[self._symbol((row, column)) for column in numbers] for row in numbers]
 
     def _flood(self, start: Cell) -> None:
         pending = [start]
@@ -59,7 +68,7 @@ class Minefield:
                 continue
             self._open.add(cell)
             if self.count(cell) == 0:
-                pending.extend(self._neighbours(cell) - self._open)
+                pending.extend(self._neighbours[cell] - self._open)
 
     def _symbol(self, cell: Cell) -> str:
         if cell not in self._open:
@@ -68,14 +77,16 @@ class Minefield:
             return "*"
         return str(self.count(cell) or ".")
 
-    def _rows(self) -> list[list[Cell]]:
-        numbers = range(1, self.size + 1)
-        return [[(row, column) for column in numbers] for row in numbers]
 
-    def _contains(self, cell: Cell) -> bool:
-        return 1 <= cell[0] <= self.size and 1 <= cell[1] <= self.size
+@functools.lru_cache(maxsize=32)
+def neighbours_of(size: int) -> Mapping[Cell, frozenset[Cell]]:
+    """The up to eight neighbours of every cell of a square board, row by row."""
+    numbers = range(1, size + 1)
+    cells = [(row, column) for row in numbers for column in numbers]
+    return {cell: frozenset(_around(cell)).intersection(cells) for cell in cells}
 
-    def _neighbours(self, cell: Cell) -> set[Cell]:
-        row, column = cell
-        around = {(row + down, column + right) for down in (-1, 0, 1) for right in (-1, 0, 1)}
-        return {neighbour for neighbour in around if neighbour != cell and self._contains(neighbour)}
+
+def _around(cell: Cell) -> list[Cell]:
+    row, column = cell
+    around = [(row + down, column + right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    return [neighbour for neighbour in around if neighbour != cell]

@@ -7,6 +7,10 @@ import re
 from envs.minesweeper.field import Cell
 from envs.parsing import between_tags
 
+LARGEST_NAMED = 9
+"""Rows and columns of the largest board whose cells have names: "i9" is the last."""
+
+_NAME = re.compile(r"([a-i])([1-9])")
 _CELL = re.compile(r"\(([0-9]{1,4}), *([0-9]{1,4})\)")
 
 
@@ -19,3 +23,14 @@ def parse_cell(response: str) -> Cell | None:
 def render_cell(cell: Cell) -> str:
     """A cell as memory shows it: "(3, 4)"."""
     return f"({cell[0]}, {cell[1]})"
+
+
+def cell_name(cell: Cell) -> str:
+    """The row as a letter and the column as a digit: (2, 3) is "b3"."""
+    return f"{chr(ord('a') + cell[0] - 1)}{cell[1]}"
+
+
+def parse_name(response: str) -> Cell | None:
+    """The cell whose name a response is, white space around it aside; None when it is anything else."""
+    match = _NAME.fullmatch(response.strip())
+    return (ord(match[1]) - ord("a") + 1, int(match[2])) if match else None

@@ -1,6 +1,11 @@
-"""The prompts of MineSweeper: full (for instruction-tuned models) and compact (for models of a few hundred tokens).
+"""The prompts of MineSweeper, and how a response names a cell in each.
 
-The compact layout shows a past attempt as its last board alone, which tells what was opened and where a mine was hit.
+    full      for instruction-tuned models: rules and requests in sentences
+    compact   for models of a few hundred tokens: a rules line, small boards, the same tags
+    dense     for models that learn on a CPU: boards alone, in which a closed cell shows its name, "b3", one token
+              of the pocket tokenizer; the answer is such a name
+
+Compact and dense show a past attempt as its last board alone, which tells what was opened and where a mine was hit.
 """
 
 from __future__ import annotations
@@ -10,7 +15,8 @@ from collections.abc import Sequence
 
 from common.settings import Prompting
 from envs.base import MemoryStep, MemoryWindow, PlayView, ReflectionView
-from envs.minesweeper.field import Minefield
+from envs.minesweeper.field import Cell, Minefield
+from envs.minesweeper.parsing import cell_name, parse_cell, parse_name
 from envs.prompts import CompactStyle, PromptStyle, join_paragraphs, titled
 
 _RULES = """\
@@ -48,11 +54,28 @@ Finish with your lessons and this plan inside the tags: <remark>lessons and plan
 
 
 class MinesweeperStyle(PromptStyle):
-    """A layout of prompts that also decides how the board is written."""
+    """A layout of prompts that also decides how the board is written, and how a response names a cell.
+
+    stop: texts that end a response.
+    """
+
+    stop: tuple[str, ...] = ("</action>",)
 
     @abstractmethod
     def board(self, field: Minefield) -> str:
         """The board as the policy sees it."""
+
+    def answer(self, cell: Cell) -> str:
+        """The response that opens a cell."""
+        return f"<action>({cell[0]},{cell[1]})</action>"
+
+    def parse(self, response: str) -> Cell | None:
+        """The cell that a response names, on the board or not; None when it names none."""
+        return parse_cell(response)
+
+    def remark(self, cell: Cell) -> str:
+        """A reflection that names a cell."""
+        return f"<remark>mine {cell[0]} {cell[1]}</remark>"
 
 
 class FullStyle(MinesweeperStyle):
@@ -103,3 +126,50 @@ class MinesweeperCompactStyle(CompactStyle, MinesweeperStyle):
     def steps(self, steps: Sequence[MemoryStep], window: MemoryWindow) -> str:
         """The board after the last step."""
         return steps[-1].observation if steps and window.observations else ""
+
+
+class DenseStyle(CompactStyle, MinesweeperStyle):
+    """The number of mines and boards, nothing else: three boards of 4 x 4 cells take 64 tokens with their template.
+
+    A name's digit ends the response, so that an action is one token, and all of its log-probability is the choice.
+    """
+
+    play_request = ""
+    reflection_request = "?"
+
+    def __init__(self, size: int, mines: int) -> None:
+        self.rules = f" {mines}"
+        self.stop = tuple(str(column) for column in range(1, size + 1))
+
+    def board(self, field: Minefield) -> str:
+        """One line a row, with a space before every cell: " b1 . 1 *"; " b1" is a closed cell."""
+        rows = enumerate(field.symbols(), start=1)
+        return "\n".join("".join(map(_dense_cell, _cells_of(number, row), row)) for number, row in rows)
+
+    def steps(self, steps: Sequence[MemoryStep], window: MemoryWindow) -> str:
+        """The board after the last step."""
+        return steps[-1].observation if steps and window.observations else ""
+
+    def remark_line(self, reflection: str) -> str:
+        """A reflection on one line, words written as cells are."""
+        return "".join(f" {word}" for word in reflection.split())
+
+    def answer(self, cell: Cell) -> str:
+        """The cell's name as boards show it."""
+        return f" {cell_name(cell)}"
+
+    def parse(self, response: str) -> Cell | None:
+        """The cell whose name the whole response is."""
+        return parse_name(response)
+
+    def remark(self, cell: Cell) -> str:
+        """The cell's name between the tags."""
+        return f"<remark> {cell_name(cell)}</remark>"
+
+
+def _cells_of(row: int, symbols: Sequence[str]) -> list[Cell]:
+    return [(row, column) for column in range(1, len(symbols) + 1)]
+
+
+def _dense_cell(cell: Cell, symbol: str) -> str:
+    return f" {cell_name(cell) if symbol == '?' else symbol}"

@@ -17,8 +17,8 @@ from envs import registry
 from envs.base import Env, MemoryStep, PastAttempt, PlayView, ReflectionView
 from envs.minesweeper.env import MinesweeperEnv, RewardScheme
 from envs.minesweeper.generator import Layout, draw_layout
-from envs.minesweeper.parsing import parse_cell, render_cell
-from envs.minesweeper.prompts import FullStyle
+from envs.minesweeper.parsing import cell_name, parse_cell, parse_name, render_cell
+from envs.minesweeper.prompts import DenseStyle, FullStyle
 
 
 def make(options: dict[str, Any], seed: int = 0) -> Env:
@@ -288,3 +288,74 @@ def test_an_invalid_action_is_remembered_as_what_the_actor_put_in_its_place() ->
     board = env.reset().text
     text = env.render_steps((MemoryStep("invalid", board),), env.windows.playing)
     assert text == f"Action 1: invalid\nObservation 1:\n{board}"
+
+
+# ---- dense prompts -------------------------------------------------------------------------------------------------
+
+
+def make_dense(board: int = 4, mines: int = 3, seed: int = 1) -> Env:
+    return make({"board": board, "mines": mines, "prompt": "dense"}, seed)
+
+
+def test_a_dense_board_names_closed_cells_and_shows_open_ones() -> None:
+    layout = Layout(size=3, mines=frozenset({(1, 1)}), first=(1, 2))
+    env = MinesweeperEnv(layout, DenseStyle(3, 1), "paper", max_turns=7)
+    assert env.reset().text == " a1 1 a3\n b1 b2 b3\n c1 c2 c3"
+    assert env.step(" c3").observation.text == " a1 1 .\n 1 1 .\n . . ."
+    env.reset()
+    assert env.step(" a1").observation.text == " * 1 a3\n b1 b2 b3\n c1 c2 c3"
+
+
+def test_a_dense_prompt_is_the_number_of_mines_and_the_boards_alone() -> None:
+    env = make_dense()
+    board = env.reset().text
+    lost = env.render_past([PastAttempt(0, (MemoryStep("(1, 1)", "lost board"),), "a1 b2")])
+    text = env.play_prompt(PlayView(board, board, past=lost, current="ignored", episode=1, turn=0))
+    assert text == f" 3\nlost board\n a1 b2\n{board}"
+    reflection = env.reflection_prompt(ReflectionView(board, past=lost, current="last board", episode=1))
+    assert reflection == " 3\nlost board\n a1 b2\nlast board\n?"
+
+
+@pytest.mark.parametrize("response", [" b3", "b3", "b3\n"])
+def test_a_dense_response_is_the_name_of_a_cell(response: str) -> None:
+    assert make_dense().step(response).action == "(2, 3)"
+
+
+@pytest.mark.parametrize("response", ["", "3", "b", "b0", "j1", "B3", "b3 a1", "b33", "<action>(2,3)</action>", "b²"])
+def test_a_dense_response_that_is_no_name_holds_no_action(response: str) -> None:
+    result = make_dense().step(response)
+    assert (result.action, result.is_done) == (None, False)
+
+
+def test_a_name_outside_the_board_opens_nothing() -> None:
+    env = make_dense()
+    before = env.reset().text
+    result = env.step("e1")
+    assert (result.action, result.observation.text) == ("(5, 1)", before)
+
+
+def test_any_column_ends_a_dense_response() -> None:
+    assert make_dense(board=4).stop == ("1", "2", "3", "4")
+    assert make({"prompt": "compact"}).stop == ("</action>",)
+
+
+def test_dense_random_play_opens_every_hidden_cell_equally_often() -> None:
+    env = make_dense(seed=2)
+    env.reset()
+    hidden = set(draw_layout(4, 3, 2).lay().hidden)
+    rng = random.Random(0)
+    counts = Counter(env.random_response(rng) for _ in range(300 * len(hidden)))
+    assert {parse_name(response) for response in counts} == hidden
+    assert all(220 < count < 380 for count in counts.values())
+
+
+def test_dense_random_reflections_name_a_cell() -> None:
+    remarks = {
+        make_dense().parse_reflection(make_dense().random_reflection(random.Random(seed))) for seed in range(300)
+    }
+    assert remarks == {cell_name((row, column)) for row in range(1, 5) for column in range(1, 5)}
+
+
+def test_a_board_with_more_cells_than_names_has_no_dense_prompt() -> None:
+    with pytest.raises(BadInput, match=r"env\.options\.prompt = 'dense': names cells of up to 9 x 9.*board is 10"):
+        registry.decode_config("minesweeper", {"board": 10, "prompt": "dense"})
