@@ -120,7 +120,8 @@ def check_values(settings: Settings) -> Settings:
 def _check_leaf(leaf: Leaf) -> None:
     value = leaf.value
     if leaf.choices and value not in leaf.choices:
-        raise ConfigError(f"{leaf.key} is {value!r}; it must be one of {', '.join(leaf.choices)}")
+        choices = ", ".join(choice or "''" for choice in leaf.choices)
+        raise ConfigError(f"{leaf.key} is {value!r}; it must be one of {choices}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     is_below = leaf.low is not None and not value >= leaf.low  # not >=, so that NaN is refused

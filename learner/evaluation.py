@@ -28,6 +28,8 @@ from learner.diversity import Diversity, diversity, entropy, trajectory
 from learner.intervals import Interval, bootstrap_intervals
 
 EVALUATIONS_FOLDER = "evaluations"
+INITIAL = "initial"
+FINAL = "final"
 
 _FAULTS = (EpisodeStatus.INFERENCE_ERROR, EpisodeStatus.ENVIRONMENT_ERROR)
 

@@ -14,14 +14,12 @@ from collections.abc import Callable
 from common.errors import BadInput
 from learner.dispatch import Dispatcher
 from learner.evaluating import Evaluation, evaluation_plan
-from learner.evaluation import EvaluationResult, evaluation_path, read_evaluations, write_evaluation
+from learner.evaluation import INITIAL, EvaluationResult, evaluation_path, read_evaluations, write_evaluation
 from learner.journal import Journal
 from learner.plan import GatewayPlan
 
 log = logging.getLogger("lamer.gateway")
 
-INITIAL = "initial"
-FINAL = "final"
 _UPDATE = "update-"
 
 

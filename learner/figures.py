@@ -1,12 +1,14 @@
-"""A run's figures as PNG files, drawn from its `metrics.jsonl`.
+"""A run's figures as PNG files, drawn from its `metrics.jsonl` and its evaluations.
 
+    evaluation.png         pass@k of the first and the last policy version, with intervals, beside references
+    evaluation_curve.png   pass@k of every version measured during training (`learner.evaluation_figures`)
     pass_at_k.png          pass@1, pass@2, ... of the training trials, and what later episodes add to the first
     reward_by_episode.png  mean reward of each episode of a trial
     staleness.png          age of the trials trained on
     throughput.png         trials and tokens a second, and where the trainer's time goes
 
 Thin lines are the measurements, thick ones their running mean. References are dashed. Each figure is left out where
-the file holds none of its metrics. No pyplot: nothing global, so any thread may draw.
+none of its metrics were measured.
 """
 
 from __future__ import annotations
@@ -19,18 +21,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from learner.evaluation import EvaluationResult
+from learner.evaluation_figures import draw_evaluations, draw_progress
 from learner.plan import ReferenceFigure
+from learner.plots import COLOURS, DPI, finish, mark, new_figure, show_shares
 
 Values = npt.NDArray[np.float64]
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_GREY = "#555555"
-_DPI = 140
-_SMALLEST_GAP = 0.055
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +90,18 @@ class History:
         return tuple(found)
 
 
-def draw_figures(metrics: Path, folder: Path, run: str, references: Sequence[ReferenceFigure] = ()) -> tuple[Path, ...]:
-    """Draw what `metrics` holds into `folder`; the files written."""
+def draw_figures(
+    metrics: Path,
+    folder: Path,
+    run: str,
+    references: Sequence[ReferenceFigure] = (),
+    evaluations: Sequence[EvaluationResult] = (),
+) -> tuple[Path, ...]:
+    """Draw what `metrics` and `evaluations` hold into `folder`; the files written."""
     history = History.read(metrics)
     figures = {
+        "evaluation.png": draw_evaluations(evaluations, run, references),
+        "evaluation_curve.png": draw_progress(evaluations, run, references),
         "pass_at_k.png": draw_pass_at(history, run, references),
         "reward_by_episode.png": draw_rewards(history, run),
         "staleness.png": draw_staleness(history, run),
@@ -105,7 +112,7 @@ def draw_figures(metrics: Path, folder: Path, run: str, references: Sequence[Ref
     for name, figure in figures.items():
         if figure is not None:
             temporary = folder / f".{name}"
-            figure.savefig(temporary, dpi=_DPI, format="png")
+            figure.savefig(temporary, dpi=DPI, format="png")
             written.append(temporary.replace(folder / name))
     return tuple(written)
 
@@ -116,22 +123,21 @@ def draw_pass_at(history: History, run: str, references: Sequence[ReferenceFigur
     if not curves:
         return None
     count = len(curves)
-    figure = _figure(height=6.4 if count > 1 else 4.0)
+    figure = new_figure(height=6.4 if count > 1 else 4.0)
     axes = figure.subplots(2 if count > 1 else 1, 1, sharex=True, squeeze=False, height_ratios=(3, 2)[: min(count, 2)])
     top = axes[0][0]
     for k, curve in enumerate(curves):
         _plot(top, curve, f"pass@{k + 1}", COLOURS[k % len(COLOURS)])
     known = [reference for reference in references if len(reference.pass_at) >= count]
-    _mark(top, [(f"{each.name}: pass@{count}", each.pass_at[count - 1]) for each in known])
-    _finish(top, f"{run}: tasks solved within k episodes (training, sampled)", "share of trials", count)
-    top.set_ylim(-0.02, 1.04)
-    top.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    mark(top, [(f"{each.name}: pass@{count}", each.pass_at[count - 1]) for each in known])
+    finish(top, f"{run}: tasks solved within k episodes (training, sampled)", "share of trials", count)
+    show_shares(top)
     if count > 1:
         low = axes[1][0]
         gain = Curve(curves[-1].updates, curves[-1].values - np.interp(curves[-1].updates, *_pair(curves[0])))
         _plot(low, gain, f"pass@{count} - pass@1", COLOURS[3])
-        _mark(low, [(each.name, each.pass_at[count - 1] - each.pass_at[0]) for each in known])
-        _finish(low, f"What later episodes add to the first: pass@{count} - pass@1", "share of trials", 1)
+        mark(low, [(each.name, each.pass_at[count - 1] - each.pass_at[0]) for each in known])
+        finish(low, f"What later episodes add to the first: pass@{count} - pass@1", "share of trials", 1)
         low.set_ylim(min(-0.02, float(gain.values.min()) - 0.02), 1.04)
         low.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes[-1][0].set_xlabel("update")
@@ -143,11 +149,11 @@ def draw_rewards(history: History, run: str) -> Figure | None:
     curves = history.numbered("reward/episode_")
     if not curves:
         return None
-    figure = _figure()
+    figure = new_figure()
     axes = figure.subplots()
     for k, curve in enumerate(curves):
         _plot(axes, curve, f"episode {k + 1}", COLOURS[k % len(COLOURS)])
-    _finish(axes, f"{run}: reward by episode (of the trials that played it)", "mean reward", len(curves))
+    finish(axes, f"{run}: reward by episode (of the trials that played it)", "mean reward", len(curves))
     axes.set_xlabel("update")
     return figure
 
@@ -157,12 +163,12 @@ def draw_staleness(history: History, run: str) -> Figure | None:
     mean, most = history.get("staleness/mean"), history.get("staleness/max")
     if mean is None:
         return None
-    figure = _figure()
+    figure = new_figure()
     axes = figure.subplots()
     if most is not None:
         axes.plot(most.updates, most.values, ".", color=COLOURS[1], markersize=4.0, label="oldest of the batch")
     _plot(axes, mean, "mean of the batch", COLOURS[0])
-    _finish(axes, f"{run}: staleness of the trials trained on", "policy versions", 2)
+    finish(axes, f"{run}: staleness of the trials trained on", "policy versions", 2)
     axes.set_ylim(bottom=0.0)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("update")
@@ -182,13 +188,13 @@ def draw_throughput(history: History, run: str) -> Figure | None:
             panels.append((title, unit, found))
     if not panels:
         return None
-    figure = _figure(height=1.2 + 2.0 * len(panels))
+    figure = new_figure(height=1.2 + 2.0 * len(panels))
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
     for row, (title, unit, found) in enumerate(panels):
         panel = axes[row][0]
         for k, (label, curve) in enumerate(found):
             _plot(panel, curve, label, COLOURS[(row + k) % len(COLOURS)])
-        _finish(panel, f"{run}: throughput, {title}" if row == 0 else title, unit, len(found))
+        finish(panel, f"{run}: throughput, {title}" if row == 0 else title, unit, len(found))
         panel.set_ylim(bottom=0.0)
     axes[-1][0].set_xlabel("update")
     return figure
@@ -203,42 +209,8 @@ def _pair(curve: Curve) -> tuple[Values, Values]:
     return curve.updates, curve.values
 
 
-def _figure(height: float = 4.0) -> Figure:
-    figure = Figure(figsize=(8.0, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _plot(axes: Axes, curve: Curve, label: str, colour: str) -> None:
     """The measurements thin, their running mean thick; a dot where there is a single one."""
     axes.plot(curve.updates, curve.values, color=colour, alpha=0.3, linewidth=0.8)
     marker = "o" if len(curve) == 1 else None
     axes.plot(curve.updates, curve.smoothed(), color=colour, linewidth=2.0, label=label, marker=marker)
-
-
-def _mark(axes: Axes, marks: Sequence[tuple[str, float]]) -> None:
-    """Dashed lines with their names in the right margin, moved apart where they would overlap."""
-    previous = -1.0
-    for name, value in sorted(marks, key=lambda mark: mark[1]):
-        axes.axhline(value, color=_GREY, linestyle=(0, (5, 4)), linewidth=1.0, zorder=1)
-        height = max(value, previous + _SMALLEST_GAP)
-        previous = height
-        axes.annotate(
-            f"{name.replace('_', ' ')} {value:.3f}",
-            xy=(1.01, height),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            fontsize=8,
-            color=_GREY,
-        )
-
-
-def _finish(axes: Axes, title: str, unit: str, curves: int) -> None:
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.set_ylabel(unit)
-    axes.grid(visible=True, color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if curves > 1:
-        axes.legend(frameon=True, framealpha=0.9, edgecolor="none", fontsize=9, ncols=curves, loc="best")

@@ -59,7 +59,8 @@ from common.messages import (
 from common.transport import RouterEndpoint
 from learner.batching import Batcher
 from learner.dispatch import Dispatcher
-from learner.evaluator import FINAL, INITIAL, Evaluator
+from learner.evaluation import FINAL, INITIAL
+from learner.evaluator import Evaluator
 from learner.groups import TrialEntry
 from learner.hosts import Hosts
 from learner.intake import Intake

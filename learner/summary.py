@@ -1,7 +1,8 @@
 """`summary.json`: what a run came to, for people and for scripts.
 
-    evaluation    of the last policy version: pass@1.., n, sampling and what else was measured
+    evaluation    of the last policy version: pass@1.. with intervals, n, sampling and what else was measured
     warm_start    the same of the first policy version (before training), and the figures of its warm start
+    measured      pass@1.. of the versions measured during training, by update
     reference     exact or scripted figures to read them against, by name
     then          time, updates, trials, tokens, policy versions, drops by reason, throughput
 
@@ -20,7 +21,8 @@ import msgspec
 from common.config import config_hash
 from common.messages import Metric
 from common.settings import Settings
-from learner.evaluation import EvaluationResult
+from learner.diversity import Diversity
+from learner.evaluation import FINAL, INITIAL, EvaluationResult
 from learner.plan import RunResult
 
 Json = str | float | int | None | Mapping[str, "Json"] | Sequence["Json"]
@@ -52,8 +54,13 @@ def summary(result: RunResult, settings: Settings, model_path: Path) -> Mapping[
         "config_hash": config_hash(settings),
         "env": settings.env.name,
         "model": str(model_path),
-        "evaluation": _evaluation(by_name.get("final")),
-        "warm_start": {**(_evaluation(by_name.get("initial")) or {}), **_warm_start(result.warmstart)},
+        "evaluation": _evaluation(by_name.get(FINAL)),
+        "warm_start": {**(_evaluation(by_name.get(INITIAL)) or {}), **_warm_start(result.warmstart)},
+        "measured": {
+            str(each.policy_version): pass_at_keys(each.pass_at)
+            for each in result.evaluations
+            if each.name not in (INITIAL, FINAL)
+        },
         "reference": {reference.name: pass_at_keys(reference.pass_at) for reference in result.references},
         "wall_seconds": result.seconds,
         "training_seconds": result.training_seconds,
@@ -87,20 +94,35 @@ def pass_at_keys(pass_at: Sequence[float]) -> Mapping[str, float]:
 
 
 def _evaluation(result: EvaluationResult | None) -> Mapping[str, Json] | None:
+    """In short; `evaluations/NAME.json` holds the rest."""
     if result is None:
         return None
+    first = result.by_episode[0].diversity if result.by_episode else None
     return {
         **pass_at_keys(result.pass_at),
+        "intervals": {f"pass@{k}": (each.low, each.high) for k, each in enumerate(result.intervals, start=1)},
         "n": result.n,
+        "tasks": result.tasks,
+        "rounds": result.rounds,
         "failed": result.failed,
+        "overflowed": result.overflowed,
         "policy_version": result.policy_version,
+        "memory": result.memory.value,
         "sampling": msgspec.to_builtins(result.sampling),
         "valid_action_rate": result.valid_action_rate,
         "first_action_entropy": result.first_action_entropy,
+        "trial_diversity": _nats(result.trial_diversity),
+        "first_episode_diversity": _nats(first),
         "mean_turns": result.mean_turns,
         "mean_response_tokens": result.mean_response_tokens,
+        "turns_per_episode": result.turns_per_episode,
+        "tokens_per_episode": result.tokens_per_episode,
         "seconds": result.seconds,
     }
+
+
+def _nats(found: Diversity | None) -> float | None:
+    return None if found is None else found.nats
 
 
 def _warm_start(metrics: Sequence[Metric]) -> Mapping[str, Json]:

@@ -26,6 +26,7 @@ from typing import Any
 from common import config
 from common.messages import Metric
 from common.settings import Settings
+from learner.evaluation import EVALUATIONS_FOLDER, read_evaluations
 from learner.plan import ReferenceFigure
 
 log = logging.getLogger("lamer.tracking")
@@ -153,9 +154,13 @@ class Tracker:
     def _draw(self) -> None:
         from learner.figures import draw_figures  # noqa: PLC0415 -- matplotlib takes a second, here in the thread
 
-        run_dir = self._tracked.run_dir
+        run_dir, tracked = self._tracked.run_dir, self._tracked
         figures = draw_figures(
-            run_dir / "metrics.jsonl", run_dir / FIGURES_FOLDER, self._tracked.name, self._tracked.references
+            run_dir / "metrics.jsonl",
+            run_dir / FIGURES_FOLDER,
+            tracked.name,
+            tracked.references,
+            read_evaluations(run_dir),
         )
         if self._mlflow is not None:
             for figure in figures:
@@ -219,6 +224,8 @@ class MlflowRun:
         """Log the run's files and end the run."""
         for name in RUN_FILES:
             self.log_file(self._tracked.run_dir / name)
+        for path in sorted((self._tracked.run_dir / EVALUATIONS_FOLDER).glob("[!.]*.json")):
+            self.log_file(path, EVALUATIONS_FOLDER)
         self._client.set_terminated(self._run_id, status)
 
     def _create(self, client: Any) -> str:  # noqa: ANN401 -- mlflow is not type-checked
