@@ -1,6 +1,6 @@
 """`lamer`: the command line. A command is a module of `deploy.commands`, which imports what it needs when it is called.
 
-    train eval                 a whole run on this machine
+    train eval experiment      whole runs on this machine
     learner serve actor top    one part each, on any machine
     keys config model          what a run is made of
     inspect                    what a run left
@@ -25,6 +25,7 @@ from deploy.commands import (
     config,
     doctor,
     evaluate,
+    experiment,
     inspect,
     keys,
     learner,
@@ -70,6 +71,7 @@ app = typer.Typer(
 RUN, PARTS, TOOLS = "A run on this machine", "Parts of a run, on any machine", "Tools"
 app.command("train", rich_help_panel=RUN)(train.train)
 app.command("eval", rich_help_panel=RUN)(evaluate.evaluate)
+app.command("experiment", rich_help_panel=RUN)(experiment.experiment)
 app.command("inspect", rich_help_panel=RUN)(inspect.inspect)
 app.command("learner", rich_help_panel=PARTS)(learner.learner)
 app.command("serve", rich_help_panel=PARTS)(serve.serve)

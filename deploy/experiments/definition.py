@@ -120,17 +120,18 @@ class Block(_Part, frozen=True, kw_only=True):
 
     pass_at      arms x pass@k of one evaluation; pass@k over k        axis   pass@k over the values of an axis
     evaluations  arms x evaluations, pass@k of the last k               curves   training's pass@k over the updates
-    diversity    entropy of trajectories and what goes with it
+    diversity    entropy of trajectories and what goes with it   figures   arms x metrics of the end of training
 
     arms: these only. k: which pass@k is drawn; 0 the last.
     """
 
-    kind: Literal["pass_at", "axis", "evaluations", "curves", "diversity"]
+    kind: Literal["pass_at", "axis", "evaluations", "curves", "diversity", "figures"]
     title: str
     arms: tuple[str, ...] = ()
     evaluation: str = FINAL
     evaluations: tuple[str, ...] = ()
     axis: str = ""
+    figures: tuple[str, ...] = ()
     k: int = 0
     plot: bool = True
 

@@ -22,6 +22,11 @@ from learner.figures import Curve, History
 
 MAX_POINTS = 60
 """Most points of a learning curve that a result keeps."""
+FIGURES = (
+    "staleness/mean", "staleness/max", "engine/importance_ess", "policy/logprob_shift_mean", "loss/clip_fraction",
+    "loss/entropy", "critic/explained_variance", "train/valid_actions",
+)  # fmt: skip
+"""Metrics whose mean over the last tenth of the updates a result keeps."""
 DIGITS = 5
 """Decimals that a result keeps."""
 
@@ -88,6 +93,7 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True):
     references: dict[str, tuple[float, ...]]
     curve: LearningCurve
     settings: dict[str, str]
+    figures: dict[str, float] = {}
     evaluations: dict[str, EvaluationRecord] = {}
     run: str = ""
 
@@ -170,6 +176,7 @@ def collect(cell: Cell, run: Path, wall_seconds: float) -> CellResult:
         references=_references(summary),
         curve=read_curve(run / "metrics.jsonl"),
         settings=identity(cell.settings),
+        figures=read_figures(run / "metrics.jsonl"),
     )
 
 
@@ -220,6 +227,15 @@ def read_curve(metrics: Path) -> LearningCurve:
     return LearningCurve(
         tuple(int(curves[0].updates[index]) for index in chosen), tuple(_values(curve, chosen) for curve in curves)
     )
+
+
+def read_figures(metrics: Path) -> dict[str, float]:
+    """The mean over the last tenth of the updates of every metric of `FIGURES` that `metrics.jsonl` holds."""
+    history = History.read(metrics)
+    curves = {name: curve for name in FIGURES if (curve := history.get(name)) is not None}
+    return {
+        name: round(float(curve.values[-max(1, len(curve) // 10) :].mean()), DIGITS) for name, curve in curves.items()
+    }
 
 
 def _thinned(count: int) -> list[int]:

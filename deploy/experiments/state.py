@@ -20,7 +20,8 @@ import msgspec
 from common import config
 from common.config import config_hash
 from common.errors import LamerError
-from deploy.experiments.cells import Cell, CellEvaluation, differences, identity
+from deploy.experiments.cells import Cell, CellEvaluation, differences, grid, identity, make_cells
+from deploy.experiments.definition import Experiment
 from deploy.experiments.results import CellResult, EvaluationRecord, is_finished, read_result, recorded_hash
 from deploy.runs import CONFIG_FILE
 
@@ -96,6 +97,21 @@ def look(cells: Sequence[Cell], places: Places) -> tuple[CellState, ...]:
     """
     results = read_all_results(places)
     return tuple(_look_at(cell, places, results) for cell in cells)
+
+
+def usable_results(experiment: Experiment, places: Places) -> tuple[dict[str, CellResult], str]:
+    """The results that an experiment's page is made of, by cell in the order of its grid, and what was left out.
+
+    A result of another configuration than today's is left out. Where today's can't be resolved, none is.
+    """
+    try:
+        states = look(make_cells(experiment), places)
+    except LamerError as error:
+        found = {each.cell: each for each in read_all_results(places) if each.experiment == experiment.name}
+        return {key.name: found[key.name] for key in grid(experiment) if key.name in found}, str(error)
+    other = [state for state in states if state.result is None and state.changed]
+    said = [f"{state.cell.name} is of another configuration ({', '.join(state.changed[:3])})" for state in other]
+    return {state.cell.name: state.result for state in states if state.result is not None}, "; ".join(said)
 
 
 def read_all_results(places: Places) -> tuple[CellResult, ...]:

@@ -1,0 +1,227 @@
+"""Plots of a page as SVG, from an experiment and its cells' results; equal results give equal files.
+
+Colours stand for arms in the order of the definition, on every plot of a page. References are dashed. No pyplot:
+nothing global.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from deploy.experiments.cells import value_text
+from deploy.experiments.definition import FINAL, Block, Experiment
+from deploy.experiments.rows import Results, Row, make_rows, references
+from deploy.experiments.tables import chosen_k
+from deploy.runs import write_text
+from learner.plots import COLOURS
+
+_STYLES = ("-", "--", ":", "-.")
+_SMALLEST_GAP = 0.055
+
+
+def plot(experiment: Experiment, results: Results, block: Block) -> Figure | None:
+    """The plot of a block, None where nothing has been measured for it."""
+    match block.kind:
+        case "pass_at":
+            return _plot_attempts(experiment, results, block)
+        case "axis":
+            return _plot_axis(experiment, results, block)
+        case "evaluations":
+            return _plot_evaluations(experiment, results, block)
+        case "curves":
+            return _plot_curves(experiment, results, block)
+        case "diversity":
+            return _plot_diversity(experiment, results, block)
+        case "figures":
+            return None
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a plot as SVG without a date or random names, in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "lamer"})
+    write_text(path, "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n")
+
+
+def _plot_attempts(experiment: Experiment, results: Results, block: Block) -> Figure | None:
+    """pass@k over k: how much later episodes add."""
+    rows = _measured(make_rows(experiment, results, block.arms, block.evaluation))
+    if not rows:
+        return None
+    figure, axes = _figure()
+    for index, row in enumerate(rows):
+        _draw(experiment, axes, row, range(1, len(row.pass_at) + 1), range(len(row.pass_at)), index)
+    last = max(len(row.pass_at) for row in rows)
+    found = references([result for row in rows for result in row.results], block.evaluation)
+    for shares in found.values():
+        known = shares[:last]
+        axes.plot(range(1, len(known) + 1), known, color=GREY, linestyle=(0, (5, 4)), linewidth=1.0, zorder=1)
+    ends = [(name, shares[min(last, len(shares)) - 1]) for name, shares in found.items() if shares]
+    _name_lines(axes, ends)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("episodes, k")
+    return _finished(figure, axes, "tasks solved within k episodes")
+
+
+def _plot_axis(experiment: Experiment, results: Results, block: Block) -> Figure | None:
+    """pass@k over the values of an axis, a line for each arm."""
+    axis = next(axis for axis in experiment.axes if axis.name == block.axis)
+    labels = [value_text(value) for value in axis.values]
+    rows = _measured(make_rows(experiment, results, block.arms, block.evaluation))
+    figure, axes = _figure()
+    is_empty = True
+    for arm in dict.fromkeys(row.arm.name for row in rows):
+        mine = [row for row in rows if row.arm.name == arm and block.axis in dict(row.at)]
+        others = dict.fromkeys(tuple(pair for pair in row.at if pair[0] != block.axis) for row in mine)
+        for index, other in enumerate(others):
+            line = [row for row in mine if set(other) <= set(row.at)]
+            xs = [labels.index(value_text(dict(row.at)[block.axis])) for row in line]
+            name = ", ".join([line[0].arm.label, *(value_text(value) for _, value in other)])
+            _draw_line(experiment, axes, line, xs, block.k, name, index)
+            is_empty = False
+    if is_empty:
+        return None
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_xlabel(axis.label)
+    return _finished(figure, axes, f"solved, pass@{_k(rows, block.k)}")
+
+
+def _plot_evaluations(experiment: Experiment, results: Results, block: Block) -> Figure | None:
+    """pass@k of each evaluation, a line for each arm."""
+    names = block.evaluations or (FINAL, *(each.name for each in experiment.evaluations))
+    by_evaluation = [make_rows(experiment, results, block.arms, name) for name in names]
+    figure, axes = _figure()
+    drawn: list[Row] = []
+    for column in zip(*by_evaluation, strict=True):
+        xs = [x for x, row in enumerate(column) if row.pass_at]
+        if xs:
+            rows = [column[x] for x in xs]
+            _draw_line(experiment, axes, rows, xs, block.k, rows[0].label, 0)
+            drawn += rows
+    if not drawn:
+        return None
+    axes.set_xticks(range(len(names)), [experiment.evaluation_label(name) for name in names])
+    return _finished(figure, axes, f"solved, pass@{_k(drawn, block.k)}")
+
+
+def _plot_curves(experiment: Experiment, results: Results, block: Block) -> Figure | None:
+    """Training's pass@k over the updates: each seed thin, their mean thick."""
+    figure, axes = _figure()
+    is_empty = True
+    for row in make_rows(experiment, results, block.arms):
+        curves = [result.curve for result in row.results if result.curve.updates]
+        if not curves:
+            continue
+        is_empty = False
+        k = min(len(curve.pass_at) for curve in curves)
+        chosen = min(block.k or k, k) - 1
+        colour = _colour(experiment, row)
+        for curve in curves:
+            axes.plot(curve.updates, curve.pass_at[chosen], color=colour, alpha=0.35, linewidth=0.9)
+        grid = curves[0].updates
+        mean = np.mean([np.interp(grid, curve.updates, curve.pass_at[chosen]) for curve in curves], axis=0)
+        axes.plot(grid, mean, color=colour, linewidth=2.0, label=f"{row.label}, pass@{chosen + 1}")
+    if is_empty:
+        return None
+    axes.set_xlabel("update")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _finished(figure, axes, "solved in training, sampled")
+
+
+def _plot_diversity(experiment: Experiment, results: Results, block: Block) -> Figure | None:
+    """Entropy of the first episode's trajectories beside success: the exploration an arm keeps, and what it gains."""
+    rows = _measured(make_rows(experiment, results, block.arms, block.evaluation))
+    known = [(row, value) for row in rows if (value := row.mean("episode_diversity")) is not None]
+    if not known:
+        return None
+    figure, axes = _figure()
+    for row, value in known:
+        last = row.pass_at[-1]
+        bars = [[last.mean - last.low], [last.high - last.mean]]
+        axes.errorbar([value], [last.mean], yerr=bars, fmt="o", color=_colour(experiment, row), capsize=3.0)
+        axes.annotate(row.label, (value, last.mean), xytext=(7, 5), textcoords="offset points", fontsize=9)
+    axes.set_xlabel("entropy of a task's trajectories in the first episode, nats")
+    axes.set_xlim(left=0.0)
+    return _finished(figure, axes, f"solved, pass@{len(known[0][0].pass_at)}")
+
+
+def _draw(experiment: Experiment, axes: Axes, row: Row, xs: Sequence[int], ks: Sequence[int], style: int) -> None:
+    """One row's pass@k as a line with intervals."""
+    chosen = [row.pass_at[k] for k in ks]
+    means = [each.mean for each in chosen]
+    bars = [[each.mean - each.low for each in chosen], [each.high - each.mean for each in chosen]]
+    line = _STYLES[_rank(experiment, row) // len(COLOURS) % len(_STYLES)]
+    shift = 0.012 * style  # so that intervals of equal height don't hide each other
+    places = [x + shift for x in xs]
+    axes.errorbar(
+        places, means, yerr=bars, color=_colour(experiment, row), linestyle=line, marker="o", capsize=3.0,
+        linewidth=1.8, markersize=4.5, label=row.label,
+    )  # fmt: skip
+
+
+def _draw_line(
+    experiment: Experiment, axes: Axes, rows: Sequence[Row], xs: Sequence[int], k: int, label: str, style: int
+) -> None:
+    """One pass@k of several rows as a line with intervals."""
+    chosen = [row.pass_at[chosen_k(row, k)] for row in rows]
+    bars = [[each.mean - each.low for each in chosen], [each.high - each.mean for each in chosen]]
+    line = _STYLES[(style + _rank(experiment, rows[0]) // len(COLOURS)) % len(_STYLES)]
+    axes.errorbar(
+        xs, [each.mean for each in chosen], yerr=bars, color=_colour(experiment, rows[0]), linestyle=line, marker="o",
+        capsize=3.0, linewidth=1.8, markersize=4.5, label=label,
+    )  # fmt: skip
+
+
+def _measured(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.pass_at]
+
+
+def _k(rows: Sequence[Row], k: int) -> int:
+    return k or max(len(row.pass_at) for row in rows)
+
+
+def _rank(experiment: Experiment, row: Row) -> int:
+    return [arm.name for arm in experiment.arms].index(row.arm.name)
+
+
+def _colour(experiment: Experiment, row: Row) -> str:
+    return COLOURS[_rank(experiment, row) % len(COLOURS)]
+
+
+def _figure() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8.0, 4.2), layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure, figure.subplots()
+
+
+def _name_lines(axes: Axes, ends: Sequence[tuple[str, float]]) -> None:
+    """Names of the references in the right margin, moved apart where they would overlap."""
+    previous = -1.0
+    for name, value in sorted(ends, key=lambda end: end[1]):
+        height = previous = max(value, previous + _SMALLEST_GAP)
+        text = f"{name.replace('_', ' ')} {100 * value:.1f}"
+        place = ("axes fraction", "data")
+        axes.annotate(text, xy=(1.01, height), xycoords=place, va="center", fontsize=8, color=GREY)
+
+
+def _finished(figure: Figure, axes: Axes, unit: str) -> Figure:
+    axes.set_ylabel(unit)
+    axes.set_ylim(-0.02, 1.04)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.grid(visible=True, color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=True, framealpha=0.9, edgecolor="none", fontsize=8, loc="best")
+    return figure
