@@ -140,7 +140,8 @@ def _head(found: DryRun) -> Table:
     table.add_row(
         "environment",
         f"{escape(settings.env.name)}: the first prompt has {lengths.first} tokens, {counted}; those of "
-        f"{SCRIPTED_TRIALS} scripted trials {lengths.play:.0f} on average and at most {lengths.longest} of {trial.max_prompt_tokens}",
+        f"{SCRIPTED_TRIALS} scripted trials {lengths.play:.0f} on average and at most "
+        f"{lengths.longest} of {trial.max_prompt_tokens}",
     )
     table.add_row("method", escape(_method(settings)))
     table.add_row(
