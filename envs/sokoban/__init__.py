@@ -5,6 +5,7 @@
 - generator.py: the room of a seed, by reverse play from the solved room
 - levels.py: rooms from level files in Boxoban's format
 - solver.py: shortest solutions by breadth-first search
+- references.py: a solver and a random walk, and their pass@k
 - parsing.py: which moves a response names
 - prompts.py: full and compact prompts
 - env.py: the environment: rewards, anchor states, scripted play

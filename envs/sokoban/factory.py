@@ -8,14 +8,18 @@ from typing import Annotated, Literal
 import msgspec
 
 from common.errors import BadInput
-from envs.base import EnvFactory
+from common.records import EVALUATION_SEED
+from envs.base import EnvFactory, Reference
 from envs.sokoban.env import RewardScheme, SokobanEnv, SokobanRules
 from envs.sokoban.generator import Layout, RoomLimits, draw_layout
 from envs.sokoban.levels import read_levels
 from envs.sokoban.prompts import FullStyle, SokobanCompactStyle
+from envs.sokoban.references import Attempt, sokoban_references
 
 _CELLS_PER_BOX = 5
 _MOST_BOXES = 5
+_REFERENCE_ROOMS = 400
+_REFERENCE_LEVELS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +31,10 @@ class SokobanConfig:
     min_solution, max_solution: moves of the shortest solution; the longest of `max_rooms` rooms where none fits.
     end_on_deadlock: an episode also ends when no solution is left; searched for after every push, slow in large rooms.
     reward: `paper` pays 10 for a solved room; `shaped` also charges moves and pays boxes.
-    levels: a level file in Boxoban's format; seed s plays its level s modulo their number, and the options that shape
-    generated rooms (rows to max_rooms) don't apply.
+    levels: a level file in Boxoban's format, or a folder of them; seed s plays level s modulo their number, and the
+    options that shape generated rooms (rows to max_rooms) don't apply. Training and evaluation draw from the same
+    levels, unless their splits differ.
+    split: the folder within `levels` that is played (Boxoban's train, valid, test).
     """
 
     rows: Annotated[int, msgspec.Meta(ge=5, le=20)] = 6
@@ -38,6 +44,7 @@ class SokobanConfig:
     max_solution: Annotated[int, msgspec.Meta(ge=1)] = 21
     max_rooms: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
     levels: str = ""
+    split: str = ""
     max_turns: Annotated[int, msgspec.Meta(ge=1)] = 7
     actions_per_turn: Annotated[int, msgspec.Meta(ge=1)] = 3
     max_moves: Annotated[int, msgspec.Meta(ge=1)] = 30
@@ -47,7 +54,10 @@ class SokobanConfig:
 
     def __post_init__(self) -> None:
         if self.levels:
+            read_levels(self.levels, self.split)
             return
+        if self.split:
+            raise BadInput(f"env.options.split = {self.split!r}: only env.options.levels has splits")
         most_boxes = min((self.rows - 2) * (self.cols - 2) // _CELLS_PER_BOX, _MOST_BOXES)
         if self.boxes > most_boxes:
             raise BadInput(
@@ -81,16 +91,29 @@ class SokobanFactory(EnvFactory[SokobanConfig]):
         )
         return SokobanEnv(layout_of(config, seed), style, rules)
 
+    def references(self, config: SokobanConfig, episodes: int) -> tuple[Reference, ...]:
+        """A solver and a random walk, over the first rooms of an evaluation."""
+        attempt = Attempt(config.max_turns, config.actions_per_turn, config.max_moves)
+        return sokoban_references(_evaluation_rooms(config), attempt, episodes)
+
 
 def layout_of(config: SokobanConfig, seed: int) -> Layout:
     """The room that `seed` stands for: generated, or from the level file."""
     if config.levels:
-        levels = read_levels(config.levels)
+        levels = read_levels(config.levels, config.split)
         return levels[seed % len(levels)]
     limits = RoomLimits(
         config.rows, config.cols, config.boxes, config.min_solution, config.max_solution, config.max_rooms
     )
     return draw_layout(limits, seed)
+
+
+def _evaluation_rooms(config: SokobanConfig) -> list[Layout]:
+    """The first rooms of an evaluation, as many as are drawn, or searched for a solution, in a second or two."""
+    count = _REFERENCE_LEVELS
+    if not config.levels:
+        count = max(_REFERENCE_ROOMS * 36**3 // max(config.rows * config.cols, 36) ** 3, 20)
+    return [layout_of(config, EVALUATION_SEED + index) for index in range(count)]
 
 
 FACTORY = SokobanFactory()

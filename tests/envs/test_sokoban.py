@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from common.errors import BadInput
-from common.records import Task
+from common.records import EVALUATION_SEED, Task
 from envs import registry
 from envs.base import Env, MemoryStep, PastAttempt, PlayView, ReflectionView
 from envs.sokoban.env import RewardScheme, SokobanEnv, SokobanRules, shaped_reward
@@ -21,8 +21,9 @@ from envs.sokoban.factory import SokobanConfig, layout_of
 from envs.sokoban.generator import Layout
 from envs.sokoban.parsing import STILL, Move, parse_moves
 from envs.sokoban.prompts import FullStyle
+from envs.sokoban.references import Attempt, sokoban_references, solution_length
 from envs.sokoban.room import Direction, Position, Room, is_solved, move
-from envs.sokoban.solver import is_deadlocked, solve
+from envs.sokoban.solver import Search, is_deadlocked, pushes_left, solve
 
 CODES: tuple[Move, ...] = (STILL, Direction.UP, Direction.DOWN, Direction.LEFT, Direction.RIGHT)
 
@@ -354,48 +355,62 @@ def test_random_reflections_are_short_and_the_same_whatever_happened() -> None:
     assert max(map(count_tokens, before)) <= 8
 
 
-LEVELS = "; 0\n#####\n#@$.#\n#####\n\n; 7\n######\n#+$  #\n# *  #\n######\n"
+# ---- references ----------------------------------------------------------------------------------------------------
 
 
-def test_levels_of_a_file_are_played_by_seed_modulo_their_number(tmp_path: Path) -> None:
-    path = tmp_path / "levels.txt"
-    path.write_text(LEVELS)
-    assert make({"levels": str(path)}, seed=0).reset().text == "0: # # # # #\n1: # P X O #\n2: # # # # #"
-    second = make({"levels": str(path)}, seed=1).reset().text
-    assert second == "0: # # # # # #\n1: # S X _ _ #\n2: # _ √ _ _ #\n3: # # # # # #"
-    assert make({"levels": str(path)}, seed=5).reset().text == second
-    assert make({"levels": str(path)}, seed=2).step("<action>right</action>").is_solved
+def test_a_search_within_so_many_moves_finds_a_shortest_solution_or_knows_that_there_is_none() -> None:
+    room, start = room_of(CORRIDOR)
+    full = solve(room, start)
+    assert full.path is not None
+    needed = len(full.path)
+    within = solve(room, start, max_moves=needed)
+    assert within.path is not None
+    assert len(within.path) == needed
+    assert solve(room, start, max_moves=needed - 1) == Search(None, is_exhaustive=True)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "holds no level"),
-        ("#####\n#@$.#\n#####\n", "no line '; 0'"),
-        ("; 0\n#####\n#@$ #\n#####\n", "level 0: needs one player and as many boxes as targets, got 1 .* 1 .* 0"),
-        ("; 0\n#####\n# $.#\n#####\n", "got 0 players"),
-        ("; 0\n#####\n#@$.\n#####\n", "lengths"),
-        ("; 0\n#####\n#@$!#\n#####\n", "symbols"),
-        ("; 0\n#####\n#@$. \n#####\n", "border"),
-    ],
-)
-def test_a_level_file_that_cannot_be_played_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "levels.txt"
-    path.write_text(text)
-    with pytest.raises(BadInput, match=rf"env\.options\.levels.*{message}"):
-        make({"levels": str(path)})
+def test_a_box_in_a_corner_can_never_come_home() -> None:
+    room, start = room_of(("# # # # #", "# X _ O #", "# _ P _ #", "# _ _ _ #", "# # # # #"))
+    assert pushes_left(room, start) == float("inf")
+    room, start = room_of(("# # # # # #", "# _ _ _ O #", "# P X _ _ #", "# _ _ _ _ #", "# # # # # #"))
+    assert pushes_left(room, start) == 3
 
 
-def test_the_levels_of_boxoban_are_read_and_played(shared: Path) -> None:
+def test_the_solver_solves_the_rooms_whose_solution_fits_into_an_attempt() -> None:
+    two_moves = Layout(*room_of(("# # # # # #", "# P X _ O #", "# # # # # #")), ())
+    five_moves = Layout(*room_of(("# # # # # # # # #", "# P X _ _ _ _ O #", "# # # # # # # # #")), ())
+    stuck = Layout(*room_of(("# # # # # #", "# X P _ O #", "# # # # # #")), ())
+    rooms = (two_moves, five_moves, stuck)
+    assert [solution_length(room, 21) for room in rooms] == [2, 5, None]
+    solver, _ = sokoban_references(rooms, Attempt(max_turns=2, actions_per_turn=2, max_moves=30), episodes=3)
+    assert solver.pass_at == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+
+
+def test_a_random_walk_is_as_good_as_random_responses_in_the_environment() -> None:
+    # One push to the right solves the room, in a corridor of two cells: an attempt of one move has a chance of 1/4.
+    layout = Layout(*room_of(("# # # # #", "# P X O #", "# # # # #")), ())
+    _, walk = sokoban_references([layout] * 2000, Attempt(max_turns=1, actions_per_turn=1, max_moves=30), episodes=3)
+    assert walk.pass_at == pytest.approx([1 - 0.75**k for k in (1, 2, 3)], abs=0.035)
+    options, rng, solved = {"boxes": 1, "min_solution": 1, "max_solution": 12}, random.Random(0), 0
+    for seed in range(300):
+        env = make(options, EVALUATION_SEED + seed)
+        env.reset()
+        solved += any(env.step(env.random_response(rng)).is_solved for _ in range(env.max_turns))
+    _, walk = registry.references("sokoban", registry.canonical_config("sokoban", options), 1)
+    assert walk.pass_at[0] == pytest.approx(solved / 300, abs=0.11)
+
+
+def test_generated_rooms_are_all_solved_by_the_solver() -> None:
+    solver, walk = registry.references("sokoban", registry.canonical_config("sokoban", {}), 3)
+    assert (solver.name, solver.pass_at) == ("solver", (1.0, 1.0, 1.0))
+    assert walk.pass_at[2] < 0.15
+
+
+def test_the_solvers_share_of_level_files_is_named_a_bounded_search(shared: Path) -> None:
     path = shared / "data" / "boxoban" / "medium_valid_000.txt"
     if not path.is_file():
         pytest.skip("no Boxoban levels in `shared`")
-    rng = random.Random(0)
-    for seed in (0, 1, 500, 999):
-        env = make({"levels": str(path)}, seed=seed)
-        board = env.reset().text
-        assert len(board.splitlines()) == 10
-        assert board.count("X") + board.count("√") == 4
-        env.step(env.random_response(rng))
-        assert env.reset().text == board
-    assert make({"levels": str(path)}, seed=10**9).reset().text
+    options = registry.canonical_config("sokoban", {"levels": str(path)})
+    solver, _ = registry.references("sokoban", options, 2)
+    assert solver.name == "solver, 5000 positions a room"
+    assert solver.pass_at == (0.0, 0.0), "no medium level of Boxoban is solved in 21 moves"
