@@ -41,7 +41,7 @@ def estimate_tokens(text: str) -> int:
     """Tokens of a text, without a tokenizer.
 
     One for each digit, run of punctuation and run of white space (a single space belongs to what follows), and one for
-    every eight letters of a word or part of that. "Row 12: # # X" is 7: Row, the space and 1, 2, the colon, and so on.
+    every eight letters of a word or part of that. "Row 12: # # X" is 8: Row, the space, 1, 2, the colon and three more.
     """
     return sum(-(-len(piece.strip()) // _LETTERS) if piece.strip().isalpha() else 1 for piece in _PIECES.findall(text))
 

@@ -14,6 +14,7 @@ from common.settings import Settings
 from deploy.dry.memory import GPU_BYTES, TrainerMemory
 from deploy.dry.prompts import SCRIPTED_TRIALS
 from deploy.dry.run import DryRun, TrainerRow
+from deploy.dry.timing import Hardware
 
 _WIDTH = 100
 
@@ -31,7 +32,9 @@ def print_dry_run(found: DryRun, console: Console | None = None) -> None:
     out.print("", server_table(found))
     if is_training:
         out.print("", time_table(found))
-    out.print("Times are estimates; they assume, and nobody measured:", style="bold", highlight=False)
+    else:
+        out.print(f"\nEstimated time on H100s: {_seconds(found.served.evaluation_seconds)} s", highlight=False)
+    out.print("Times are estimates. They rest on assumptions, none of them measured:", style="bold", highlight=False)
     out.print(_assumptions(found), style="dim", highlight=False)
     if found.warning:
         out.print(Text.assemble(("warning: ", "bold yellow"), found.warning))
@@ -188,11 +191,8 @@ def _assumptions(found: DryRun) -> Table:
         f"an episode is solved with {habits.success:.2f} and takes {habits.turn_share:.0%} of its turns; responses are "
         f"log-normal, median {habits.response_median:.0f}, sigma {habits.response_sigma:.2f}",
     )
-    table.add_row(
-        "training",
-        f"6 N operations a token and 2 N for each further forward pass, at {hardware.training_share:.0%} of "
-        f"{hardware.flops / 1e12:.0f} TFLOP/s; no prompt shared in a pack",
-    )
+    if found.settings.batch.updates:
+        table.add_row("training", _training(hardware))
     table.add_row(
         "rollout",
         f"{served.pace.running} sequences at {served.pace.tokens_per_second:,.0f} tokens/s a replica (reads at "
@@ -201,6 +201,13 @@ def _assumptions(found: DryRun) -> Table:
     )
     table.add_row("left out", "start, checkpoints, weight updates, the environment itself")
     return table
+
+
+def _training(hardware: Hardware) -> str:
+    return (
+        f"6 N operations a token and 2 N for each further forward pass, at {hardware.training_share:.0%} of "
+        f"{hardware.flops / 1e12:.0f} TFLOP/s; no prompt shared in a pack"
+    )
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -6,16 +6,18 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from common.config import load
 from common.errors import BadInput, Missing
-from common.settings import ModelSettings, OptimizerSettings, Settings
+from common.settings import ModelSettings, OptimizerSettings, Settings, TrainerSettings
 from deploy.cli import app
 from deploy.dry.architecture import Architecture, described, load_architecture
-from deploy.dry.checks import check, longest_sequence
+from deploy.dry.checks import check, longest_sequence, memory_warning
 from deploy.dry.memory import activation_bytes, logit_bytes, server_memory, trainer_memory
 from deploy.dry.prompts import estimate_tokens
 from deploy.dry.report import print_dry_run
@@ -29,6 +31,9 @@ from deploy.dry.timing import (
     training_seconds,
 )
 from deploy.dry.workload import Habits, Load, PromptLengths, episodes_per_trial, workload
+from learner.model import PolicyModel
+from learner.packing import pack
+from tests.learner.builders import sample, write_model
 
 QWEN = Architecture("qwen3-4b", "", 4_022_468_096, 151936, 2560, 9728, 36, 32, 8, 128, 40960, True)
 LLAMA = Architecture("llama-3.1-8b", "", 8_030_261_248, 128256, 4096, 14336, 32, 32, 8, 128, 131072, False)
@@ -116,6 +121,50 @@ def test_the_trainers_memory_by_hand() -> None:
     assert one.total == pytest.approx(18 * QWEN.parameters + one.activations + one.logits)
 
 
+def kept_bytes(folder: Path, layers: int, samples: int) -> tuple[int, int]:
+    """Tokens of a pack, and bytes that the trainer's bfloat16 forward pass over it keeps for the backward one."""
+    write_model(folder, num_hidden_layers=layers, **SIZES)
+    model = PolicyModel(folder, TrainerSettings(device="cpu", dtype="bfloat16"))
+    rng = np.random.default_rng(0)
+    (data,) = (
+        model.prepare(each)
+        for each in pack([sample(rng.integers(0, 64, 64), rng.integers(0, 64, 33)) for _ in range(samples)], 10_000)
+    )
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.module.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.score(data)
+        return data.ids.shape[1], sum(storage.nbytes() for storage in kept.values())
+
+
+SIZES = {
+    "hidden_size": 256,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 32,
+    "intermediate_size": 512,
+}
+
+
+def test_a_layers_activations_are_what_the_trainer_keeps(tmp_path: Path) -> None:
+    """What one layer more adds to what twice the tokens add: 15,360 bytes a token and layer by the formula."""
+    added = []
+    for layers in (1, 2):
+        few, many = (kept_bytes(tmp_path / f"{layers}-{count}", layers, count) for count in (8, 16))
+        added.append((many[1] - few[1]) / (many[0] - few[0]))
+    small = replace(QWEN, hidden=256, intermediate=512, layers=1, heads=8, kv_heads=4, head_dim=32)
+    formula = activation_bytes(small, 1, is_bfloat16=True, is_checkpointed=False)
+    assert formula == 15_360
+    assert added[1] - added[0] == pytest.approx(formula, rel=0.05)
+
+
 def test_checkpointing_keeps_a_layers_input_and_one_layer_whole() -> None:
     kept = activation_bytes(QWEN, 10, is_bfloat16=True, is_checkpointed=True)
     assert kept == 10 * (36 * 4 * 2560 + 209_920)
@@ -144,6 +193,21 @@ def test_a_separate_critic_is_a_second_model_and_a_kl_reference_a_third() -> Non
 
 def test_few_rows_need_less_than_the_heads_limit() -> None:
     assert logit_bytes(QWEN, 10, HEAD_VALUES) == 10 * 151936 * 26
+
+
+def test_too_little_memory_is_a_warning_with_what_to_change() -> None:
+    def of(model: Architecture, pack_tokens: int) -> str:
+        settings = paper(f"optimizer.pack_tokens={pack_tokens}")
+        alone, smallest = (
+            trainer_memory(model, settings, 1, tokens, HEAD_VALUES, is_bfloat16=True, is_checkpointed=False)
+            for tokens in (pack_tokens, longest_sequence(settings))
+        )
+        return memory_warning(settings, alone, smallest)
+
+    half = replace(QWEN, parameters=2 * 10**9)  # 36 GB of states and copies, 1.7 of logits, 7.56 MB a token
+    assert of(half, 4096) == ""
+    assert "needs 162 GB of one GPU, which has 80 GB: lower optimizer.pack_tokens (3072 would" in of(half, 16384)
+    assert "72 GB of it whatever optimizer.pack_tokens is" in of(QWEN, 4096)
 
 
 def test_an_inference_servers_memory_by_hand() -> None:
