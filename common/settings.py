@@ -56,6 +56,8 @@ class WarmstartSettings:
     """Supervised warm start on scripted random play: the output format, not the skill. steps 0: none.
 
     prompt_weight: weight of predicting the prompts as well, which teaches a model of random weights to read them.
+    also: options of the environment, each over env.options, that are played in turn with env.options itself, so that
+    the model can read and answer harder tasks than it is trained on: [{mines: 4}, {board: 5, mines: 4}].
     """
 
     steps: int = _field(400, low=0)
@@ -63,6 +65,7 @@ class WarmstartSettings:
     batch: int = _field(64, low=1)
     learning_rate: float = _field(3e-3, low=0.0)
     prompt_weight: float = _field(0.5, low=0.0)
+    also: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

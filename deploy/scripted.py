@@ -103,6 +103,8 @@ class ScriptedPolicy:
 def play_scripted(settings: Settings, model_path: Path, trials: int) -> tuple[Trial, ...]:
     """Play `trials` tasks of the configured environment, one trial each; the same settings give the same trials.
 
+    Where `model.warmstart.also` names other options, they and the configured ones take turns.
+
     The prompts are rendered by the model's tokenizer and template, however long they are.
 
     Raises:
@@ -111,8 +113,8 @@ def play_scripted(settings: Settings, model_path: Path, trials: int) -> tuple[Tr
     """
     encoder = Encoder.load(model_path)
     renderer = Renderer.load(model_path, settings.model.chat_template)
-    env_config = registry.canonical_config(settings.env.name, settings.env.options)
-    leases = [_lease(settings, env_config, index) for index in range(trials)]
+    env_configs = _env_configs(settings)
+    leases = [_lease(settings, env_configs[index % len(env_configs)], index) for index in range(trials)]
     limits = TrialLimits(settings.trial.max_turns, UNBOUNDED_TOKENS, settings.trial.prompting)
     return asyncio.run(_play_all(leases, renderer, encoder, limits))
 
@@ -129,6 +131,21 @@ async def _play_all(
         finally:
             env.close()
     return tuple(played)
+
+
+def _env_configs(settings: Settings) -> list[str]:
+    """The options to play, those of `env.options` first.
+
+    Raises:
+        BadInput: options that the environment doesn't have, or can't play.
+    """
+    env, found = settings.env, []
+    for changed in ({}, *settings.model.warmstart.also):
+        try:
+            found.append(registry.canonical_config(env.name, {**env.options, **changed}))
+        except BadInput as error:
+            raise BadInput(f"model.warmstart.also = {changed}: {error}" if changed else str(error)) from error
+    return found
 
 
 def _lease(settings: Settings, env_config: str, index: int) -> Lease:

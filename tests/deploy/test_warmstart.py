@@ -133,6 +133,21 @@ def test_scripted_play_is_the_same_for_the_same_settings(doors: Path, played: tu
     assert actions(play_scripted(other, doors, 20)) != actions(played[:20])
 
 
+def test_other_options_of_the_environment_are_played_in_turn_with_its_own(doors: Path) -> None:
+    warmstart = replace(SETTINGS.model.warmstart, also=[{"doors": 7}, {"doors": 2}])
+    mixed = replace(SETTINGS, model=replace(SETTINGS.model, warmstart=warmstart))
+    counts = [json.loads(trial.task.env_config)["doors"] for trial in play_scripted(mixed, doors, 7)]
+    assert counts == [DOORS, 7, 2, DOORS, 7, 2, DOORS]
+    assert model_key(mixed) != model_key(SETTINGS)
+
+
+def test_other_options_that_the_environment_does_not_have_are_refused_by_their_key(doors: Path) -> None:
+    warmstart = replace(SETTINGS.model.warmstart, also=[{"dors": 7}])
+    wrong = replace(SETTINGS, model=replace(SETTINGS.model, warmstart=warmstart))
+    with pytest.raises(BadInput, match=r"model\.warmstart\.also = \{'dors': 7\}: env\.options\.dors.*doors"):
+        play_scripted(wrong, doors, 1)
+
+
 def test_a_second_run_finds_the_model_that_the_first_made(tmp_path: Path) -> None:
     first = prepare_model(QUICK, tmp_path)
     before = (first.path / "model.safetensors").stat()
