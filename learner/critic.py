@@ -73,9 +73,12 @@ class Critic:
 
 
 def value_metrics(samples: Sequence[Sample]) -> list[Metric]:
-    """critic/value_mean, and critic/explained_variance = 1 - var(target - value) / var(target).
+    """How well the values of a batch foresaw their targets.
 
-    1: every target was foreseen; 0: no better than their mean. Left out where all targets are equal.
+    critic/value_mean. critic/explained_variance = 1 - var(target - value) / var(target): 1 for a critic that foresaw
+    every target, 0 for one no better than their mean. critic/explainable_variance = 1 - noise / var(target), with the
+    noise that is left when the prompt is known, estimated from the prompts that stand several times in the batch: no
+    critic can explain more. Left out where all targets are equal, the last also where no prompt is repeated.
     """
     values = np.array([sample.value for sample in samples])
     targets = np.array([sample.value_target for sample in samples])
@@ -83,4 +86,19 @@ def value_metrics(samples: Sequence[Sample]) -> list[Metric]:
     spread = float(targets.var())
     if spread > 0:
         metrics.append(Metric("critic/explained_variance", 1.0 - float((targets - values).var()) / spread))
+        noise = _noise(samples)
+        if noise is not None:
+            metrics.append(Metric("critic/explainable_variance", 1.0 - noise / spread))
     return metrics
+
+
+def _noise(samples: Sequence[Sample]) -> float | None:
+    """The variance of targets of one and the same prompt, pooled over repeated prompts without bias."""
+    by_prompt: dict[bytes, list[float]] = {}
+    for sample in samples:
+        by_prompt.setdefault(sample.prompt_ids.tobytes(), []).append(sample.value_target)
+    repeated = [np.array(targets) for targets in by_prompt.values() if len(targets) > 1]
+    if not repeated:
+        return None
+    squares = sum(float(targets.var()) * len(targets) for targets in repeated)
+    return squares / sum(len(targets) - 1 for targets in repeated)

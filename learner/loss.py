@@ -144,7 +144,7 @@ def policy_loss(
     if settings.kind == "gspo":
         ratios = response_ratios(logprobs.current, logprobs.behaviour, responses)
         losses, clipped, bounded = clipped_losses(ratios, advantages, settings)
-        weights = responses.mean_length / responses.lengths[responses.index]
+        weights = responses.mean_length / responses.lengths.to(losses.dtype)[responses.index]
         return PolicyLoss(losses * weights, clipped, bounded, nowhere)
     ratios = ratio(logprobs.current, logprobs.behaviour)
     if settings.kind == "ppo_clip":

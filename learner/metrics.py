@@ -4,7 +4,7 @@
               train/valid_reflections, staleness/mean, staleness/max, rollout/prefix_hit_rate
     samples   train/samples, train/response_tokens, train/advantage_std
     tokens    loss/policy, loss/entropy, loss/clip_fraction, loss/dual_clip_fraction, loss/kl, engine/...
-    values    critic/loss, critic/clip_fraction; critic/value_mean, critic/explained_variance (`learner.critic`)
+    values    critic/loss, critic/clip_fraction; and those of `learner.critic.value_metrics`
 
 engine/logprob_gap_max and _mean are |trainer - engine| over tokens of age 0, where both hold the same weights: what
 remains is numerical. policy/logprob_shift_mean is the same over all tokens, staleness included. engine/importance_ess

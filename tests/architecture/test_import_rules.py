@@ -27,7 +27,13 @@ NEVER_IMPORTS = {
     "actors": {"torch", "transformers", "mlflow"},
     "learner": {"aiohttp"},
 }
-WITHOUT_TORCH = ("learner/returns.py", "learner/advantages.py", "learner/samples.py", "learner/gateway.py")
+WITHOUT_TORCH = (
+    "learner/returns.py",
+    "learner/advantages.py",
+    "learner/gae.py",
+    "learner/samples.py",
+    "learner/gateway.py",
+)
 ONLY_ZMQ = "common/transport.py"
 
 

@@ -15,10 +15,12 @@ from learner.advantages import (
     GroupRows,
     Normalise,
     Values,
+    batch_advantages,
     gigpo,
     group_advantages,
     grpo,
     normalise,
+    reinforce_pp,
     rloo,
     within_anchors,
 )
@@ -98,6 +100,31 @@ def test_an_invalid_response_costs_the_same_without_the_episode_part() -> None:
 def test_the_configured_estimator_is_used_with_its_own_values(estimator: str, expected: list[float]) -> None:
     rows = GroupRows(np.array([5.0, 0.0, 2.5]), np.array([0.0, 0.0, 3.0]), np.zeros(3), ["a", "b", "a"])
     assert group_advantages(rows, AdvantageSettings(estimator=estimator)).tolist() == pytest.approx(expected)
+
+
+def two_groups(penalty: float = 0.0) -> list[GroupRows]:
+    """An uncertain task and one that is always solved."""
+    hard = GroupRows(np.array([4.0, 0.0]), np.array([4.0, 0.0]), np.array([penalty, 0.0]), ["a", "b"])
+    easy = GroupRows(np.array([8.0, 8.0]), np.array([8.0, 8.0]), np.zeros(2), ["a", "b"])
+    return [hard, easy]
+
+
+def test_reinforce_pp_compares_with_the_whole_batch_and_the_others_within_the_group() -> None:
+    # returns 4, 0, 8, 8: mean 5, squared distances 1 + 25 + 9 + 9 = 44, std sqrt(44 / 3)
+    std = (44 / 3) ** 0.5
+    found = batch_advantages(two_groups(), AdvantageSettings(estimator="reinforce_pp"))
+    assert found.tolist() == pytest.approx([-1 / std, -5 / std, 3 / std, 3 / std], abs=1e-5)
+    assert batch_advantages(two_groups(), AdvantageSettings(estimator="grpo")).tolist() == [2.0, -2.0, 0.0, 0.0]
+    assert batch_advantages(two_groups(), AdvantageSettings(estimator="rloo")).tolist() == [4.0, -4.0, 0.0, 0.0]
+
+
+def test_the_penalty_of_an_invalid_response_lowers_its_return_before_the_batch_is_compared() -> None:
+    found = batch_advantages(two_groups(penalty=4.0), AdvantageSettings(estimator="reinforce_pp"))
+    np.testing.assert_allclose(found, reinforce_pp(np.array([0.0, 0.0, 8.0, 8.0])))
+
+
+def test_a_batch_of_equal_returns_has_no_advantage() -> None:
+    assert reinforce_pp(np.full(5, 10.0)).tolist() == [0.0] * 5
 
 
 def test_arrays_of_different_lengths_are_refused() -> None:

@@ -20,6 +20,7 @@ from learner.loss import (
     k3_kl,
     policy_loss,
     ratio,
+    value_loss,
 )
 
 DECOUPLED = LossSettings()
@@ -94,11 +95,64 @@ def test_ppo_clip_measures_the_step_from_the_policy_that_sampled() -> None:
     assert loss.losses.item() == pytest.approx(-1.2)
 
 
-def test_on_policy_both_losses_have_the_plain_policy_gradient() -> None:
-    for kind in ("decoupled_ppo", "ppo_clip"):
+def test_on_policy_every_loss_has_the_plain_policy_gradient() -> None:
+    for kind in ("decoupled_ppo", "ppo_clip", "uncorrected", "tis", "cispo", "gspo"):
         parts = logprobs(0.2, 0.2, 0.2)
         policy_loss(parts, torch.tensor([-0.7]), ONE_TOKEN, LossSettings(kind=kind)).losses.sum().backward()
         assert parts.current.grad.item() == pytest.approx(0.7)
+
+
+def gradient(kind: str, parts: TokenLogprobs, **settings: float) -> float:
+    """d loss / d log pi_theta of one token with advantage 1."""
+    policy_loss(parts, torch.tensor([1.0]), ONE_TOKEN, LossSettings(kind=kind, **settings)).losses.sum().backward()
+    return parts.current.grad.item()
+
+
+def test_each_loss_corrects_a_stale_token_in_its_own_way() -> None:
+    # pi_behave 0.1, and both later policies 0.25: the token is 2.5 times as likely as when it was sampled
+    found = {
+        kind: gradient(kind, logprobs(0.25, 0.25, 0.1), importance_cap=2.0)
+        for kind in ("decoupled_ppo", "uncorrected", "ppo_clip", "tis", "cispo", "gspo")
+    }
+    assert found == pytest.approx(
+        {
+            "decoupled_ppo": -2.0,  # w, capped
+            "uncorrected": -1.0,  # as if it were fresh
+            "ppo_clip": 0.0,  # beyond the old policy's trust region
+            "tis": -2.0,  # the capped ratio
+            "cispo": -1.2,  # the clipped ratio
+            "gspo": 0.0,
+        }
+    )
+
+
+def test_the_uncorrected_loss_does_not_look_at_who_sampled() -> None:
+    one, other = (
+        policy_loss(logprobs(0.3, 0.25, behaviour), torch.tensor([1.0]), ONE_TOKEN, LossSettings(kind="uncorrected"))
+        for behaviour in (0.01, 0.9)
+    )
+    assert one.losses.item() == other.losses.item() == pytest.approx(-1.2)
+
+
+def test_gspo_gives_all_tokens_of_a_response_one_ratio_and_all_responses_one_weight() -> None:
+    # response 0: ratios 2 and 8, their geometric mean 4; response 1: ratio 1
+    parts = TokenLogprobs(torch.tensor([2.0, 1.0, 8.0]).log(), torch.zeros(3), torch.zeros(3))
+    responses = ResponseTokens(torch.tensor([0, 1, 0]), torch.tensor([2, 1]), 1.5)
+    settings = LossSettings(kind="gspo", clip_high=9.0)
+    loss = policy_loss(parts, torch.tensor([1.0, 3.0, 1.0]), responses, settings)
+    assert loss.losses.tolist() == pytest.approx([-4.0 * 0.75, -3.0 * 1.5, -4.0 * 0.75])
+    assert loss.losses.sum().item() / 3 == pytest.approx((-4.0 - 3.0) / 2)
+
+
+def test_a_value_that_moved_beyond_its_limit_gains_nothing_by_it() -> None:
+    values = torch.tensor([3.0, 3.0, 1.2], requires_grad=True)
+    before, targets = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([5.0, 2.0, 5.0])
+    loss = value_loss(values, before, targets, limit=0.5)
+    loss.losses.sum().backward()
+    # limited to 1.5: errors 3.5 > 2 (held), 0.5 < 1 (moved too far: pays), and within the limit
+    assert loss.losses.tolist() == pytest.approx([0.5 * 3.5**2, 0.5, 0.5 * 3.8**2])
+    assert values.grad.tolist() == pytest.approx([0.0, 1.0, -3.8])
+    assert loss.clipped.tolist() == [True, False, False]
 
 
 def test_a_bad_action_that_became_likely_is_bounded_by_the_dual_clip() -> None:

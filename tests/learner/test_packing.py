@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,25 @@ def test_packs_do_not_depend_on_the_order_of_samples_that_differ() -> None:
     samples = [sample([1, 2], [first, second]) for first in range(5) for second in range(5)]
     one, other = pack(samples, 1000), pack(samples[::-1], 1000)
     assert [item.ids.tolist() for item in one] == [item.ids.tolist() for item in other]
+
+
+def test_every_token_knows_its_response_and_every_response_the_end_of_its_prompt() -> None:
+    samples = [
+        replace(one, value=float(place), value_target=-float(place)) for place, one in enumerate(varied_samples())
+    ]
+    seen = []
+    for item in pack(samples, 200):
+        of = item.responses
+        for response, place in enumerate(of.samples.tolist()):
+            one = samples[place]
+            assert item.targets[item.tokens.responses == response].tolist() == one.ids.tolist()
+            assert of.lengths[response] == len(one.ids)
+            assert (of.values[response], of.targets[response]) == (place, -place)
+            last = item.rows[of.prompt_rows[response]]
+            assert item.ids[last] == one.prompt_ids[-1]
+            assert item.positions[last] == len(one.prompt_ids) - 1
+        seen += of.samples.tolist()
+    assert sorted(seen) == list(range(len(samples)))
 
 
 def test_samples_of_two_temperatures_never_share_a_pack() -> None:

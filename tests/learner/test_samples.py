@@ -8,7 +8,7 @@ import pytest
 from common.errors import BadInput
 from common.records import Purpose, Trial, VersionSpan
 from common.settings import AdvantageSettings, CreditSettings
-from learner.samples import SampleKind, make_samples
+from learner.samples import SampleKind, make_samples, unscored_samples
 from tests.learner.builders import completion, play_batch, reflection, trial, turn
 
 CREDIT = CreditSettings(step_discount=1.0, trial_discount=1.0)
@@ -107,3 +107,72 @@ def test_a_batch_that_is_no_batch_is_refused(batch: list[Trial], reason: str) ->
 def test_advantages_are_finite_and_sum_to_zero_over_a_group_of_valid_responses() -> None:
     samples = make_samples(play_batch(2, groups=1, size=8), 0, CREDIT, AdvantageSettings())
     assert np.sum([sample.advantage for sample in samples]) == pytest.approx(0.0, abs=1e-9)
+
+
+PPO = AdvantageSettings(estimator="ppo", invalid_action_penalty=3.0)
+
+
+def test_ppo_takes_the_critics_values_off_the_cross_episode_returns() -> None:
+    # won_late: turn, reflection, turn with return 10 each; lost: 0 each
+    values = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    samples = make_samples([won_late(), lost()], 0, CREDIT, PPO, values)
+    assert [sample.advantage for sample in samples] == [9.0, 8.0, 7.0, -4.0, -5.0, -6.0]
+    assert [sample.value for sample in samples] == values.tolist()
+    assert [sample.value_target for sample in samples] == [10.0, 10.0, 10.0, 0.0, 0.0, 0.0]
+
+
+def test_a_critic_is_asked_for_the_samples_in_their_order() -> None:
+    batch = play_batch(3)
+    asked = unscored_samples(batch[::-1], 0)
+    made = make_samples(batch, 0, CREDIT, AdvantageSettings())
+    assert [(one.prompt_ids.tobytes(), one.ids.tobytes()) for one in asked] == [
+        (one.prompt_ids.tobytes(), one.ids.tobytes()) for one in made
+    ]
+
+
+def test_each_value_stays_with_its_own_sample_in_trials_of_several_turns() -> None:
+    long = trial(
+        [[turn(0.0), turn(0.0)], [turn(0.0)], [turn(0.0), turn(4.0)]], [reflection(), reflection()], is_solved=True
+    )
+    samples = make_samples([long], 0, CREDIT, PPO, np.arange(7.0))
+    kinds = [sample.kind for sample in samples]
+    assert kinds == [SampleKind.TURN] * 2 + [SampleKind.REFLECTION, SampleKind.TURN] * 2 + [SampleKind.TURN]
+    assert [sample.advantage for sample in samples] == [4.0 - value for value in range(7)]
+
+
+def test_for_ppo_an_invalid_response_lowers_its_own_reward_and_what_led_to_it() -> None:
+    bad = trial([[turn(0.0), turn(0.0, action=None)], [turn(0.0)]], [reflection(is_valid=False)])
+    samples = make_samples([bad], 0, CREDIT, PPO, np.zeros(4))
+    assert [sample.advantage for sample in samples] == [-3.0, -3.0, -3.0, 0.0]
+
+
+def test_whitened_advantages_have_mean_0_and_std_1_and_leave_the_critics_targets_alone() -> None:
+    values = np.zeros(6)
+    whitened = make_samples([won_late(), lost()], 0, CREDIT, AdvantageSettings(estimator="ppo", whiten=True), values)
+    advantages = [sample.advantage for sample in whitened]
+    assert np.mean(advantages) == pytest.approx(0.0)
+    assert np.std(advantages, ddof=1) == pytest.approx(1.0, abs=1e-5)
+    assert [sample.value_target for sample in whitened] == [10.0, 10.0, 10.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("estimator", ["gigpo", "grpo", "rloo", "ppo", "reinforce_pp"])
+def test_every_estimator_credits_the_first_episode_with_later_success_only_if_asked_to(estimator: str) -> None:
+    advantage = AdvantageSettings(estimator=estimator, episode_weight=0.0)
+    values = np.zeros(6) if estimator == "ppo" else None
+
+    def of_first_episodes(trial_discount: float) -> list[float]:
+        credit = CreditSettings(step_discount=1.0, trial_discount=trial_discount)
+        samples = make_samples([won_late(), lost()], 0, credit, advantage, values)
+        return [samples[0].advantage, samples[3].advantage]
+
+    won, missed = of_first_episodes(1.0)
+    assert won > missed
+    won, missed = of_first_episodes(0.0)
+    assert won == missed
+
+
+def test_ppo_without_a_value_for_each_sample_is_refused() -> None:
+    with pytest.raises(BadInput, match="each of 3 samples, got 0"):
+        make_samples([won_late()], 0, CREDIT, PPO)
+    with pytest.raises(BadInput, match="each of 3 samples, got 2"):
+        make_samples([won_late()], 0, CREDIT, PPO, np.zeros(2))

@@ -25,10 +25,10 @@ from common.settings import (
     TrainerSettings,
     TrialSettings,
 )
+from learner.optimizer import learning_rate
 from learner.packing import pack
 from learner.replay import replay
 from learner.samples import make_samples
-from learner.optimizer import learning_rate
 from learner.update import PolicyUpdater, UpdateResult, split_minibatches
 from tests.learner.builders import completion, play_batch, reflection, sample, trial, turn, write_model
 
@@ -81,10 +81,10 @@ def test_another_seed_deals_the_minibatches_differently(model_path: Path) -> Non
     assert not all(torch.equal(a, b) for a, b in zip(parameters(one).values(), parameters(other).values(), strict=True))
 
 
-@pytest.mark.parametrize("kind", ["decoupled_ppo", "ppo_clip"])
+@pytest.mark.parametrize("kind", ["decoupled_ppo", "ppo_clip", "uncorrected", "tis", "cispo", "gspo"])
 def test_an_update_does_not_depend_on_how_samples_are_packed(model_path: Path, kind: str) -> None:
     batch = play_batch(3)
-    settings = replace(SETTINGS, loss=replace(SETTINGS.loss, kind=kind))
+    settings = replace(SETTINGS, loss=replace(SETTINGS.loss, kind=kind, kl_weight=0.1))
     found = []
     for pack_tokens in (48, 10_000):
         updater = PolicyUpdater(
@@ -93,6 +93,30 @@ def test_an_update_does_not_depend_on_how_samples_are_packed(model_path: Path, k
         result = figures(updater.update(1, batch))
         found.append((result["loss/policy"], result["loss/entropy"], result["loss/grad_norm"]))
     assert found[0] == pytest.approx(found[1], rel=1e-5, abs=1e-6)
+
+
+def test_the_reference_is_the_model_that_the_run_started_from(model_path: Path) -> None:
+    settings = replace(SETTINGS, loss=LossSettings(kl_weight=0.1), optimizer=replace(SETTINGS.optimizer, minibatches=1))
+    updater = PolicyUpdater(settings, model_path)
+    first, second = (figures(updater.update(step, play_batch(step, version=step - 1))) for step in (1, 2))
+    assert first["loss/kl"] == pytest.approx(0.0, abs=1e-6)
+    assert second["loss/kl"] > 1e-3
+
+
+def test_a_strong_pull_to_the_reference_keeps_the_policy_near_it(model_path: Path) -> None:
+    divergences = []
+    for weight in (1e-6, 10.0):
+        updater = PolicyUpdater(replace(SETTINGS, loss=LossSettings(kl_weight=weight)), model_path)
+        results = [updater.update(step, play_batch(step, version=step - 1)) for step in range(1, 6)]
+        divergences.append(figures(results[-1])["loss/kl"])
+    assert divergences[1] < 0.5 * divergences[0]
+
+
+def test_without_a_reference_there_is_no_second_model_and_no_figure(model_path: Path) -> None:
+    updater = PolicyUpdater(SETTINGS, model_path)
+    assert updater._models.reference is None
+    assert updater._models.critic is None
+    assert not {"loss/kl", "critic/loss"} & figures(updater.update(1, play_batch(0))).keys()
 
 
 def test_one_step_equals_adamw_on_the_plain_sum_over_samples(model_path: Path) -> None:
