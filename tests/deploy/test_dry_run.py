@@ -128,7 +128,9 @@ def kept_bytes(folder: Path, layers: int, samples: int) -> tuple[int, int]:
     rng = np.random.default_rng(0)
     (data,) = (
         model.prepare(each)
-        for each in pack([sample(rng.integers(0, 64, 64), rng.integers(0, 64, 33)) for _ in range(samples)], 10_000)
+        for each in pack(
+            [sample(rng.integers(0, 64, 64).tolist(), rng.integers(0, 64, 33).tolist()) for _ in range(samples)], 10_000
+        )
     )
     own = {parameter.untyped_storage().data_ptr() for parameter in model.module.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
