@@ -136,11 +136,12 @@ def _make_cell(experiment: Experiment, key: CellKey) -> Cell:
     on_axes = tuple(f"{keys[axis]}={value_text(value)}" for axis, value in key.at)
     overrides = (*experiment.overrides, *arm.overrides, *on_axes, f"run.seed={key.seed}")
     where = f"arm {arm.name} of {experiment.name}"
+    settings = _resolve(base, overrides, where)
     evaluations = tuple(
         CellEvaluation(each.name, each.overrides, _evaluation_settings(base, overrides, each, where))
         for each in experiment.evaluations_of(arm.name)
     )
-    return Cell(experiment.name, key, base, overrides, _resolve(base, overrides, where), evaluations)
+    return Cell(experiment.name, key, base, overrides, settings, evaluations)
 
 
 def _evaluation_settings(base: Sequence[str], overrides: Sequence[str], evaluation: Evaluation, where: str) -> Settings:

@@ -22,7 +22,7 @@ from deploy.experiments.definition import FINAL, Block, Experiment
 from deploy.experiments.rows import Results, Row, make_rows, references
 from deploy.experiments.tables import chosen_k
 from deploy.runs import write_text
-from learner.plots import COLOURS
+from learner.plots import COLOURS, GREY
 
 _STYLES = ("-", "--", ":", "-.")
 _SMALLEST_GAP = 0.055

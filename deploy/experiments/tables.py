@@ -150,7 +150,7 @@ def _figures_table(experiment: Experiment, results: Results, block: Block) -> Ta
 
 def chosen_k(row: Row, k: int) -> int:
     """The index of pass@k in a row; 0 stands for the last."""
-    return min(k, len(row.pass_at)) - 1
+    return min(k or len(row.pass_at), len(row.pass_at)) - 1
 
 
 def _k_name(rows: Sequence[Row], k: int) -> str:
