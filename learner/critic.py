@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from common.messages import Metric
 from common.settings import Settings
@@ -54,7 +55,13 @@ class Critic:
             hidden: the policy's hidden states of its rows; not looked at by a critic with a model of its own.
         """
         states = hidden if self._own is None else self._own.hidden(data)
-        found: torch.Tensor = self._head(states.index_select(0, data.prompt_rows).float())[:, 0]
+        return self._read(states, data)
+
+    def _read(self, states: torch.Tensor, data: PackInput) -> torch.Tensor:
+        """The head on the states of the prompts' last tokens, [R]. Many responses share one; as in attention, what they
+        send back through `embedding` is summed in a fixed order.
+        """
+        found: torch.Tensor = self._head(F.embedding(data.prompt_rows, states).float())[:, 0]
         return found
 
     @torch.no_grad()
@@ -68,7 +75,7 @@ class Critic:
         found = np.zeros(len(samples), dtype=np.float64)
         for item in pack(prompts, pack_tokens):
             data = model.prepare(item)
-            found[item.responses.samples] = self._head(model.hidden(data)[data.prompt_rows].float())[:, 0].cpu().numpy()
+            found[item.responses.samples] = self._read(model.hidden(data), data).cpu().numpy()
         return found
 
 

@@ -118,7 +118,7 @@ def clipped_losses(
 def response_ratios(logprobs: torch.Tensor, base: torch.Tensor, responses: ResponseTokens) -> torch.Tensor:
     """GSPO's ratio of each token's response, [N]: exp of the mean log ratio over the response's tokens."""
     zeros = torch.zeros(len(responses.lengths), dtype=logprobs.dtype, device=logprobs.device)
-    means = zeros.index_add(0, responses.index, logprobs - base) / responses.lengths
+    means = zeros.index_put((responses.index,), logprobs - base, accumulate=True) / responses.lengths
     return means.clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT).exp()[responses.index]
 
 

@@ -110,6 +110,21 @@ def test_a_value_is_the_head_on_the_hidden_state_of_a_plain_forward_pass(model_p
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_with_bfloat16_values_stay_float32_and_close(model_path: Path, kind: str) -> None:
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        settings = replace(configured(kind, learning_rate=3e-2), trainer=TrainerSettings(device="cpu", dtype=dtype))
+        updater = PolicyUpdater(settings, model_path)
+        for step in range(1, 9):
+            updater.update(step, telling_play(step))
+        critic = updater._models.critic
+        assert {parameter.dtype for parameter in critic.parameters().values()} == {torch.float32}
+        found.append(critic.score([sample([5, 10, 6], [20]), sample([5, 11, 6], [20])], 64))
+    assert found[0][0] - found[0][1] > 1.0
+    np.testing.assert_allclose(found[1], found[0], atol=0.25 * (found[0][0] - found[0][1]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_critic_starts_with_no_opinion(model_path: Path, kind: str) -> None:
     found = figures(PolicyUpdater(configured(kind), model_path).update(1, play_batch(0)))
     assert found["critic/value_mean"] == 0.0
