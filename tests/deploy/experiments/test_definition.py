@@ -27,7 +27,7 @@ GRID = yaml.safe_load((Path(__file__).parent / "grid.yaml").read_text())
         ({"arms": [{"name": "a b"}]}, "an arm can't be called 'a b'"),
         ({"arms": [{"name": "a"}, {"name": "a"}]}, "an arm is called 'a' twice"),
         ({"overrides": ["run.seed=3"]}, "run.seed can't be overridden"),
-        ({"page": [{"kind": "pass_at", "title": "t", "arms": ["fats"]}]}, r"page\[0\].arms: there is no 'fats'.* mean fast"),
+        ({"page": [{"kind": "pass_at", "title": "t", "arms": ["fats"]}]}, r"arms: there is no 'fats'.* mean fast"),
         ({"page": [{"kind": "axis", "title": "t", "axis": "discount"}]}, r"page\[0\].axis: there is no 'discount'"),
         ({"page": [{"kind": "pie", "title": "t"}]}, r"page\[0\].kind: Invalid enum value 'pie'"),
         ({"paper": [{"source": "s", "arm": "nobody", "pass_at": [1.0]}]}, r"paper\[0\].arm: there is no 'nobody'"),
