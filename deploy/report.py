@@ -60,7 +60,7 @@ def results_table(rows: Sequence[ResultRow]) -> Table:
 
 def episodes_table(result: EvaluationResult) -> Table:
     """What an evaluation measured of each episode, and of all."""
-    how = f"{result.memory.value} memory, temperature {result.sampling.temperature:g}"
+    how = f"memory {result.memory.value}, temperature {result.sampling.temperature:g}"
     of = f"{result.tasks} tasks" + (f" x {result.rounds} rounds" if result.rounds > 1 else "")
     table = Table(title=f"{of}, {how}", title_justify="left")
     for heading in ("episode", "trials", "solved in it", "turns", "tokens", "valid actions", "diversity (nats)"):

@@ -32,7 +32,7 @@ def draw_evaluations(
     for result in shown:
         trained = len(evaluations) > 1 or result.policy_version > 0
         title = _TITLES[result.name] if trained else f"version {result.policy_version}"
-        _draw_bars(axes, result, f"{title} ({result.memory.value} memory)", COLOURS[int(result.name == FINAL)])
+        _draw_bars(axes, result, f"{title} (memory: {result.memory.value})", COLOURS[int(result.name == FINAL)])
     rounds = f", {shown[-1].rounds} rounds" if shown[-1].rounds > 1 else ""
     finish(axes, f"{run}: {shown[-1].tasks} tasks{rounds}, solved within k episodes", "share of tasks", 2)
     axes.legend(frameon=True, framealpha=0.9, edgecolor="none", fontsize=8, loc="best")

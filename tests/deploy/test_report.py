@@ -14,8 +14,10 @@ from rich.console import Console
 from common.messages import Phase, Sampling, Status
 from common.settings import Settings
 from deploy.panel import PlainView, plain_line, render
-from deploy.report import read_results, results_table
-from learner.evaluation import EvaluationResult
+from deploy.report import episodes_table, print_results, read_results, results_table
+from learner.diversity import Diversity
+from learner.evaluation import EpisodeFigures, EvaluationResult, write_evaluation
+from learner.intervals import Interval
 from learner.plan import ReferenceFigure, RunResult
 from learner.summary import write_summary
 
@@ -95,6 +97,47 @@ def test_the_final_evaluation_stands_beside_the_references(tmp_path: Path) -> No
     text = shown(results_table(rows))
     assert "pass@3" in text
     assert "0.990" in text
+
+
+def test_shares_are_shown_with_their_intervals(tmp_path: Path) -> None:
+    ends = (Interval(0.171, 0.229), Interval(0.56, 0.64), Interval(0.98, 1.0))
+    only = replace(result().evaluations[1], intervals=ends)
+    write_summary(tmp_path / "summary.json", result(evaluations=(only,), updates=0), Settings(), tmp_path)
+    rows = read_results(tmp_path / "summary.json")
+    assert [row.name for row in rows] == ["doors-001", "optimum"], "nothing was trained"
+    assert rows[0].intervals == ((0.171, 0.229), (0.56, 0.64), (0.98, 1.0))
+    assert "0.171..0.229" in shown(results_table(rows))
+
+
+def test_an_evaluation_is_shown_episode_by_episode_and_what_is_missing_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    diversity = Diversity(nats=0.7, interval=Interval(0.6, 0.8), distinct=2.0, tasks=2, rollouts=4.0)
+    final = replace(
+        result().evaluations[1],
+        rounds=4,
+        failed=3,
+        overflowed=5,
+        by_episode=(
+            EpisodeFigures(700, 0.2, 1.0, 5.5, 0.999, diversity),
+            EpisodeFigures(560, 0.5, 2.0, 6.5, 0.998, None),
+            EpisodeFigures(0, 0.0, 0.0, 0.0, 0.0, None),
+        ),
+    )
+    text = shown(episodes_table(final))
+    assert "x 4 rounds" in text
+    rows = [line.replace("\u2502", "").split() for line in text.splitlines() if "\u2502" in line]
+    assert rows == [
+        ["1", "700", "0.200", "1.00", "5.5", "0.999", "0.700"],
+        ["2", "560", "0.500", "2.00", "6.5", "0.998", "-"],
+        ["all", "700", "0.00", "0.0", "1.000", "-"],
+    ], "no trial came to a third episode"
+    write_evaluation(final, tmp_path)
+    write_summary(tmp_path / "summary.json", result(evaluations=(final,)), Settings(), tmp_path)
+    print_results(tmp_path / "summary.json")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "5 of 700 trials count as unsolved because a prompt outgrew" in said
+    assert "3 trials are left out" in said
 
 
 def test_a_run_without_an_evaluation_shows_only_references(tmp_path: Path) -> None:

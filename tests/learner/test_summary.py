@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from common.config import config_hash
-from common.messages import Metric, Sampling
+from common.messages import MemoryMode, Metric, Sampling
 from common.settings import Settings
-from learner.evaluation import EvaluationResult
+from learner.diversity import Diversity
+from learner.evaluation import EvaluationResult, TaskOutcome
+from learner.intervals import Interval
 from learner.plan import ReferenceFigure, RunResult
 from learner.summary import throughput, write_summary
 
@@ -71,6 +73,30 @@ def test_the_summary_names_what_a_reader_looks_for(tmp_path: Path) -> None:
     assert tree["drops"] == {"stale": 3}
     assert (tree["policy_versions"], tree["updates"], tree["trials"], tree["tokens"]) == (121, 120, 28800, 300000)
     assert tree["config_hash"] == config_hash(Settings())
+
+
+def test_the_summary_holds_intervals_diversity_and_what_was_asked(tmp_path: Path) -> None:
+    diversity = Diversity(nats=0.7, interval=Interval(0.6, 0.8), distinct=2.0, tasks=2, rollouts=4.0)
+    final = replace(
+        FINAL,
+        intervals=(Interval(0.17, 0.23), Interval(0.56, 0.64), Interval(0.98, 1.0)),
+        rounds=4,
+        memory=MemoryMode.NONE,
+        trial_diversity=diversity,
+        outcomes=(TaskOutcome(0, 2**30, (0, None)), TaskOutcome(1, 2**30 + 1, (), failed=2)),
+    )
+    evaluation = written(tmp_path / "summary.json", replace(RESULT, evaluations=(final,)))["evaluation"]
+    assert isinstance(evaluation, dict)
+    assert evaluation["intervals"] == {"pass@1": [0.17, 0.23], "pass@2": [0.56, 0.64], "pass@3": [0.98, 1.0]}
+    assert (evaluation["rounds"], evaluation["tasks"], evaluation["memory"]) == (4, 1, "none")
+    assert (evaluation["trial_diversity"], evaluation["first_episode_diversity"]) == (0.7, None)
+    assert "outcomes" not in evaluation, "those are in evaluations/final.json"
+
+
+def test_versions_measured_during_training_are_listed_by_update(tmp_path: Path) -> None:
+    middle = replace(FINAL, name="update-40", policy_version=40, pass_at=(0.2, 0.5, 0.7))
+    tree = written(tmp_path / "summary.json", replace(RESULT, evaluations=(INITIAL, middle, FINAL)))
+    assert tree["measured"] == {"40": {"pass@1": 0.2, "pass@2": 0.5, "pass@3": 0.7}}
 
 
 def test_throughput_is_over_the_training_time_and_the_updates_since_a_resumption() -> None:

@@ -13,7 +13,9 @@ import pytest
 
 from common.messages import Metric
 from common.settings import Settings, TrackingSettings
+from learner.evaluation import write_evaluation
 from learner.tracking import TrackedRun, Tracker, mlflow_name, tags
+from tests.learner.test_evaluation_figures import FINAL
 
 pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'lamer[mlflow]'")
 
@@ -50,12 +52,15 @@ def track(folder: Path, steps: range, status: str = "FINISHED") -> str:
 
 
 def artefacts(found: Any, run_id: str) -> set[str]:  # noqa: ANN401 -- mlflow is not type-checked
-    paths = [*found.list_artifacts(run_id), *found.list_artifacts(run_id, "figures")]
+    folders = (None, "figures", "evaluations")
+    paths = [item for folder in folders for item in found.list_artifacts(run_id, folder)]
     return {item.path for item in paths if not item.is_dir}
 
 
 def test_a_run_has_its_parameters_metrics_figures_files_and_tags(runs: Path) -> None:
-    run_id = track(run_folder(runs, "doors-001"), range(1, 4))
+    folder = run_folder(runs, "doors-001")
+    write_evaluation(FINAL, folder)
+    run_id = track(folder, range(1, 4))
     found = client(runs)
     run = found.get_run(run_id)
     assert run.info.run_name == "doors-001"
@@ -64,6 +69,7 @@ def test_a_run_has_its_parameters_metrics_figures_files_and_tags(runs: Path) -> 
     history = found.get_metric_history(run_id, "train/pass_at_1")
     assert [(point.step, point.value) for point in history] == [(1, 0.1), (2, 0.2), (3, 0.3)]
     assert {"config.yaml", "summary.json", "metrics.jsonl", "figures/pass_at_k.png"} <= artefacts(found, run_id)
+    assert {"evaluations/final.json", "figures/evaluation.png"} <= artefacts(found, run_id)
     assert run.data.tags["version.mlflow"]
     assert (runs / "mlartifacts" / run_id).is_dir(), "artefacts lie beside the runs"
 
