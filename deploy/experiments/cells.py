@@ -70,7 +70,7 @@ class Cell:
         return ("train", *self._files(), *flags, *self._placed(folder), *self.overrides)
 
     def evaluate_arguments(self, evaluation: CellEvaluation, model: Path, folder: Path) -> tuple[str, ...]:
-        """Of `lamer`, to evaluate the model of the run folder `model` as the run `folder`/NAME.EVALUATION."""
+        """Of `lamer`, to evaluate a model folder, or a run folder's model, as the run `folder`/NAME.EVALUATION."""
         flags = ("--name", self.evaluation_run(evaluation.name), "--plain")
         overrides = (*self._placed(folder), *self.overrides, *evaluation.overrides)
         return ("eval", str(model), *self._files(), *flags, *overrides)

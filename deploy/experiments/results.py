@@ -123,6 +123,7 @@ class _Summary(msgspec.Struct, frozen=True):
 
     exit_code: int
     config_hash: str
+    model: str
     reference: Mapping[str, Mapping[str, float]]
     updates: int
     trials: int
@@ -145,6 +146,15 @@ def recorded_hash(run: Path) -> str:
         return _read_summary(run).config_hash
     except RunFailed:
         return ""
+
+
+def model_of(run: Path) -> Path:
+    """What to evaluate of a finished run: the run, whose trained model is meant, else the model that it left untrained.
+
+    Raises:
+        RunFailed: the folder holds no finished run.
+    """
+    return run if (run / "model").is_dir() else Path(_read_summary(run).model)
 
 
 def collect(cell: Cell, run: Path, wall_seconds: float) -> CellResult:

@@ -28,6 +28,7 @@ from deploy.experiments.results import (
     Measurement,
     collect,
     collect_evaluation,
+    model_of,
     write_result,
 )
 from deploy.experiments.state import (
@@ -143,13 +144,13 @@ class Runner:
         return result
 
     async def _evaluate(
-        self, state: CellState, evaluation: CellEvaluation, model: Path, prefix: str, interrupted: asyncio.Event
+        self, state: CellState, evaluation: CellEvaluation, trained: Path, prefix: str, interrupted: asyncio.Event
     ) -> EvaluationRecord:
         cell, run = state.cell, self._places.evaluation_run(state.cell, evaluation)
         if not is_same_evaluation(run, evaluation):
             set_aside(run)
             self._say(f"{prefix}{cell.name}: evaluation {evaluation.name}")
-            arguments = cell.evaluate_arguments(evaluation, model, self._places.runs(cell.experiment))
+            arguments = cell.evaluate_arguments(evaluation, model_of(trained), self._places.runs(cell.experiment))
             await self._call(run, arguments, f"{prefix}{run.name}", interrupted)
         return collect_evaluation(cell, evaluation, run, spent_seconds(run))
 
