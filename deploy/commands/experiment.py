@@ -126,10 +126,9 @@ def _list_experiments(places: Places) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("name", "cells with results", "what it shows"):
         table.add_column(heading)
-    for name in definition.ready():
-        each = definition.read(name)
-        done = sum(places.result(name, key.name).is_file() for key in grid(each))
-        table.add_row(name, f"{done} of {len(grid(each))}", each.title)
+    for each in definition.read_ready():
+        done = sum(places.result(each.name, key.name).is_file() for key in grid(each))
+        table.add_row(each.name, f"{done} of {len(grid(each))}", each.title)
     Console().print(table)
 
 
@@ -182,7 +181,7 @@ def _write_index(places: Places) -> None:
     from deploy.experiments.page import write_page
     from deploy.experiments.state import usable_results
 
-    known = [(each, usable_results(each, places)[0]) for each in map(definition.read, definition.ready())]
+    known = [(each, usable_results(each, places)[0]) for each in definition.read_ready()]
     for each, results in known:
         if not places.page(each.name).is_file():
             write_page(each, results, places)

@@ -144,13 +144,14 @@ class NotRun(_Part, frozen=True, kw_only=True):
 
 
 class Experiment(_Part, frozen=True, kw_only=True):
-    """An experiment as its file says it."""
+    """An experiment as its file says it. order: its place among all on the page of results."""
 
     name: str
     title: str
     question: str
     arms: tuple[Arm, ...]
     page: tuple[Block, ...]
+    order: int = 0
     base: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
@@ -181,6 +182,11 @@ class Experiment(_Part, frozen=True, kw_only=True):
 def ready() -> tuple[str, ...]:
     """The names of the experiments that come with lamer, sorted."""
     return tuple(sorted(path.stem for path in READY.glob("*.yaml")))
+
+
+def read_ready() -> tuple[Experiment, ...]:
+    """The experiments that come with lamer, in the order of the page of results."""
+    return tuple(sorted(map(read, ready()), key=lambda each: (each.order, each.name)))
 
 
 def read(name: str) -> Experiment:

@@ -85,7 +85,8 @@ def _paper(experiment: Experiment) -> Iterator[str]:
 
 def _not_run(experiment: Experiment, names: Sequence[str], known: Mapping[str, CellResult]) -> Iterator[str]:
     lines = [f"- {each.what}: {each.why}" for each in experiment.not_run]
-    lines += [f"- {arm.label}: {arm.not_run}" for arm in experiment.arms if arm.not_run]
+    for reason in dict.fromkeys(arm.not_run for arm in experiment.arms if arm.not_run):
+        lines.append(f"- {', '.join(dict.fromkeys(a.label for a in experiment.arms if a.not_run == reason))}: {reason}")
     missing = [name for name in names if name not in known]
     if missing:
         lines.append(f"- cells not run yet: {', '.join(missing)}")

@@ -154,7 +154,7 @@ def chosen_k(row: Row, k: int) -> int:
 
 
 def _k_name(rows: Sequence[Row], k: int) -> str:
-    found = {chosen_k(row, k) + 1 for row in rows if row.pass_at}
+    found = {chosen_k(row, k) + 1 for row in rows if row.pass_at} or {len(row.paper) for row in rows if row.paper}
     return f"pass@{k or (found.pop() if len(found) == 1 else 'K')}"
 
 
@@ -165,6 +165,10 @@ def _at(figures: Sequence[float | None], k: int) -> float | None:
 def _of(results: Results, rows: Sequence[Row]) -> list[CellResult]:
     wanted = {result.cell for row in rows for result in row.results}
     return [result for cell, result in results.items() if cell in wanted]
+
+
+def _why_empty(row: Row) -> str:
+    return "not run" if row.arm.not_run else "not yet"
 
 
 def _seeds(row: Row) -> str:
