@@ -1,6 +1,6 @@
 """Plots of a page as SVG, from an experiment and its cells' results; equal results give equal files.
 
-Colours stand for arms in the order of the definition, on every plot of a page. References are dashed. No pyplot:
+Colours stand for arms, the same on every plot of a page; where a plot has one arm alone, for its values of the axes. References are dashed. No pyplot:
 nothing global.
 """
 
@@ -119,14 +119,16 @@ def _plot_curves(experiment: Experiment, results: Results, block: Block) -> Figu
     """Training's pass@k over the updates: each seed thin, their mean thick."""
     figure, axes = _figure()
     is_empty = True
-    for row in make_rows(experiment, results, block.arms):
+    rows = make_rows(experiment, results, block.arms)
+    is_one_arm = len({row.arm.name for row in rows}) == 1
+    for index, row in enumerate(rows):
         curves = [result.curve for result in row.results if result.curve.updates]
         if not curves:
             continue
         is_empty = False
         k = min(len(curve.pass_at) for curve in curves)
         chosen = min(block.k or k, k) - 1
-        colour = _colour(experiment, row)
+        colour = COLOURS[index % len(COLOURS)] if is_one_arm else _colour(experiment, row)
         for curve in curves:
             axes.plot(curve.updates, curve.pass_at[chosen], color=colour, alpha=0.35, linewidth=0.9)
         grid = curves[0].updates
@@ -149,8 +151,8 @@ def _plot_diversity(experiment: Experiment, results: Results, block: Block) -> F
     for row, value in known:
         last = row.pass_at[-1]
         bars = [[last.mean - last.low], [last.high - last.mean]]
-        axes.errorbar([value], [last.mean], yerr=bars, fmt="o", color=_colour(experiment, row), capsize=3.0)
-        axes.annotate(row.label, (value, last.mean), xytext=(7, 5), textcoords="offset points", fontsize=9)
+        colour = _colour(experiment, row)
+        axes.errorbar([value], [last.mean], yerr=bars, fmt="o", color=colour, capsize=3.0, label=row.label)
     axes.set_xlabel("entropy of a task's trajectories in the first episode, nats")
     axes.set_xlim(left=0.0)
     return _finished(figure, axes, f"solved, pass@{len(known[0][0].pass_at)}")
@@ -192,7 +194,10 @@ def _k(rows: Sequence[Row], k: int) -> int:
 
 
 def _rank(experiment: Experiment, row: Row) -> int:
-    return [arm.name for arm in experiment.arms].index(row.arm.name)
+    """The arm's place among those that stand on plots of the page."""
+    shown = [arm.name for block in experiment.page if block.plot for arm in experiment.chosen_arms(block.arms)]
+    drawn = [arm.name for arm in experiment.arms if arm.name in shown and not arm.not_run]
+    return drawn.index(row.arm.name)
 
 
 def _colour(experiment: Experiment, row: Row) -> str:
