@@ -29,7 +29,7 @@ def write_page(experiment: Experiment, results: Results, places: Places) -> Path
 
     drawn: dict[int, str] = {}
     for index, block in enumerate(experiment.page):
-        figure = plots.plot(experiment, results, block) if block.plot else None
+        figure = plots.plot(experiment, results, block)
         path = places.plots(experiment.name) / f"{index + 1}-{block.kind}.svg"
         if figure is not None:
             plots.save(figure, path)

@@ -1,7 +1,7 @@
 """Plots of a page as SVG, from an experiment and its cells' results; equal results give equal files.
 
-Colours stand for arms, the same on every plot of a page; where a plot has one arm alone, for its values of the axes. References are dashed. No pyplot:
-nothing global.
+Colours stand for arms, the same on every plot of a page; where a plot has one arm alone, for its values of the axes.
+References are dashed. No pyplot: nothing global.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ _SMALLEST_GAP = 0.055
 
 
 def plot(experiment: Experiment, results: Results, block: Block) -> Figure | None:
-    """The plot of a block, None where nothing has been measured for it."""
+    """The plot of a block, None where it has none or nothing has been measured for it."""
+    if not block.plot:
+        return None
     match block.kind:
         case "pass_at":
             return _plot_attempts(experiment, results, block)
