@@ -83,9 +83,9 @@ def value_metrics(samples: Sequence[Sample]) -> list[Metric]:
     """How well the values of a batch foresaw their targets.
 
     critic/value_mean. critic/explained_variance = 1 - var(target - value) / var(target): 1 for a critic that foresaw
-    every target, 0 for one no better than their mean. critic/explainable_variance = 1 - noise / var(target), with the
-    noise that is left when the prompt is known, estimated from the prompts that stand several times in the batch: no
-    critic can explain more. Left out where all targets are equal, the last also where no prompt is repeated.
+    every target, 0 for one no better than their mean; left out where all targets are equal.
+    critic/explainable_variance = 1 - var(target given its prompt) / var(target): what the best critic would reach,
+    without bias, over the samples whose prompt stands several times in the batch; left out where there are none.
     """
     values = np.array([sample.value for sample in samples])
     targets = np.array([sample.value_target for sample in samples])
@@ -93,19 +93,19 @@ def value_metrics(samples: Sequence[Sample]) -> list[Metric]:
     spread = float(targets.var())
     if spread > 0:
         metrics.append(Metric("critic/explained_variance", 1.0 - float((targets - values).var()) / spread))
-        noise = _noise(samples)
-        if noise is not None:
-            metrics.append(Metric("critic/explainable_variance", 1.0 - noise / spread))
+    explainable = _explainable_variance(samples)
+    if explainable is not None:
+        metrics.append(Metric("critic/explainable_variance", explainable))
     return metrics
 
 
-def _noise(samples: Sequence[Sample]) -> float | None:
-    """The variance of targets of one and the same prompt, pooled over repeated prompts without bias."""
+def _explainable_variance(samples: Sequence[Sample]) -> float | None:
     by_prompt: dict[bytes, list[float]] = {}
     for sample in samples:
         by_prompt.setdefault(sample.prompt_ids.tobytes(), []).append(sample.value_target)
     repeated = [np.array(targets) for targets in by_prompt.values() if len(targets) > 1]
     if not repeated:
         return None
-    squares = sum(float(targets.var()) * len(targets) for targets in repeated)
-    return squares / sum(len(targets) - 1 for targets in repeated)
+    spread = float(np.concatenate(repeated).var())
+    noise = sum(float(targets.var(ddof=1)) * len(targets) for targets in repeated) / sum(map(len, repeated))
+    return 1.0 - noise / spread if spread > 0 else None
