@@ -7,10 +7,11 @@ lie, so that a result outlives its run folder and serves every experiment that h
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -134,27 +135,37 @@ def _make_cell(experiment: Experiment, key: CellKey) -> Cell:
     base = arm.base or experiment.base
     keys = {axis.name: axis.key for axis in experiment.axes}
     on_axes = tuple(f"{keys[axis]}={value_text(value)}" for axis, value in key.at)
-    overrides = (*experiment.overrides, *arm.overrides, *on_axes, f"run.seed={key.seed}")
+    overrides = (*experiment.overrides, *arm.overrides, *on_axes)
     where = f"arm {arm.name} of {experiment.name}"
-    settings = _resolve(base, overrides, where)
+    settings = _resolve(base, overrides, key.seed, where)
     evaluations = tuple(
-        CellEvaluation(each.name, each.overrides, _evaluation_settings(base, overrides, each, where))
+        CellEvaluation(each.name, each.overrides, _evaluation_settings(base, overrides, key.seed, each, where))
         for each in experiment.evaluations_of(arm.name)
     )
-    return Cell(experiment.name, key, base, overrides, settings, evaluations)
+    return Cell(experiment.name, key, base, (*overrides, f"run.seed={key.seed}"), settings, evaluations)
 
 
-def _evaluation_settings(base: Sequence[str], overrides: Sequence[str], evaluation: Evaluation, where: str) -> Settings:
-    settings = _resolve(base, (*overrides, *evaluation.overrides), f"evaluation {evaluation.name} of {where}")
+def _evaluation_settings(
+    base: tuple[str, ...], overrides: tuple[str, ...], seed: int, evaluation: Evaluation, where: str
+) -> Settings:
+    place = f"evaluation {evaluation.name} of {where}"
+    settings = _resolve(base, (*overrides, *evaluation.overrides), seed, place)
     fixed = replace(settings, model=replace(settings.model, path=""), batch=replace(settings.batch, updates=0))
     return replace(fixed, evaluation=replace(settings.evaluation, initial=False))
 
 
-def _resolve(base: Sequence[str], overrides: Sequence[str], where: str) -> Settings:
+def _resolve(base: tuple[str, ...], overrides: tuple[str, ...], seed: int, where: str) -> Settings:
     try:
-        return read_settings([Path(file) for file in base], overrides)
+        settings = _read(base, overrides)
     except LamerError as error:
         raise type(error)(f"{where}: {error}") from error
+    return replace(settings, run=replace(settings.run, seed=seed))
+
+
+@functools.lru_cache(maxsize=1024)
+def _read(base: tuple[str, ...], overrides: tuple[str, ...]) -> Settings:
+    """A configuration, read once for all seeds and for the pages that follow."""
+    return read_settings([Path(file) for file in base], overrides)
 
 
 def identity(settings: Settings) -> dict[str, str]:

@@ -268,7 +268,12 @@ def _problems(experiment: Experiment) -> Iterator[str]:
         yield from _unknown(f"page[{index}].evaluations", block.evaluations, known_evaluations)
         if block.kind == "axis":
             yield from _unknown(f"page[{index}].axis", [block.axis], axes)
+    yield from (f"a seed is {seed}; it must be at least 0" for seed in _seeds(experiment) if seed < 0)
     yield from _overridden(experiment)
+
+
+def _seeds(experiment: Experiment) -> tuple[int, ...]:
+    return (*experiment.seeds, *(seed for arm in experiment.arms for seed in arm.seeds))
 
 
 def _overridden(experiment: Experiment) -> Iterator[str]:

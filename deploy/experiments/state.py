@@ -104,6 +104,8 @@ def usable_results(experiment: Experiment, places: Places) -> tuple[dict[str, Ce
 
     A result of another configuration than today's is left out. Where today's can't be resolved, none is.
     """
+    if not any(places.results.glob("*/cells/*.json")):
+        return {}, ""
     try:
         states = look(make_cells(experiment), places)
     except LamerError as error:

@@ -31,6 +31,7 @@ GRID = yaml.safe_load((Path(__file__).parent / "grid.yaml").read_text())
         ({"page": [{"kind": "axis", "title": "t", "axis": "discount"}]}, r"page\[0\].axis: there is no 'discount'"),
         ({"page": [{"kind": "pie", "title": "t"}]}, r"page\[0\].kind: Invalid enum value 'pie'"),
         ({"paper": [{"source": "s", "arm": "nobody", "pass_at": [1.0]}]}, r"paper\[0\].arm: there is no 'nobody'"),
+        ({"seeds": [-1]}, "a seed is -1; it must be at least 0"),
         ({"evaluations": [{"name": "initial", "overrides": []}]}, "an evaluation can't be called initial"),
     ],
 )  # fmt: skip
@@ -103,7 +104,8 @@ def test_an_experiment_that_is_not_there_and_a_pattern_without_cells_are_told(tm
 
 
 @pytest.mark.parametrize("name", definition.ready())
-def test_every_ready_experiment_can_be_read_and_names_its_file(name: str) -> None:
+def test_every_ready_experiment_is_called_as_its_file_and_its_cells_can_be_resolved(name: str) -> None:
     experiment = definition.read(name)
     assert experiment.name == name
     assert experiment.page
+    assert len(make_cells(experiment)) == len(grid(experiment))
