@@ -188,6 +188,8 @@ class LossSettings:
 class OptimizerSettings:
     """AdamW. minibatches: optimizer steps per batch. pack_tokens: most tokens of one forward pass.
 
+    minibatch_unit: what is dealt to minibatches: single responses, so that they are of equal size; or whole trials,
+    whose prompts share their history, so that a pack holds it once: fewer tokens for the same responses.
     max_grad_norm 0: gradients are not clipped. warmup_updates: the learning rate rises linearly over so many updates.
     schedule: after that it stays, or falls linearly towards nothing at the last update.
     """
@@ -201,6 +203,7 @@ class OptimizerSettings:
     weight_decay: float = _field(0.01, low=0.0)
     max_grad_norm: float = _field(1.0, low=0.0)
     minibatches: int = _field(1, low=1)
+    minibatch_unit: str = _field("response", choices=("response", "trial"))
     pack_tokens: int = _field(16384, low=16)
 
 

@@ -38,7 +38,7 @@ class Sample:
     prompt_ids: int32 [P]. ids: int32 [R]. behaviour_logprobs: float32 [R], at `temperature`. ages: int32 [R], updates
     between the policy version that generated a token and the one trained from. advantage: of every token of the
     response. value: what the critic expected at the prompt when the update began, value_target: what it should have
-    expected; both 0 without a critic.
+    expected; both 0 without a critic. trial: its trial's place among those of the batch.
     """
 
     kind: SampleKind
@@ -51,6 +51,7 @@ class Sample:
     advantage: float
     value: float = 0.0
     value_target: float = 0.0
+    trial: int = 0
 
     @property
     def age(self) -> int:
@@ -128,7 +129,12 @@ def _token_ages(completion: Completion, policy_version: int) -> npt.NDArray[np.i
     return ages
 
 
-def _sample(row: _Row, policy_version: int) -> Sample:
+def _unscored(groups: Sequence[Sequence[Sequence[_Row]]], policy_version: int) -> list[Sample]:
+    trials = [rows for group in groups for rows in group]
+    return [_sample(row, trial, policy_version) for trial, rows in enumerate(trials) for row in rows]
+
+
+def _sample(row: _Row, trial: int, policy_version: int) -> Sample:
     completion = row.completion
     return Sample(
         kind=row.kind,
@@ -139,6 +145,7 @@ def _sample(row: _Row, policy_version: int) -> Sample:
         temperature=completion.temperature,
         is_valid=row.is_valid,
         advantage=0.0,
+        trial=trial,
     )
 
 
@@ -163,8 +170,7 @@ def unscored_samples(trials: Sequence[Trial], policy_version: int) -> tuple[Samp
         BadInput: no trials, one twice, or one that is not fit for training.
     """
     _check(trials)
-    groups = _groups(trials, CreditSettings())
-    return tuple(_sample(row, policy_version) for group in groups for rows in group for row in rows)
+    return tuple(_unscored(_groups(trials, CreditSettings()), policy_version))
 
 
 def make_samples(
@@ -188,12 +194,11 @@ def make_samples(
     """
     _check(trials)
     groups = _groups(trials, credit)
-    rows = [row for group in groups for trial_rows in group for row in trial_rows]
-    samples = [_sample(row, policy_version) for row in rows]
+    samples = _unscored(groups, policy_version)
     if advantage.estimator == "ppo":
-        if values is None or len(values) != len(rows):
+        if values is None or len(values) != len(samples):
             given = 0 if values is None else len(values)
-            raise BadInput(f"ppo needs the critic's value of each of {len(rows)} samples, got {given}")
+            raise BadInput(f"ppo needs the critic's value of each of {len(samples)} samples, got {given}")
         advantages = _critic_advantages(groups, values, credit, advantage)
         targets = advantages + values
         samples = [

@@ -50,15 +50,21 @@ class UpdateResult:
     metrics: tuple[Metric, ...]
 
 
-def split_minibatches(samples: Sequence[Sample], minibatches: int, seed: int, step: int) -> list[list[Sample]]:
-    """Samples dealt to at most `minibatches` parts of equal size (within one), by a permutation that seed and step
-    decide.
+def split_minibatches(
+    samples: Sequence[Sample], minibatches: int, seed: int, step: int, unit: str = "response"
+) -> list[list[Sample]]:
+    """Samples dealt to at most `minibatches` parts by a permutation that seed and step decide.
+
+    unit: "response" deals single samples, to parts of equal size (within one); "trial" keeps those of a trial together,
+    and gives every part an equal number of trials (within one).
     """
     if minibatches == 1:
         return [list(samples)]
-    order = np.random.default_rng((seed, step)).permutation(len(samples))
+    units = np.arange(len(samples)) if unit == "response" else np.array([sample.trial for sample in samples])
+    names = np.unique(units)
+    order = names[np.random.default_rng((seed, step)).permutation(len(names))]
     parts = np.array_split(order, minibatches)
-    return [[samples[index] for index in np.sort(part)] for part in parts if len(part)]
+    return [[samples[index] for index in np.flatnonzero(np.isin(units, part))] for part in parts if len(part)]
 
 
 class PolicyUpdater:
@@ -113,7 +119,7 @@ class PolicyUpdater:
         samples = self._make_samples(trials)
         batches = [
             Minibatch(tuple(load_pack(self._model, item) for item in pack(part, settings.optimizer.pack_tokens)))
-            for part in split_minibatches(samples, settings.optimizer.minibatches, settings.run.seed, step)
+            for part in self._split(samples, step)
         ]
         if needs_proximal(settings.loss):
             compute_proximal(self._model, [item for batch in batches[1:] for item in batch.packs])
@@ -140,6 +146,12 @@ class PolicyUpdater:
             Metric("trainer/tokens_per_second", tokens / seconds),
         ]
         return UpdateResult(tuple(metrics))
+
+    def _split(self, samples: Sequence[Sample], step: int) -> list[list[Sample]]:
+        optimizer = self._settings.optimizer
+        return split_minibatches(
+            samples, optimizer.minibatches, self._settings.run.seed, step, optimizer.minibatch_unit
+        )
 
     def _make_samples(self, trials: Sequence[Trial]) -> tuple[Sample, ...]:
         settings, critic = self._settings, self._models.critic

@@ -260,6 +260,24 @@ def test_minibatches_hold_every_sample_once_and_differ_by_one_at_most() -> None:
     assert len(split_minibatches(samples[:2], 4, seed=0, step=1)) == 2
 
 
+def test_minibatches_of_trials_keep_the_responses_of_a_trial_together() -> None:
+    samples = [replace(sample([index + 1], [1]), trial=index // 3) for index in range(15)]
+    parts = split_minibatches(samples, 2, seed=0, step=1, unit="trial")
+    trials = [{one.trial for one in part} for part in parts]
+    assert sorted(map(len, trials)) == [2, 3]
+    assert trials[0] | trials[1] == set(range(5))
+    assert sorted(map(len, parts)) == [6, 9]
+
+
+def test_minibatches_of_trials_compute_a_shared_history_once(model_path: Path) -> None:
+    batch = play_batch(0)
+    tokens = [
+        figures(PolicyUpdater(configured(minibatch_unit=unit), model_path).update(1, batch))["trainer/packed_tokens"]
+        for unit in ("response", "trial")
+    ]
+    assert tokens[1] < tokens[0]
+
+
 def test_saved_weights_are_a_complete_model_folder_with_the_trained_logprobs(model_path: Path, tmp_path: Path) -> None:
     updater = PolicyUpdater(SETTINGS, model_path)
     updater.update(1, play_batch(0))
