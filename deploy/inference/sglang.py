@@ -132,7 +132,6 @@ async def launch(options: EngineOptions, start: Start) -> EngineLaunch:
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_OFFLINE": "1",
             "PYTHONWARNINGS": "ignore",
-            "TQDM_DISABLE": "1",
             "SGLANG_REQUEST_STATE_WAIT_TIMEOUT": str(DISCONNECT_SECONDS),
             **({} if has_gpu else _cpu_environment(start.port, ranks)),
             **_group_environment(options.group_interface),
