@@ -33,6 +33,7 @@ log = logging.getLogger("lamer.host")
 START_SECONDS = 600.0
 STOP_SECONDS = 3.0
 _CHUNK_BYTES = 65536
+_PROGRESS_BAR = re.compile(r"\r?[^\r\n]*\d+% Completed \|[^\r\n]*")
 _KEPT_ERROR_BYTES = 8192
 _ERROR_LINE = re.compile(r"(?<=error: ).+$", re.MULTILINE)
 
@@ -211,5 +212,8 @@ class EngineProcess:
 
 
 def _print(errors: bytes) -> None:
-    sys.stderr.write(errors.decode(errors="replace"))
-    sys.stderr.flush()
+    """On our stderr, but for progress bars, which SGLang draws at every load of weights."""
+    said = _PROGRESS_BAR.sub("", errors.decode(errors="replace"))
+    if said.strip():
+        sys.stderr.write(said)
+        sys.stderr.flush()

@@ -335,7 +335,7 @@ async def test_an_actor_without_the_models_folder_asks_for_its_files(
         assert trial_of(await gateway.next(TrialDone)).solved_at == 0
         gateway.send(Shutdown("done", 0))
         assert await asyncio.wait_for(actor, 10.0) == 0
-    (kept,) = (tmp_path / "cache" / "lamer" / "models").iterdir()
+    (kept,) = (tmp_path / "cache" / "lamer" / "models").glob("[!.]*")
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == {file.name: file.data for file in files}
 
 

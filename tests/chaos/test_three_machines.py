@@ -108,6 +108,7 @@ def test_a_run_on_three_machines_survives_a_slow_cable_and_a_cut_one(machines: N
 
 
 @pytest.mark.sglang
+@pytest.mark.slow
 @pytest.mark.skipif(not CHECKOUT_PYTHON.is_file(), reason="no SGLang here: `make sglang-cpu` builds its environment")
 def test_a_run_with_sglang_on_three_machines_survives_it_as_well(machines: Network) -> None:
     train_through_a_slow_and_a_broken_network(machines, "--engine", "sglang")

@@ -40,6 +40,8 @@ END_ID = 2
 HOST, API_KEY, ADMIN_KEY = "127.0.0.1", "key-of-actors", "key-of-the-host"
 MOST_RUNNING, CACHE_TOKENS = 8, 8192
 START_SECONDS = 400.0
+SGLANG_PYTHON = os.environ.get("LAMER_TEST_SGLANG_PYTHON", "")
+"""An interpreter with another release of SGLang than `make sglang-cpu` installs, to test against that."""
 
 
 @dataclass(frozen=True)
@@ -215,9 +217,9 @@ def embedded(folders: dict[str, Path]) -> Iterator[Served]:
 @contextmanager
 def sglang(folders: dict[str, Path]) -> Iterator[Served]:
     """The real SGLang, started as a host starts it."""
-    if not CHECKOUT_PYTHON.is_file():
+    if not SGLANG_PYTHON and not CHECKOUT_PYTHON.is_file():
         pytest.skip("no SGLang here: `make sglang-cpu` builds its environment")
-    options = EngineOptions("sglang", HOST, free_port(HOST), MOST_RUNNING, CACHE_TOKENS)
+    options = EngineOptions("sglang", HOST, free_port(HOST), MOST_RUNNING, CACHE_TOKENS, python=SGLANG_PYTHON)
     launch = asyncio.run(sglang_launch(options, _start(options, folders)))
     with serving(options, launch, folders, SGLANG_0_5_23) as served:
         yield served

@@ -83,13 +83,14 @@ class HostScene:
 
 
 def engines() -> list[psutil.Process]:
-    """The embedded engines that this process has started."""
+    """The inference servers that this process has started."""
     return [each for each in psutil.Process(os.getpid()).children() if is_engine(each)]
 
 
 def is_engine(process: psutil.Process) -> bool:
-    """Whether this is an embedded engine."""
-    return "deploy.inference.embedded" in process.cmdline()
+    """Whether this is an inference server, embedded or SGLang."""
+    command = process.cmdline()
+    return "deploy.inference.embedded" in command or any(word.endswith("sglang_guard/start.py") for word in command)
 
 
 async def ask(server: ServerInfo, route: str, body: object = None) -> Any:  # noqa: ANN401 - JSON

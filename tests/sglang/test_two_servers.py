@@ -11,7 +11,7 @@ import pytest
 from tests.integration.processes import Started, updates
 from tests.integration.servers import LONGEST_SECONDS, kill_one_and_add_a_third
 
-pytestmark = [pytest.mark.sglang, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.sglang, pytest.mark.slow, pytest.mark.timeout(900)]
 
 TWO_SERVERS = (
     *("inference.engine=sglang", "inference.servers=2", "inference.max_running=32", "actor.trials=64"),

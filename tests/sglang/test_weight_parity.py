@@ -24,7 +24,7 @@ from tests.contract.served import VOCABULARY, Served, write_models
 from tests.deploy.delivering import Loopback
 from tests.sglang.conftest import Say
 
-pytestmark = [pytest.mark.sglang, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.sglang, pytest.mark.slow, pytest.mark.timeout(600)]
 PROMPTS, PROMPT_TOKENS, TOKENS = 50, 24, 16
 BOUND = 1e-3
 
