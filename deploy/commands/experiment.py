@@ -175,13 +175,17 @@ def _write_pages(chosen: Experiment, places: Places) -> None:
 
 
 def _write_index(places: Places) -> None:
-    """The index of the ready experiments, and a page for those that have none yet."""
+    """The index of the ready experiments, and a page for those that have none yet. Without results of its own an
+    experiment is not resolved, which would take a second for each.
+    """
     from deploy.experiments import definition
     from deploy.experiments.index import write_index
     from deploy.experiments.page import write_page
-    from deploy.experiments.state import usable_results
+    from deploy.experiments.state import has_results, usable_results
 
-    known = [(each, usable_results(each, places)[0]) for each in definition.read_ready()]
+    known = [
+        (each, usable_results(each, places)[0] if has_results(each, places) else {}) for each in definition.read_ready()
+    ]
     for each, results in known:
         if not places.page(each.name).is_file():
             write_page(each, results, places)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from common.errors import LamerError, RunFailed
+from common.errors import BadInput, LamerError, RunFailed
 from deploy import processes
 from deploy.experiments.cells import CellEvaluation
 from deploy.experiments.results import (
@@ -64,6 +64,14 @@ class Report:
     done: tuple[str, ...]
     failures: tuple[Failure, ...]
     is_interrupted: bool
+
+
+class _CommandFailed(RunFailed):
+    """A `lamer` command ended with an error."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class _Interrupted(Exception):
@@ -123,11 +131,7 @@ class Runner:
         file = self._places.result(cell.experiment, cell.name)
         if run is None:
             run = self._places.run(cell)
-            if state.stage is not Stage.HALF:
-                set_aside(run)
-            self._say(f"{prefix}{cell.name}: {'goes on' if state.stage is Stage.HALF else 'starts'}")
-            arguments = cell.train_arguments(self._places.runs(cell.experiment), state.stage is Stage.HALF)
-            await self._call(run, arguments, f"{prefix}{cell.name}", interrupted)
+            await self._train(state, run, f"{prefix}{cell.name}", interrupted)
             result = collect(cell, run, spent_seconds(run))
         else:
             result = state.result or collect(cell, run, spent_seconds(run))
@@ -142,6 +146,21 @@ class Runner:
                 result = msgspec.structs.replace(result, evaluations={**result.evaluations, evaluation.name: record})
                 write_result(file, result)
         return result
+
+    async def _train(self, state: CellState, run: Path, title: str, interrupted: asyncio.Event) -> None:
+        """Train the cell, from the last checkpoint of a run that is half done where that can be gone on with."""
+        cell, folder = state.cell, self._places.runs(state.cell.experiment)
+        if state.stage is Stage.HALF:
+            self._say(f"{title}: goes on")
+            try:
+                return await self._call(run, cell.train_arguments(folder, is_resume=True), title, interrupted)
+            except _CommandFailed as error:
+                if error.code != BadInput.exit_code:
+                    raise
+                self._say(f"{title}: can't go on, {error}")
+        set_aside(run)
+        self._say(f"{title}: starts")
+        return await self._call(run, cell.train_arguments(folder, is_resume=False), title, interrupted)
 
     async def _evaluate(
         self, state: CellState, evaluation: CellEvaluation, trained: Path, prefix: str, interrupted: asyncio.Event
@@ -158,7 +177,7 @@ class Runner:
         """Run a `lamer` command to its end, its output appended to the run's log.
 
         Raises:
-            RunFailed: it failed. _Interrupted: we were interrupted before it ended.
+            _CommandFailed: it failed. _Interrupted: we were interrupted before it ended.
         """
         log = log_file(run)
         start, began = log.stat().st_size if log.exists() else 0, time.monotonic()
@@ -176,7 +195,8 @@ class Runner:
             raise _Interrupted
         if code is None or code != 0:
             said = processes.last_error(log, start) if code is not None and code > 0 else ""
-            raise RunFailed(f"{said or how_it_ended(code or 0)} (its output: {log})")
+            where = "" if "its output:" in said else f" (its output: {log})"
+            raise _CommandFailed(f"{said or how_it_ended(code or 0)}{where}", code or 0)
 
     async def _until_over(self, process: Process, run: Path, title: str, interrupted: asyncio.Event) -> None:
         """Wait for the end of a command or of us, with a line of progress now and then."""

@@ -104,8 +104,6 @@ def usable_results(experiment: Experiment, places: Places) -> tuple[dict[str, Ce
 
     A result of another configuration than today's is left out. Where today's can't be resolved, none is.
     """
-    if not any(places.results.glob("*/cells/*.json")):
-        return {}, ""
     try:
         states = look(make_cells(experiment), places)
     except LamerError as error:
@@ -114,6 +112,11 @@ def usable_results(experiment: Experiment, places: Places) -> tuple[dict[str, Ce
     other = [state for state in states if state.result is None and state.changed]
     said = [f"{state.cell.name} is of another configuration ({', '.join(state.changed[:3])})" for state in other]
     return {state.cell.name: state.result for state in states if state.result is not None}, "; ".join(said)
+
+
+def has_results(experiment: Experiment, places: Places) -> bool:
+    """Whether a cell of the experiment has a result of its own."""
+    return any(places.result(experiment.name, key.name).is_file() for key in grid(experiment))
 
 
 def read_all_results(places: Places) -> tuple[CellResult, ...]:

@@ -1,7 +1,7 @@
 """`lamer train` and `lamer eval` without the work: run folders as the real ones leave them, in an instant.
 
-A run called crash* fails, one called slow* trains until it is interrupted or `FOLDER/go` is there. Every call is a line
-of FOLDER/calls.
+A run called crash* fails, one called bad* can't be resumed, one called slow* trains until it is interrupted or
+`FOLDER/go` is there. Every call is a line of FOLDER/calls.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ def main(arguments: list[str]) -> int:
     if name.startswith("crash"):
         print("lamer: the trainer died too often", file=sys.stderr)
         return 1
+    if name.startswith("bad"):
+        print(f"lamer: {'the checkpoint is of other settings' if is_resume else 'a server died'}", file=sys.stderr)
+        return 2 if is_resume else 1
     for step in range(1, settings.batch.updates + 1):
         with (run.path / "metrics.jsonl").open("a") as file:
             shares = {f"train/pass@{k}": 0.1 * k * step / 4 for k in (1, 2, 3)}

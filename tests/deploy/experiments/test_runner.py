@@ -21,6 +21,8 @@ from deploy.experiments.results import read_result
 from deploy.experiments.runner import Report, Runner, exit_code
 from deploy.experiments.state import Places, Stage, look
 
+pytestmark = pytest.mark.timeout(300)
+
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[2]
 GRID = yaml.safe_load((HERE / "grid.yaml").read_text())
@@ -190,7 +192,7 @@ async def test_a_killed_run_is_resumed_by_the_next_call(places: Places) -> None:
 
 async def until(is_true: Callable[[], object]) -> None:
     """Poll a fact that another process brings about."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while not is_true():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
@@ -200,6 +202,16 @@ def kill_child(name: str) -> None:
 
     (child,) = (each for each in psutil.Process().children() if name in each.cmdline())
     child.kill()
+
+
+async def test_a_run_that_can_not_be_resumed_is_kept_and_started_again(places: Places) -> None:
+    experiment = grid([{"name": "bad", "seeds": [0]}])
+    await run(experiment, places)
+    said: list[str] = []
+    await run(experiment, places, said=said.append)
+    assert calls(places) == ["train bad-s0", "train bad-s0 --resume", "train bad-s0"]
+    assert any("can't go on, the checkpoint is of other settings" in line for line in said)
+    assert (places.folder / "grid" / "bad-s0.replaced-1").is_dir()
 
 
 async def test_several_cells_run_at_once(places: Places) -> None:
