@@ -131,6 +131,8 @@ class Runner:
         file = self._places.result(cell.experiment, cell.name)
         if run is None:
             run = self._places.run(cell)
+            for evaluation in cell.evaluations:
+                set_aside(self._places.evaluation_run(cell, evaluation))  # of an earlier model
             await self._train(state, run, f"{prefix}{cell.name}", interrupted)
             result = collect(cell, run, spent_seconds(run))
         else:

@@ -159,12 +159,14 @@ def is_same_evaluation(run: Path, evaluation: CellEvaluation) -> bool:
 
 
 def set_aside(path: Path) -> None:
-    """Rename a run folder that is in the way, if there is one: NAME.replaced-1, NAME.replaced-2, ..."""
+    """Rename a run folder that is in the way, if there is one, and the times of its calls: NAME.replaced-1, -2, ..."""
     number = 1
     while (target := path.with_name(f"{path.name}.replaced-{number}")).exists():
         number += 1
     if path.exists():
         path.rename(target)
+        if (times := _log_file(path, "seconds")).exists():
+            times.rename(_log_file(target, "seconds"))
 
 
 def spent_seconds(run: Path) -> float:

@@ -124,13 +124,17 @@ async def test_another_configuration_of_a_cell_is_run_again_and_its_old_run_is_k
     report = await run(grid(fast, overrides=["loss.entropy=0.5", "batch.updates=4"]), places)
     assert report.done == ("fast-s0",)
     assert (places.folder / "grid" / "fast-s0.replaced-1" / "summary.json").is_file()
+    times = places.folder / "grid" / "logs" / "fast-s0.seconds"
+    assert len(times.read_text().split()) == 1, "only the new run's time counts"
 
 
-async def test_more_updates_make_a_run_longer_instead_of_starting_it_again(places: Places) -> None:
+async def test_more_updates_make_a_run_longer_and_its_new_model_is_evaluated_again(places: Places) -> None:
     fast: list[dict[str, object]] = [{"name": "fast", "seeds": [0]}]
-    await run(grid(fast), places)
-    await run(grid(fast, overrides=["batch.updates=6"]), places)
-    assert calls(places) == ["train fast-s0", "train fast-s0 --resume"]
+    more = [{"name": "more", "overrides": ["evaluation.tasks=7"]}]
+    await run(grid(fast, evaluations=more), places)
+    await run(grid(fast, evaluations=more, overrides=["batch.updates=6"]), places)
+    evaluated = "eval fast-s0.more"
+    assert calls(places) == ["train fast-s0", evaluated, "train fast-s0 --resume", evaluated]
 
 
 async def test_an_added_evaluation_is_made_of_the_model_that_is_there(places: Places) -> None:
