@@ -64,7 +64,7 @@ def split_minibatches(
     names = np.unique(units)
     order = names[np.random.default_rng((seed, step)).permutation(len(names))]
     parts = np.array_split(order, minibatches)
-    return [[samples[index] for index in np.flatnonzero(np.isin(units, part))] for part in parts if len(part)]
+    return [[samples[int(index)] for index in np.flatnonzero(np.isin(units, part))] for part in parts if len(part)]
 
 
 class PolicyUpdater:
