@@ -7,7 +7,7 @@ The folder holds `config.json`, `generation_config.json`, `model.safetensors` (f
 `tokenizer_config.json` and `chat_template.jinja`: transformers loads it, and so do `tokenizers` and `jinja2` alone.
 
 Text is cut at white space, punctuation and single digits before any merge, a word together with the space before it;
-a letter with a digit, as boards name their cells, stays whole.
+a letter with a digit, as boards name their cells, stays whole, with what the cell shows: "b3=1".
 The tags that frame a response are tokens of their own and not special, so that decoding keeps them.
 """
 
@@ -31,7 +31,7 @@ EOS_TOKEN = "<eos>"
 TAGS = ("<action>", "</action>", "<remark>", "</remark>")
 SMALLEST_VOCABULARY = 256 + 2 + len(TAGS)
 
-_PIECES = r" ?\p{Ll}\p{N}| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s"
+_PIECES = r" ?\p{Ll}\p{N}(?:=[^\s\p{L}])?| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s"
 
 _TAG = re.compile("|".join(TAGS))
 

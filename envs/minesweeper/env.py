@@ -13,7 +13,7 @@ from envs.minesweeper.parsing import render_cell
 from envs.minesweeper.prompts import MinesweeperStyle
 from envs.prompts import PromptedEnv
 
-RewardScheme = Literal["paper", "shaped"]
+RewardScheme = Literal["paper", "shaped", "even"]
 
 _REWARDS = MappingProxyType(
     {
@@ -30,6 +30,13 @@ _REWARDS = MappingProxyType(
             Opening.SEVERAL: 2.0,
             Opening.CLEARED: 10.0,
             Opening.MINE: -0.1,
+        },
+        "even": {
+            Opening.NOTHING: -1.0,
+            Opening.ONE: 1.0,
+            Opening.SEVERAL: 1.0,
+            Opening.CLEARED: 3.0,
+            Opening.MINE: -1.0,
         },
     }
 )

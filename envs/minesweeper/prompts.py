@@ -2,8 +2,8 @@
 
     full      for instruction-tuned models: rules and requests in sentences
     compact   for models of a few hundred tokens: a rules line, small boards, the same tags
-    dense     for models that learn on a CPU: boards alone, in which a closed cell shows its name, "b3", one token
-              of the pocket tokenizer; the answer is such a name
+    dense     for models that learn on a CPU: boards alone, one line each, in which every cell is one token of the
+              pocket tokenizer that says where it is: "b3" is closed, "b3=1" open; the answer is a closed cell's name
 
 Compact and dense show a past attempt as its last board alone, which tells what was opened and where a mine was hit.
 """
@@ -129,9 +129,10 @@ class MinesweeperCompactStyle(CompactStyle, MinesweeperStyle):
 
 
 class DenseStyle(CompactStyle, MinesweeperStyle):
-    """The number of mines and boards, nothing else: three boards of 4 x 4 cells take 64 tokens with their template.
+    """The number of mines and boards, nothing else: three boards of 4 x 4 cells take 55 tokens with their template.
 
-    A name's digit ends the response, so that an action is one token, and all of its log-probability is the choice.
+    A cell's token tells its place, which two layers could not well work out from the order of tokens. A name's digit
+    ends the response, so that an action is one token, and all of its log-probability is the choice.
     """
 
     play_request = ""
@@ -142,9 +143,9 @@ class DenseStyle(CompactStyle, MinesweeperStyle):
         self.stop = tuple(str(column) for column in range(1, size + 1))
 
     def board(self, field: Minefield) -> str:
-        """One line a row, with a space before every cell: " b1 . 1 *"; " b1" is a closed cell."""
+        """One line, row by row, with a space before every cell: " a1 a2=. b1=1 b2=*"; " a1" is a closed cell."""
         rows = enumerate(field.symbols(), start=1)
-        return "\n".join("".join(map(_dense_cell, _cells_of(number, row), row)) for number, row in rows)
+        return "".join("".join(map(_dense_cell, _cells_of(number, row), row)) for number, row in rows)
 
     def steps(self, steps: Sequence[MemoryStep], window: MemoryWindow) -> str:
         """The board after the last step."""
@@ -172,4 +173,4 @@ def _cells_of(row: int, symbols: Sequence[str]) -> list[Cell]:
 
 
 def _dense_cell(cell: Cell, symbol: str) -> str:
-    return f" {cell_name(cell) if symbol == '?' else symbol}"
+    return f" {cell_name(cell)}" if symbol == "?" else f" {cell_name(cell)}={symbol}"

@@ -176,7 +176,7 @@ def test_an_opening_without_effect_leaves_the_board_as_it_was() -> None:
         assert env.step(response).observation.text == before
 
 
-@pytest.mark.parametrize(("scheme", "lost"), [("paper", 0.0), ("shaped", -0.1)])
+@pytest.mark.parametrize(("scheme", "lost"), [("paper", 0.0), ("shaped", -0.1), ("even", -1.0)])
 def test_a_mine_ends_the_game_and_shows_only_that_mine(scheme: RewardScheme, lost: float) -> None:
     result = make_corner(scheme).step(opening(1, 1))
     assert (result.reward, result.is_done, result.is_solved) == (lost, True, False)
@@ -192,6 +192,14 @@ def test_opening_several_cells_pays_two_and_clearing_the_board_ten() -> None:
     result = env.step(opening(3, 3))
     assert (result.reward, result.is_done, result.is_solved) == (10.0, True, True)
     assert result.observation.text == "Row 1: ? 1 .\nRow 2: 1 1 .\nRow 3: . . ."
+
+
+def test_even_rewards_pay_safe_openings_alike_and_charge_what_opens_nothing() -> None:
+    wide = play_on(Layout(size=4, mines=frozenset({(1, 1), (1, 4)}), first=(2, 1)), "even")
+    assert wide.step("no tags").reward == -1.0
+    assert wide.step(opening(4, 2)).reward == 1.0
+    env = make_corner("even")
+    assert [env.step(opening(*cell)).reward for cell in ((2, 2), (2, 1), (3, 3))] == [1.0, 1.0, 3.0]
 
 
 def test_the_anchor_state_is_the_board_before_an_action_without_history() -> None:
@@ -300,10 +308,10 @@ def make_dense(board: int = 4, mines: int = 3, seed: int = 1) -> Env:
 def test_a_dense_board_names_closed_cells_and_shows_open_ones() -> None:
     layout = Layout(size=3, mines=frozenset({(1, 1)}), first=(1, 2))
     env = MinesweeperEnv(layout, DenseStyle(3, 1), "paper", max_turns=7)
-    assert env.reset().text == " a1 1 a3\n b1 b2 b3\n c1 c2 c3"
-    assert env.step(" c3").observation.text == " a1 1 .\n 1 1 .\n . . ."
+    assert env.reset().text == " a1 a2=1 a3 b1 b2 b3 c1 c2 c3"
+    assert env.step(" c3").observation.text == " a1 a2=1 a3=. b1=1 b2=1 b3=. c1=. c2=. c3=."
     env.reset()
-    assert env.step(" a1").observation.text == " * 1 a3\n b1 b2 b3\n c1 c2 c3"
+    assert env.step(" a1").observation.text == " a1=* a2=1 a3 b1 b2 b3 c1 c2 c3"
 
 
 def test_a_dense_prompt_is_the_number_of_mines_and_the_boards_alone() -> None:
@@ -321,7 +329,7 @@ def test_a_dense_response_is_the_name_of_a_cell(response: str) -> None:
     assert make_dense().step(response).action == "(2, 3)"
 
 
-@pytest.mark.parametrize("response", ["", "3", "b", "b0", "j1", "B3", "b3 a1", "b33", "<action>(2,3)</action>", "b²"])
+@pytest.mark.parametrize("response", ["", "3", "b", "b0", "j1", "B3", "b3 a1", "b33", "b3=1", "<action>(2,3)</action>", "b²"])
 def test_a_dense_response_that_is_no_name_holds_no_action(response: str) -> None:
     result = make_dense().step(response)
     assert (result.action, result.is_done) == (None, False)
