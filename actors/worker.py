@@ -82,7 +82,7 @@ async def _work(options: ActorOptions) -> int:
     reason = "stopped"
     try:
         settings = from_json(session.welcome.config)
-        registry.decode_config(settings.env.name, settings.env.options)
+        registry.check_data(settings.env.name, registry.canonical_config(settings.env.name, settings.env.options))
         folder = Path(options.model_path) if options.model_path else await _find_model(session)
         renderer = Renderer.load(folder, settings.model.chat_template)
         inference = InferenceOptions(settings.inference.request_seconds, settings.inference.retries)
