@@ -2,7 +2,7 @@
 
     train eval experiment      whole runs on this machine
     learner serve actor top    one part each, on any machine
-    keys config model          what a run is made of
+    keys config model data     what a run is made of
     inspect                    what a run left
     warmstart bench doctor     tools
 
@@ -23,6 +23,7 @@ from deploy.commands import (
     actor,
     bench,
     config,
+    data,
     doctor,
     evaluate,
     experiment,
@@ -80,6 +81,7 @@ app.command("top", rich_help_panel=PARTS)(top.top)
 app.add_typer(keys.app, name="keys", rich_help_panel=PARTS)
 app.add_typer(config.app, name="config", rich_help_panel=TOOLS)
 app.add_typer(model.app, name="model", rich_help_panel=TOOLS)
+app.add_typer(data.app, name="data", rich_help_panel=TOOLS)
 app.command("warmstart", rich_help_panel=TOOLS)(warmstart.warmstart)
 app.add_typer(bench.app, name="bench", rich_help_panel=TOOLS)
 app.command("doctor", rich_help_panel=TOOLS)(doctor.doctor)
