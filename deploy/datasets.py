@@ -69,7 +69,7 @@ def fetch_dataset(name: str, folder: Path | None, mirror: str = "", console: Con
     """Bring a dataset from its official places, or from a mirror of them.
 
     Raises:
-        BadInput: no such dataset, no such address. Missing: it can't be fetched; the message says what else can be done.
+        BadInput: no such dataset, no such address. Missing: it can't be fetched; the message says what else to do.
     """
     dataset, console = find(name), console or Console()
     target = folder or dataset_folder(name)
@@ -80,7 +80,7 @@ def fetch_dataset(name: str, folder: Path | None, mirror: str = "", console: Con
             filled = fetch(dataset, target, Downloader(bars.show), mirror)
     except Missing as error:
         raise Missing(
-            f"{error}; without a network, copy the files here and run `lamer data import {name} DIR` (docs/environments.md)"
+            f"{error}; copy the files here by other means and run `lamer data import {name} DIR` (docs/environments.md)"
         ) from error
     _finish(dataset, target, filled, console)
 
@@ -137,9 +137,9 @@ def parts_table(name: str, folder: Path, parts: Sequence[Examined]) -> Table:
 
 def _finish(dataset: Dataset, folder: Path, filled: Filled, console: Console) -> None:
     for note in filled.notes:
-        console.print(Text(f"{dataset.name}: {note}"))
+        console.print(Text(f"{dataset.name}: {note}"), soft_wrap=True)
     if filled.files:
-        console.print(Text(f"{dataset.name}: {len(filled.files):,} files placed in {folder}"))
+        console.print(Text(f"{dataset.name}: {len(filled.files):,} files placed in {folder}"), soft_wrap=True)
     _compile(dataset, folder, console)
     console.print(parts_table(dataset.name, folder, dataset.examine(folder, Ledger.read(folder))))
 
@@ -153,7 +153,7 @@ def _compile(dataset: Dataset, folder: Path, console: Console) -> None:
         compile_games: Callable[[Path, Callable[[int, int], None]], int] = importlib.import_module(module).compile_games
     except ImportError as error:
         logging.getLogger("lamer.data").info("%s is prepared at first use: %s", dataset.name, error)
-        console.print(Text(f"{dataset.name}: games are compiled at first use ({error})"))
+        console.print(Text(f"{dataset.name}: games are compiled at first use ({error})"), soft_wrap=True)
         return
     with Bars(console, MofNCompleteColumn()) as bars:
         made = compile_games(folder, lambda done, total: bars.show("compiling games", done, total))

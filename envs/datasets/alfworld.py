@@ -1,10 +1,10 @@
 """ALFWorld's text games: SPLIT/TASK/TRIAL/{initial_state.pddl, traj_data.json}.
 
 Addresses: releases 0.2.2 and 0.4.2 of alfworld/alfworld on GitHub. Sizes and hashes are those that several public
-repositories record for them. The three archives hold one file of each game each: its annotations, its initial state, and
-the compiled game, of which only the mark "solvable" is read: games are compiled anew. A game that comes without one of
-its two files, with a movable receptacle or sliced objects in its task, or unsolvable, is not one of the 3,553 + 140 + 134
-that ALFWorld plays, and is left out and counted.
+repositories record for them. Of each game the three archives hold one file each: its annotations, its initial state,
+and the compiled game, of which only the mark "solvable" is read: games are compiled anew. A game that comes without one
+of its two files, with a movable receptacle or sliced objects in its task, or unsolvable, is not one of the 3,553 + 140
++ 134 that ALFWorld plays, and is left out and counted.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class AlfWorld(Dataset):
 
 
 def games(split_folder: Path) -> tuple[str, ...]:
-    """ "TASK/TRIAL" of every game of a split that has both of its files, sorted."""
+    """Every game of a split that has both of its files, as "TASK/TRIAL", sorted."""
     found = (path.parent for path in split_folder.glob(f"*/*/{STATE_FILE}"))
     return tuple(sorted(str(game.relative_to(split_folder)) for game in found if (game / ANNOTATIONS_FILE).is_file()))
 

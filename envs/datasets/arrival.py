@@ -1,12 +1,13 @@
 """Files at hand as a stream of members: a folder, an archive (.zip, .tar, .tar.gz, .tar.xz, .tar.bz2), or one file.
 
-Archives inside a folder are opened too. A member whose path would leave the folder that it is unpacked into, a link and
-anything else that is no plain file make the whole archive unusable: `BadInput`, before the member is looked at. Links to
-files in a folder of the user's own are followed.
+Archives inside a folder are opened too. A member whose path would leave the folder that it is unpacked into, a link,
+and anything else that is no plain file make the whole archive unusable: `BadInput`, before the member is looked at.
+Links to files in a folder of the user's own are followed.
 """
 
 from __future__ import annotations
 
+import functools
 import lzma
 import stat
 import tarfile
@@ -15,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO
 
 from common.errors import BadInput, Missing
 
@@ -34,7 +35,7 @@ class Member:
 
     path: PurePosixPath
     origin: Path
-    _open: Callable[[], BinaryIO]
+    _open: Callable[[], IO[bytes]]
 
     def write(self, target: Path, most_bytes: int) -> None:
         """Write its content to a new file, in folders that are made for it.
@@ -112,7 +113,7 @@ def _of_zip(path: Path) -> Iterator[Member]:
                 raise BadInput(f"{path} is refused: {info.filename} in it is no plain file")
             if info.flag_bits & _ENCRYPTED:
                 raise BadInput(f"{path} is refused: {info.filename} in it is encrypted")
-            yield Member(inside, path, lambda info=info: archive.open(info))  # type: ignore[misc]
+            yield Member(inside, path, functools.partial(archive.open, info))
 
 
 def _of_tar(path: Path) -> Iterator[Member]:
@@ -125,7 +126,11 @@ def _of_tar(path: Path) -> Iterator[Member]:
                 raise BadInput(f"{path} is refused: {info.name} in it is no plain file")
             content = archive.extractfile(info)
             if content is not None:
-                yield Member(inside, path, lambda content=content: content)  # type: ignore[misc]
+                yield Member(inside, path, functools.partial(_given, content))
+
+
+def _given(content: IO[bytes]) -> IO[bytes]:
+    return content
 
 
 def _safe(name: str, archive: Path) -> PurePosixPath:
@@ -135,6 +140,6 @@ def _safe(name: str, archive: Path) -> PurePosixPath:
         BadInput: it does not.
     """
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in name.split("/")[0]:
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in name.partition("/")[0]:
         raise BadInput(f"{archive} is refused: {name!r} in it would leave the folder it is unpacked into")
     return path

@@ -13,6 +13,7 @@ import os
 import re
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,8 +63,8 @@ class Downloader:
     attempts: int = 4
     wait: float = 0.5
 
-    def download(self, source: Source, target: Path) -> None:
-        """Bring a source to the file `target`.
+    def download(self, source: Source, target: Path) -> str:
+        """Bring a source to the file `target`; the address that gave it.
 
         Raises:
             Missing: none of its addresses gave it; what has arrived of it stays beside `target` for the next call.
@@ -74,10 +75,10 @@ class Downloader:
             try:
                 self._from(url, source, target)
             except Unusable as reason:
-                reasons.append(f"{url}: {reason}")
-                log.warning("%s: %s", url, reason)
+                reasons.append(f"{urllib.parse.urlsplit(url).netloc}: {reason}")
+                log.info("%s: %s", url, reason)
             else:
-                return
+                return url
         raise Missing(f"{source.name} can't be fetched: {'; '.join(reasons)}")
 
     def _from(self, url: str, source: Source, target: Path) -> None:
@@ -95,18 +96,16 @@ class Downloader:
 
     def _complete(self, url: str, source: Source, part: Path) -> bool:
         """Ask until `part` is as long as the source; whether it was put together from several answers."""
-        failures, is_patched = 0, False
+        failures, is_patched, most = 0, False, 0
         while (have := _size(part)) < source.size:
             is_patched |= have > 0
+            most = max(most, have)
             try:
                 self._ask(url, source, part)
             except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-                if (
-                    isinstance(error, urllib.error.HTTPError)
-                    and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
-                ):
+                if _is_beyond_the_end(error):
                     part.unlink()
-                failures = 1 if _size(part) > have else failures + 1
+                failures = 1 if _size(part) > most else failures + 1
                 problem = _problem(error)
                 if failures >= self.attempts or not _is_worth_a_retry(error):
                     raise Unusable(problem) from error
@@ -158,6 +157,11 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def _is_beyond_the_end(error: Exception) -> bool:
+    """Whether the server has no byte where we wanted to go on."""
+    return isinstance(error, urllib.error.HTTPError) and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
 
 
 def _is_worth_a_retry(error: Exception) -> bool:

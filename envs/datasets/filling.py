@@ -66,13 +66,15 @@ def fetch(dataset: Dataset, folder: Path, downloader: Downloader, mirror: str = 
         sources = dataset.wanted(folder, Ledger.read(folder))
         if not sources:
             return Filled((), ("everything is there already",))
-        downloads = folder / DOWNLOADS
-        for source in sources:
+        downloads, notes = folder / DOWNLOADS, []
+        for source in [_at(source, mirror) for source in sources]:
             if not (downloads / source.name).is_file():
-                downloader.download(_at(source, mirror), downloads / source.name)
+                url = downloader.download(source, downloads / source.name)
+                if url != source.urls[0]:
+                    notes.append(f"{source.urls[0]} did not give {source.name}; {url} did, the very file by its hash")
         filled = _place(dataset, folder, [downloads / source.name for source in sources])
         shutil.rmtree(downloads)
-        return filled
+        return Filled(filled.files, (*notes, *filled.notes))
 
 
 def place(dataset: Dataset, folder: Path, places: Sequence[Path]) -> Filled:

@@ -71,7 +71,7 @@ def _part(
         keeps_gzip=kind is list,
         kind=kind,
         unit=unit,
-        is_needed=True,
+        is_needed=stem != "items_human_ins",
         source=Source(name, (f"{_DRIVE}{drive}", f"{_COPY}{name}"), size, sha256),
     )
 
@@ -124,9 +124,9 @@ class WebShop(Dataset):
             taken[part.stem] = member
         files = [path for part in PARTS if (path := part.present(staging)) is not None]
         notes = [
-            f"{member.path.name} was taken for {part.name}"
+            f"{taken[part.stem].path.name} was taken for {part.name}"
             for part in PARTS
-            if (member := taken.get(part.stem)) is not None and not _is_plain(part, member)
+            if part.stem in taken and not _is_plain(part, taken[part.stem])
         ]
         return Chosen(tuple(PurePosixPath(file.name) for file in files), tuple(notes))
 
