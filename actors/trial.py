@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 
 import msgspec
 
@@ -18,6 +19,7 @@ from actors.episode import FAILURES, EpisodeResult, Stage, TrialLimits, failure_
 from actors.memory import Memory
 from actors.policy import Policy, RequestKind
 from actors.rendering import Renderer
+from actors.shortening import Shortener
 from common.messages import Lease
 from common.records import Episode, Reflection, Trial
 from envs.base import Env, ReflectionView
@@ -82,8 +84,14 @@ class TrialPlay:
         env, index = self._stage.env, result.episode.index
         view = ReflectionView(result.initial, guarded(self._memory.past), guarded(result.attempt.for_reflecting), index)
         prompt = guarded(env.reflection_prompt, view)
+        shortener = Shortener(
+            self._memory,
+            result.attempt,
+            env.windows.reflecting,
+            lambda past, current: env.reflection_prompt(replace(view, past=past, current=current)),
+        )
         turn = len(result.episode.turns)
-        completion, response = await self._stage.ask(prompt, RequestKind.REFLECT, index, turn)
+        completion, response = await self._stage.ask(prompt, RequestKind.REFLECT, index, turn, shortener)
         remark = guarded(env.parse_reflection, response)
         return Reflection(completion, remark or "", is_valid=remark is not None)
 

@@ -88,7 +88,8 @@ async def _work(options: ActorOptions) -> int:
         inference = InferenceOptions(settings.inference.request_seconds, settings.inference.retries)
         async with InferenceClient(inference, renderer.vocab_size) as client:
             trial = settings.trial
-            limits = TrialLimits(trial.max_turns, trial.max_prompt_tokens, trial.prompting)
+            budget = trial.max_prompt_tokens
+            limits = TrialLimits(trial.max_turns, budget, trial.prompting, budget if trial.shorten else 0)
             router = Router(is_random=settings.inference.routing == "random")
             player = Player(options.name, renderer, limits, client, router)
             log.info("joined run %s as %s: %d trials at once", session.welcome.run, options.name, options.trials)
