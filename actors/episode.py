@@ -17,6 +17,7 @@ from actors.memory import AttemptMemory, Memory
 from actors.policy import ContextOverflow, InferenceError, Policy, Request, RequestKind, sampling_seed
 from actors.rendering import Renderer
 from actors.shortening import Shortener
+from actors.watching import NOBODY, Watcher
 from common.messages import Lease
 from common.records import Completion, Episode, EpisodeStatus, TokenIds, Turn
 from common.settings import Prompting
@@ -44,13 +45,14 @@ class TrialLimits:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What stays the same over a trial: who plays what, by which rules."""
+    """What stays the same over a trial: who plays what, by which rules, and who looks on."""
 
     lease: Lease
     env: Env
     policy: Policy
     renderer: Renderer
     limits: TrialLimits
+    watcher: Watcher = NOBODY
 
     async def ask(
         self, prompt: str, kind: RequestKind, episode: int, turn: int, shortener: Shortener
@@ -156,6 +158,7 @@ async def _play_turns(
             raise EnvironmentFault(f"the reward of turn {turn} is {result.reward}")
         turns.append(Turn(completion, result.action, float(result.reward), observation.anchor_state))
         attempt.add(result)
+        stage.watcher.saw_step(index, turn, result)
         observation = result.observation
         if result.is_done:
             return EpisodeStatus.SOLVED if result.is_solved else EpisodeStatus.FAILED

@@ -47,6 +47,7 @@ class TrialPlay:
         for index in range(lease.episodes):
             result = await play_episode(self._stage, index, self._memory)
             self._episodes.append(result.episode)
+            self._stage.watcher.saw_episode(result.episode)
             self.failure = result.failure
             is_over = bool(result.failure) or result.episode.is_solved or index + 1 == lease.episodes
             if is_over or not await self._remember(result):
