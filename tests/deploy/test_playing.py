@@ -133,7 +133,7 @@ def test_tokens_are_shown_with_a_models_tokenizer_and_template_and_prompts_are_s
     arguments = ("play", "sokoban", "--policy", "random", "--model", str(model), "--show", "tokens")
     result = lamer(*arguments, "trial.max_prompt_tokens=1e6")
     assert result.exit_code == 2, "a whole number is asked for"
-    result = lamer(*arguments, "trial.max_prompt_tokens=2000", "trial.episodes=1", "--seed", "1")
+    result = lamer(*arguments, "trial.max_prompt_tokens=1500", "trial.episodes=1", "--seed", "1")
     assert result.exit_code == 0, result.stderr
     assert "<|user|>" in result.stdout
     assert " tokens in the prompt, " in result.stdout
