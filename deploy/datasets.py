@@ -7,12 +7,10 @@ check_datasets                  show what is there
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from rich import box
 from rich.console import Console
@@ -27,8 +25,8 @@ from envs.datasets.download import Downloader
 from envs.datasets.filling import DATASETS, Filled, fetch, find, place
 from envs.datasets.ledger import Ledger
 
-COMPILERS = {"alfworld": "envs.alfworld.compiling"}
-"""Modules whose `compile_games(folder, progress)` prepares what arrived and says how many games it made."""
+COMPILERS = {"alfworld": ("envs.alfworld.dataset", "compile_dataset")}
+"""What prepares a dataset ahead of play, by module and name: a `Compile`. Its environment does so at first use else."""
 
 _COLOURS = {
     FileState.OFFICIAL: "green",
@@ -38,6 +36,24 @@ _COLOURS = {
     FileState.DAMAGED: "red",
     FileState.MISSING: "red",
 }
+
+
+class Compiled(Protocol):
+    """What was prepared."""
+
+    @property
+    def games(self) -> int:
+        """How many games."""
+        ...
+
+    @property
+    def unsolvable(self) -> tuple[str, ...]:
+        """The names of those that can't be solved."""
+        ...
+
+
+Compile = Callable[[Path, Callable[[int, int], None]], Compiled]
+"""Prepares the dataset of a folder; it tells of games done and in all."""
 
 
 class Bars:
@@ -65,8 +81,10 @@ class Bars:
         self._progress.update(self._tasks[name], completed=done, total=total)
 
 
-def fetch_dataset(name: str, folder: Path | None, mirror: str = "", console: Console | None = None) -> None:
-    """Bring a dataset from its official places, or from a mirror of them.
+def fetch_dataset(
+    name: str, folder: Path | None, mirror: str = "", *, compiles: bool = False, console: Console | None = None
+) -> None:
+    """Bring a dataset from its official places, or from a mirror of them. compiles: and compile its games at once.
 
     Raises:
         BadInput: no such dataset, no such address. Missing: it can't be fetched; the message says what else to do.
@@ -82,18 +100,20 @@ def fetch_dataset(name: str, folder: Path | None, mirror: str = "", console: Con
         raise Missing(
             f"{error}; copy the files here by other means and run `lamer data import {name} DIR` (docs/environments.md)"
         ) from error
-    _finish(dataset, target, filled, console)
+    _finish(dataset, target, filled, console, compiles=compiles)
 
 
-def import_dataset(name: str, folder: Path | None, places: Sequence[Path], console: Console | None = None) -> None:
-    """Take a dataset from files at hand.
+def import_dataset(
+    name: str, folder: Path | None, places: Sequence[Path], *, compiles: bool = False, console: Console | None = None
+) -> None:
+    """Take a dataset from files at hand. compiles: and compile its games at once.
 
     Raises:
         BadInput: no such dataset, nothing that belongs to it, or a file that can't be used. Missing: no such place.
     """
     dataset, console = find(name), console or Console()
     target = folder or dataset_folder(name)
-    _finish(dataset, target, place(dataset, target, places), console)
+    _finish(dataset, target, place(dataset, target, places), console, compiles=compiles)
 
 
 def check_datasets(name: str | None, folder: Path | None, console: Console | None = None) -> None:
@@ -135,26 +155,31 @@ def parts_table(name: str, folder: Path, parts: Sequence[Examined]) -> Table:
     return table
 
 
-def _finish(dataset: Dataset, folder: Path, filled: Filled, console: Console) -> None:
+def _finish(dataset: Dataset, folder: Path, filled: Filled, console: Console, *, compiles: bool) -> None:
     for note in filled.notes:
         console.print(Text(f"{dataset.name}: {note}"), soft_wrap=True)
     if filled.files:
         console.print(Text(f"{dataset.name}: {len(filled.files):,} files placed in {folder}"), soft_wrap=True)
-    _compile(dataset, folder, console)
+    if compiles:
+        _compile(dataset, folder, console)
+    elif dataset.name in COMPILERS:
+        console.print(Text(f"{dataset.name}: a game is compiled when it is first played, or now with --compile"))
     console.print(parts_table(dataset.name, folder, dataset.examine(folder, Ledger.read(folder))))
 
 
 def _compile(dataset: Dataset, folder: Path, console: Console) -> None:
-    """Prepare what arrived, where the environment has something to prepare and its packages are installed."""
-    module = COMPILERS.get(dataset.name, "")
-    if not module or importlib.util.find_spec(module.rpartition(".")[0]) is None:
-        return
+    """Prepare every game ahead of play.
+
+    Raises:
+        BadInput: the dataset has nothing to prepare. Missing: what prepares it is not installed.
+    """
+    if dataset.name not in COMPILERS:
+        raise BadInput(f"--compile: {dataset.name} has no games to compile")
+    module, name = COMPILERS[dataset.name]
     try:
-        compile_games: Callable[[Path, Callable[[int, int], None]], int] = importlib.import_module(module).compile_games
+        compile_games: Compile = getattr(importlib.import_module(module), name)
     except ImportError as error:
-        logging.getLogger("lamer.data").info("%s is prepared at first use: %s", dataset.name, error)
-        console.print(Text(f"{dataset.name}: games are compiled at first use ({error})"), soft_wrap=True)
-        return
+        raise Missing(f"{dataset.name}: the files are placed, but games can't be compiled: {error}") from error
     with Bars(console, MofNCompleteColumn()) as bars:
         made = compile_games(folder, lambda done, total: bars.show("compiling games", done, total))
-    console.print(Text(f"{dataset.name}: {made:,} games compiled"))
+    console.print(Text(f"{dataset.name}: {made.games:,} games compiled, {len(made.unsolvable):,} can't be solved"))

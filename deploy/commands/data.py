@@ -22,6 +22,8 @@ Folder = Annotated[
 ]
 Mirror = Annotated[str, typer.Option("--mirror", metavar="URL", help="Where the official files lie by their names.")]
 
+Compile = Annotated[bool, typer.Option("--compile", help="Compile alfworld's games now: about two seconds each.")]
+
 
 @app.callback()
 def group() -> None:
@@ -29,11 +31,11 @@ def group() -> None:
 
 
 @app.command()
-def fetch(name: Name, folder: Folder = None, mirror: Mirror = "") -> None:
+def fetch(name: Name, folder: Folder = None, mirror: Mirror = "", compiles: Compile = False) -> None:
     """Download a dataset from its official places; a call after an interruption goes on where it stopped."""
     from deploy.datasets import fetch_dataset
 
-    fetch_dataset(name, folder, mirror)
+    fetch_dataset(name, folder, mirror, compiles=compiles)
 
 
 @app.command()
@@ -45,8 +47,8 @@ def check(name: OptionalName = None, folder: Folder = None) -> None:
 
 
 @app.command("import")
-def import_(name: Name, places: Places, folder: Folder = None) -> None:
+def import_(name: Name, places: Places, folder: Folder = None, compiles: Compile = False) -> None:
     """Take a dataset's files from folders or archives at hand."""
     from deploy.datasets import import_dataset
 
-    import_dataset(name, folder, places)
+    import_dataset(name, folder, places, compiles=compiles)

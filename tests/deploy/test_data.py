@@ -29,7 +29,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where datasets lie."""
     monkeypatch.setenv("LAMER_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(datasets, "COMPILERS", {})
     return tmp_path / "data"
 
 
@@ -125,17 +124,30 @@ def test_a_mirror_that_is_no_address_is_refused() -> None:
     assert lamer("data", "fetch", "webshop", "--mirror", "somewhere").exit_code == 2
 
 
-def test_what_arrived_is_compiled_where_its_environment_can(
+def test_what_arrived_is_compiled_when_that_is_asked_for(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "site" / "compiler").mkdir(parents=True)
-    (tmp_path / "site" / "compiler" / "__init__.py").touch()
-    (tmp_path / "site" / "compiler" / "compiling.py").write_text(
-        "def compile_games(folder, progress):\n    progress(1, 1)\n    (folder / 'made').touch()\n    return 7\n"
+    (tmp_path / "compiler_package.py").write_text(
+        "from types import SimpleNamespace\n"
+        "def compile_dataset(folder, progress):\n"
+        "    progress(1, 1)\n"
+        "    (folder / 'made').touch()\n"
+        "    return SimpleNamespace(games=7, unsolvable=('one',))\n"
     )
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    monkeypatch.setattr(datasets, "COMPILERS", {"alfworld": "compiler.compiling"})
-    result = lamer("data", "import", "alfworld", str(write_files(tmp_path / "in", game("train"))))
-    assert result.exit_code == 0, result.stderr
-    assert "alfworld: 7 games compiled" in result.stdout
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(datasets, "COMPILERS", {"alfworld": ("compiler_package", "compile_dataset")})
+    arguments = ("data", "import", "alfworld", str(write_files(tmp_path / "in", game("train"))))
+    assert "when it is first played, or now with --compile" in lamer(*arguments).stdout
+    assert not (root / "alfworld" / "made").exists()
+    result = lamer(*arguments, "--compile")
+    assert (result.exit_code, "7 games compiled, 1 can't be solved" in result.stdout) == (0, True), result.stderr
     assert (root / "alfworld" / "made").exists()
+
+
+def test_compiling_without_what_it_takes_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "COMPILERS", {"alfworld": ("no_such_package.games", "compile_dataset")})
+    games = str(write_files(tmp_path / "in", game("train")))
+    result = lamer("data", "import", "alfworld", games, "--compile")
+    assert (result.exit_code, "No module named 'no_such_package'" in result.stderr) == (3, True)
+    shop = str(write_files(tmp_path / "shop", SHOP))
+    assert lamer("data", "import", "webshop", shop, "--compile").exit_code == 2
