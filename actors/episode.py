@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 import msgspec
@@ -16,7 +16,7 @@ import msgspec
 from actors.memory import AttemptMemory, Memory
 from actors.policy import ContextOverflow, InferenceError, Policy, Request, RequestKind, sampling_seed
 from actors.rendering import Renderer
-from actors.shortening import Shortener
+from actors.shortening import Shortener, rewriter
 from actors.watching import NOBODY, Watcher
 from common.messages import Lease
 from common.records import Completion, Episode, EpisodeStatus, TokenIds, Turn
@@ -151,7 +151,7 @@ async def _play_turns(
         current = guarded(attempt.for_playing)
         view = PlayView(first.text, observation.text, past, current, index, turn, limits.prompting)
         prompt = guarded(stage.env.play_prompt, view)
-        shortener = Shortener(memory, attempt, stage.env.windows.playing, _rewriter(stage.env, view))
+        shortener = Shortener(memory, attempt, stage.env.windows.playing, rewriter(stage.env.play_prompt, view))
         completion, response = await stage.ask(prompt, RequestKind.PLAY, index, turn, shortener)
         result = guarded(stage.env.step, response)
         if not math.isfinite(result.reward):
@@ -163,8 +163,3 @@ async def _play_turns(
         if result.is_done:
             return EpisodeStatus.SOLVED if result.is_solved else EpisodeStatus.FAILED
     return EpisodeStatus.MAX_TURNS
-
-
-def _rewriter(env: Env, view: PlayView) -> Callable[[str, str], str]:
-    """Writes a play prompt again with other texts of past attempts and of the current one."""
-    return lambda past, current: env.play_prompt(replace(view, past=past, current=current))

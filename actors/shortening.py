@@ -20,12 +20,14 @@ writes and encodes about six prompts.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from actors.memory import AttemptMemory, Memory
 from common.records import TokenIds
-from envs.base import MemoryWindow
+from envs.base import MemoryWindow, PlayView, ReflectionView
 
+ViewT = TypeVar("ViewT", PlayView, ReflectionView)
 Write = Callable[[str, str], str]
 """A prompt from what it shows of past attempts and of the current one."""
 
@@ -56,6 +58,11 @@ def cuts(current: MemoryWindow, steps: int, past: MemoryWindow, attempts: Sequen
     then = MemoryWindow(min(then.steps, 1), 0)
     found += [Cut(now, then, bare) for bare in range(1, len(attempts) + 1) if attempts[bare - 1]]
     return tuple(found)
+
+
+def rewriter(write: Callable[[ViewT], str], view: ViewT) -> Write:
+    """Writes the prompt of a view again, with other texts of past attempts and of the current one."""
+    return lambda past, current: write(replace(view, past=past, current=current))
 
 
 class Shortener:

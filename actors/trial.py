@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
 
 import msgspec
 
@@ -19,7 +18,7 @@ from actors.episode import FAILURES, EpisodeResult, Stage, TrialLimits, failure_
 from actors.memory import Memory
 from actors.policy import Policy, RequestKind
 from actors.rendering import Renderer
-from actors.shortening import Shortener
+from actors.shortening import Shortener, rewriter
 from common.messages import Lease
 from common.records import Episode, Reflection, Trial
 from envs.base import Env, ReflectionView
@@ -85,12 +84,8 @@ class TrialPlay:
         env, index = self._stage.env, result.episode.index
         view = ReflectionView(result.initial, guarded(self._memory.past), guarded(result.attempt.for_reflecting), index)
         prompt = guarded(env.reflection_prompt, view)
-        shortener = Shortener(
-            self._memory,
-            result.attempt,
-            env.windows.reflecting,
-            lambda past, current: env.reflection_prompt(replace(view, past=past, current=current)),
-        )
+        write = rewriter(env.reflection_prompt, view)
+        shortener = Shortener(self._memory, result.attempt, env.windows.reflecting, write)
         turn = len(result.episode.turns)
         completion, response = await self._stage.ask(prompt, RequestKind.REFLECT, index, turn, shortener)
         remark = guarded(env.parse_reflection, response)
