@@ -57,11 +57,13 @@ Compile = Callable[[Path, Callable[[int, int], None]], Compiled]
 
 
 class Bars:
-    """Progress bars on a terminal, nothing elsewhere; used as a context."""
+    """Progress bars on a terminal, elsewhere a line for each; used as a context."""
 
-    def __init__(self, console: Console, *counts: BarColumn | DownloadColumn | MofNCompleteColumn) -> None:
+    def __init__(self, console: Console, unit: str, counts: DownloadColumn | MofNCompleteColumn) -> None:
+        self._console = console
+        self._unit = unit
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), *counts, console=console, disable=not console.is_terminal
+            TextColumn("{task.description}"), BarColumn(), counts, console=console, disable=not console.is_terminal
         )
         self._tasks: dict[str, TaskID] = {}
 
@@ -78,6 +80,8 @@ class Bars:
         """Move the bar of a name."""
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total)
+            if not self._console.is_terminal:
+                self._console.print(f"{name}, {total:,} {self._unit}", soft_wrap=True)
         self._progress.update(self._tasks[name], completed=done, total=total)
 
 
@@ -94,7 +98,7 @@ def fetch_dataset(
     if mirror and not mirror.startswith(("http://", "https://")):
         raise BadInput(f"--mirror {mirror!r} is no http:// or https:// address")
     try:
-        with Bars(console, DownloadColumn()) as bars:
+        with Bars(console, "bytes", DownloadColumn()) as bars:
             filled = fetch(dataset, target, Downloader(bars.show), mirror)
     except Missing as error:
         raise Missing(
@@ -180,6 +184,6 @@ def _compile(dataset: Dataset, folder: Path, console: Console) -> None:
         compile_games: Compile = getattr(importlib.import_module(module), name)
     except ImportError as error:
         raise Missing(f"{dataset.name}: the files are placed, but games can't be compiled: {error}") from error
-    with Bars(console, MofNCompleteColumn()) as bars:
-        made = compile_games(folder, lambda done, total: bars.show("compiling games", done, total))
+    with Bars(console, "games", MofNCompleteColumn()) as bars:
+        made = compile_games(folder, lambda done, total: bars.show("compiling", done, total))
     console.print(Text(f"{dataset.name}: {made.games:,} games compiled, {len(made.unsolvable):,} can't be solved"))

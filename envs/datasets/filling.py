@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from common.errors import BadInput, Missing
+from common.errors import BadInput, Missing, RunFailed
 from envs.datasets.alfworld import AlfWorld
 from envs.datasets.arrival import members
 from envs.datasets.definition import Dataset, Source
@@ -117,7 +117,8 @@ def _filling(dataset: Dataset, folder: Path) -> Iterator[None]:
     """Hold the folder, made where it is not there, against other processes that fill it.
 
     Raises:
-        Missing: it can't be made or written to. BadInput: another process fills it.
+        Missing: it can't be made or written to. BadInput: another process fills it. RunFailed: the disk is full, or
+            a file can't be replaced.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,4 +130,7 @@ def _filling(dataset: Dataset, folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BadInput(f"{dataset.name}: another `lamer data` is filling {folder}; wait for it") from error
-        yield
+        try:
+            yield
+        except OSError as error:
+            raise RunFailed(f"{dataset.name}: {folder} can't be filled: {error}") from error

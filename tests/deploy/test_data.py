@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+import functools
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from typer.testing import CliRunner, Result
 from deploy import datasets
 from deploy.cli import app
 from envs.datasets.definition import Source
+from envs.datasets.download import Downloader
 from envs.datasets.filling import find
 from tests.envs.archives import ATTRIBUTES, INSTRUCTIONS, PRODUCTS, game, write_files, write_zip
 from tests.envs.file_server import FileServer, serving_files
@@ -92,6 +95,7 @@ def test_fetch_brings_what_lacks_from_a_mirror_and_a_second_call_nothing(mirror:
     assert {path.name for path in (root / "webshop").iterdir() if path.name.startswith("items")} == set(SHOP)
     assert not (root / "webshop" / "downloads").exists()
     assert mirror.ranges == ["", "bytes=10-", "", ""]
+    assert f"items_shuffle_1000.json, {len(PRODUCTS)} bytes" in result.stdout
 
 
 def test_fetch_of_a_file_that_is_not_there_keeps_the_others_for_the_next_call(mirror: FileServer, root: Path) -> None:
@@ -113,11 +117,27 @@ def test_fetch_without_a_network_is_one_line_and_three(monkeypatch: pytest.Monke
     shop = find("webshop")
     nowhere = tuple(dataclasses.replace(source, urls=("http://127.0.0.1:9/x",)) for source in shop.sources)
     monkeypatch.setattr(shop, "sources", nowhere, raising=False)
+    monkeypatch.setattr(datasets, "Downloader", functools.partial(Downloader, wait=0.001))
     result = lamer("data", "fetch", "webshop")
     assert result.exit_code == 3
     (line,) = result.stderr.splitlines()
     assert "can't be reached (Connection refused)" in line
     assert "lamer data import webshop DIR" in line
+
+
+def test_only_one_process_fills_a_folder(tmp_path: Path, root: Path) -> None:
+    (root / "webshop").mkdir(parents=True)
+    with (root / "webshop" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = lamer("data", "import", "webshop", str(write_files(tmp_path / "in", SHOP)))
+    assert (result.exit_code, "another `lamer data` is filling" in result.stderr) == (2, True)
+
+
+def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    arguments = ("--folder", str(tmp_path / "file" / "shop"))
+    result = lamer("data", "import", "webshop", str(write_files(tmp_path / "in", SHOP)), *arguments)
+    assert (result.exit_code, "can't be written to" in result.stderr) == (3, True)
 
 
 def test_a_mirror_that_is_no_address_is_refused() -> None:

@@ -89,7 +89,7 @@ def test_it_is_played_by_name_in_the_terminal(site: Path) -> None:
 @pytest.mark.timeout(600)
 def test_it_is_trained_on_by_its_configuration(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
-    small = ("batch.updates=1", "model.warmstart.steps=60", "tracking.mlflow=false", "evaluation.tasks=4")
+    small = ("batch.updates=1", "tracking.mlflow=false", "evaluation.tasks=4")
     process = start(["train", "-c", "numbers.yaml", "--name", "one", "--plain", *small], site, "train")
     try:
         assert process.wait(500.0) == 0, process.text
