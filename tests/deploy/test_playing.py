@@ -20,6 +20,7 @@ from common.records import EpisodeStatus, Task
 from common.settings import EnvSettings, Settings, TrialSettings
 from deploy.cli import app
 from deploy.playing import Voice, cut_after, in_tags, play_here, read_keyboard
+from deploy.scripted import play_scripted
 from envs import registry
 from tests.actors.parts import ScriptedPolicy, lease, plain_renderer, write_model
 from tests.envs.installed import VAULT, install
@@ -138,6 +139,15 @@ def test_tokens_are_shown_with_a_models_tokenizer_and_template_and_prompts_are_s
     assert "<|user|>" in result.stdout
     assert " tokens in the prompt, " in result.stdout
     assert "prompts shortened by" in result.stdout
+
+
+def test_scripted_play_for_a_warm_start_is_shortened_like_an_actors(tmp_path: Path) -> None:
+    model, settings = write_model(tmp_path / "model"), Settings(env=EnvSettings("sokoban"))
+    whole, cut = (play_scripted(settings, model, 2, shorten_to=budget) for budget in (0, 1600))
+    assert max(len(each.prompt_ids) for trial in whole for each in trial.completions()) > 1600
+    assert max(len(each.prompt_ids) for trial in cut for each in trial.completions()) <= 1600
+    assert any(trial.left_out_tokens for trial in cut)
+    assert [trial.solved_at for trial in cut] == [trial.solved_at for trial in whole]
 
 
 def test_what_can_not_be_played_is_one_line(tmp_path: Path) -> None:
