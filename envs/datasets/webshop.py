@@ -55,53 +55,51 @@ class Part:
         return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _part(
-    stem: str,
-    variants: str,
-    kind: type[list[Any]] | type[dict[str, Any]],
-    unit: str,
-    drive: str,
-    size: int,
-    sha256: str,
-) -> Part:
-    name = f"{stem}.json"
-    return Part(
-        stem=stem,
-        variants=re.compile(rf"{stem}(\.{variants})?\.json(\.gz)?"),
-        keeps_gzip=kind is list,
-        kind=kind,
-        unit=unit,
-        is_needed=stem != "items_human_ins",
-        source=Source(name, (f"{_DRIVE}{drive}", f"{_COPY}{name}"), size, sha256),
-    )
+def _source(name: str, drive: str, size: int, sha256: str) -> Source:
+    return Source(name, (f"{_DRIVE}{drive}", f"{_COPY}{name}"), size, sha256)
 
 
-PRODUCTS = _part(
-    "items_shuffle_1000",
-    "rebuilt",
-    list,
-    "products",
-    "1EgHdxQ_YxqIQlvvq5iKlCrkEKR6-j0Ib",
-    4_467_013,
-    "30a4765c3a327af72d9a9a95a6b2486d516f0fa1d3ecd83681901ce82a21b269",
+PRODUCTS = Part(
+    stem="items_shuffle_1000",
+    variants=re.compile(r"items_shuffle_1000(\.rebuilt)?\.json(\.gz)?"),
+    keeps_gzip=True,
+    kind=list,
+    unit="products",
+    is_needed=True,
+    source=_source(
+        "items_shuffle_1000.json",
+        "1EgHdxQ_YxqIQlvvq5iKlCrkEKR6-j0Ib",
+        4_467_013,
+        "30a4765c3a327af72d9a9a95a6b2486d516f0fa1d3ecd83681901ce82a21b269",
+    ),
 )
-ATTRIBUTES = _part(
-    "items_ins_v2_1000",
-    "",
-    dict,
-    "products with attributes",
-    "1IduG0xl544V_A_jv3tHXC0kyFi7PnyBu",
-    147_099,
-    "f88a36314a397b53b3d9c3fa5878e5f7b26d35019a51ec83fbedeca61a948f6f",
+ATTRIBUTES = Part(
+    stem="items_ins_v2_1000",
+    variants=re.compile(r"items_ins_v2_1000\.json(\.gz)?"),
+    keeps_gzip=False,
+    kind=dict,
+    unit="products with attributes",
+    is_needed=True,
+    source=_source(
+        "items_ins_v2_1000.json",
+        "1IduG0xl544V_A_jv3tHXC0kyFi7PnyBu",
+        147_099,
+        "f88a36314a397b53b3d9c3fa5878e5f7b26d35019a51ec83fbedeca61a948f6f",
+    ),
 )
-INSTRUCTIONS = _part(
-    "items_human_ins",
-    r"subset\d+",
-    dict,
-    "products with instructions",
-    "14Kb5SPBk_jfdLZ_CDBNitW98QLDlKR5O",
-    5_137_548,
-    "cf78667548a71786e1d9049c24b802e48e1084ad4bb021cae56ce1f6d96954a3",
+INSTRUCTIONS = Part(
+    stem="items_human_ins",
+    variants=re.compile(r"items_human_ins(\.subset\d+)?\.json(\.gz)?"),
+    keeps_gzip=False,
+    kind=dict,
+    unit="products with instructions",
+    is_needed=False,
+    source=_source(
+        "items_human_ins.json",
+        "14Kb5SPBk_jfdLZ_CDBNitW98QLDlKR5O",
+        5_137_548,
+        "cf78667548a71786e1d9049c24b802e48e1084ad4bb021cae56ce1f6d96954a3",
+    ),
 )
 PARTS = (PRODUCTS, ATTRIBUTES, INSTRUCTIONS)
 
