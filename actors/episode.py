@@ -11,11 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
+import msgspec
+
 from actors.memory import AttemptMemory, Memory
 from actors.policy import ContextOverflow, InferenceError, Policy, Request, RequestKind, sampling_seed
 from actors.rendering import Renderer
+from actors.shortening import Shortener, rewriter
+from actors.watching import NOBODY, Watcher
 from common.messages import Lease
-from common.records import Completion, Episode, EpisodeStatus, Turn
+from common.records import Completion, Episode, EpisodeStatus, TokenIds, Turn
 from common.settings import Prompting
 from envs.base import Env, EnvironmentFault, Observation, PlayView
 
@@ -29,36 +33,37 @@ T = TypeVar("T")
 class TrialLimits:
     """Bounds of a trial, and what its play prompts ask for.
 
-    max_turns: of an episode, 0 for the environment's own. max_prompt_tokens: of any prompt.
+    max_turns: of an episode, 0 for the environment's own. max_prompt_tokens: a longer prompt ends the trial.
+    shorten_to: prompts with more tokens are shortened as far as they can be (`actors.shortening`); 0: never.
     """
 
     max_turns: int
     max_prompt_tokens: int
     prompting: Prompting = Prompting.REACT
+    shorten_to: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What stays the same over a trial: who plays what, by which rules."""
+    """What stays the same over a trial: who plays what, by which rules, and who looks on."""
 
     lease: Lease
     env: Env
     policy: Policy
     renderer: Renderer
     limits: TrialLimits
+    watcher: Watcher = NOBODY
 
-    async def ask(self, prompt: str, kind: RequestKind, episode: int, turn: int) -> tuple[Completion, str]:
-        """The policy's response to a user message, as ids and as text.
+    async def ask(
+        self, prompt: str, kind: RequestKind, episode: int, turn: int, shortener: Shortener
+    ) -> tuple[Completion, str]:
+        """The policy's response to a user message, as ids and as text. shortener: of that message.
 
         Raises:
             ContextOverflow: the prompt is too long. InferenceError: there is no usable response.
         """
         sampling, is_play = self.lease.sampling, kind is RequestKind.PLAY
-        prompt_ids = self.renderer.render(prompt)
-        if len(prompt_ids) > self.limits.max_prompt_tokens:
-            raise ContextOverflow(
-                f"the prompt has {len(prompt_ids)} tokens, trial.max_prompt_tokens is {self.limits.max_prompt_tokens}"
-            )
+        prompt_ids, left_out = self._encode(prompt, shortener)
         request = Request(
             prompt_ids=prompt_ids,
             max_tokens=sampling.max_response_tokens if is_play else sampling.max_reflection_tokens,
@@ -70,7 +75,22 @@ class Stage:
             kind=kind,
         )
         completion = await self.policy.complete(request)
+        if left_out:
+            completion = msgspec.structs.replace(completion, left_out_tokens=left_out)
         return completion, self.renderer.decode(completion.ids)
+
+    def _encode(self, prompt: str, shortener: Shortener) -> tuple[TokenIds, int]:
+        """The ids of a prompt, shortened where it must be, and how many tokens that left out."""
+        limits, full = self.limits, self.renderer.render(prompt)
+        sent = full
+        if 0 < limits.shorten_to < len(full):
+            sent = guarded(shortener.fit, self.renderer.render, limits.shorten_to)
+        if len(sent) > limits.max_prompt_tokens:
+            least = f", {len(sent)} without all that may be left out" if len(sent) < len(full) else ""
+            raise ContextOverflow(
+                f"the prompt has {len(full)} tokens{least}, trial.max_prompt_tokens is {limits.max_prompt_tokens}"
+            )
+        return sent, max(len(full) - len(sent), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +135,7 @@ async def play_episode(stage: Stage, index: int, memory: Memory) -> EpisodeResul
     try:
         first = guarded(stage.env.reset)
         initial = first.text
-        status = await _play_turns(stage, index, guarded(memory.past), first, attempt, turns)
+        status = await _play_turns(stage, index, memory, first, attempt, turns)
     except FAILURES as error:
         status, failure = failure_status(error), str(error)
         log.warning("%s: episode %d ended as %s: %s", stage.lease.trial_id, index, status.value, failure)
@@ -123,20 +143,22 @@ async def play_episode(stage: Stage, index: int, memory: Memory) -> EpisodeResul
 
 
 async def _play_turns(
-    stage: Stage, index: int, past: str, first: Observation, attempt: AttemptMemory, turns: list[Turn]
+    stage: Stage, index: int, memory: Memory, first: Observation, attempt: AttemptMemory, turns: list[Turn]
 ) -> EpisodeStatus:
     """Add to `turns` and `attempt` until the episode is over."""
-    observation, limits = first, stage.limits
+    observation, limits, past = first, stage.limits, guarded(memory.past)
     for turn in range(limits.max_turns or stage.env.max_turns):
         current = guarded(attempt.for_playing)
         view = PlayView(first.text, observation.text, past, current, index, turn, limits.prompting)
         prompt = guarded(stage.env.play_prompt, view)
-        completion, response = await stage.ask(prompt, RequestKind.PLAY, index, turn)
+        shortener = Shortener(memory, attempt, stage.env.windows.playing, rewriter(stage.env.play_prompt, view))
+        completion, response = await stage.ask(prompt, RequestKind.PLAY, index, turn, shortener)
         result = guarded(stage.env.step, response)
         if not math.isfinite(result.reward):
             raise EnvironmentFault(f"the reward of turn {turn} is {result.reward}")
         turns.append(Turn(completion, result.action, float(result.reward), observation.anchor_state))
         attempt.add(result)
+        stage.watcher.saw_step(index, turn, result)
         observation = result.observation
         if result.is_done:
             return EpisodeStatus.SOLVED if result.is_solved else EpisodeStatus.FAILED

@@ -3,13 +3,18 @@
     Memory           finished attempts, as the memory mode keeps them      lives for one trial
     AttemptMemory    the steps of the attempt that is being played         lives for one episode
 
-Both give text through the environment's own rendering (`Env.render_steps`, `Env.render_past`) and windows.
+Both give text through the environment's own rendering (`Env.render_steps`, `Env.render_past`) and windows, or through
+smaller windows where a prompt has to be shortened (`actors.shortening`).
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+
 from common.messages import MemoryMode
-from envs.base import Env, MemoryStep, PastAttempt, StepResult
+from envs.base import Env, MemoryStep, MemoryWindow, PastAttempt, StepResult
 
 INVALID_ACTION = "invalid"
 """Stands in memory where a response held no action."""
@@ -32,13 +37,17 @@ class AttemptMemory:
         action = INVALID_ACTION if result.action is None else result.action
         self._steps.append(MemoryStep(action, result.observation.text))
 
+    def shown(self, window: MemoryWindow) -> str:
+        """The attempt inside a window; "" before its first step and in a window of no steps."""
+        return self._env.render_steps(self._steps, window) if self._steps and window.steps else ""
+
     def for_playing(self) -> str:
         """The attempt inside its own play prompts; "" before its first step."""
-        return self._env.render_steps(self._steps, self._env.windows.playing) if self._steps else ""
+        return self.shown(self._env.windows.playing)
 
     def for_reflecting(self) -> str:
         """The attempt inside the prompt that asks for its reflection."""
-        return self._env.render_steps(self._steps, self._env.windows.reflecting) if self._steps else ""
+        return self.shown(self._env.windows.reflecting)
 
 
 class Memory:
@@ -55,8 +64,39 @@ class Memory:
         text = reflection if self._mode.has_reflections else ""
         self._attempts.append(PastAttempt(len(self._attempts), steps, text))
 
-    def past(self) -> str:
-        """The finished attempts inside any later prompt; "" in the first episode, and without memory."""
+    @property
+    def past_window(self) -> MemoryWindow:
+        """The window through which past attempts are shown, uncut."""
+        return self._env.windows.past
+
+    @property
+    def past_steps(self) -> tuple[int, ...]:
+        """How many steps memory keeps of each finished attempt."""
+        return tuple(len(attempt.steps) for attempt in self._attempts)
+
+    def past(self, window: MemoryWindow | None = None, bare: int = 0) -> str:
+        """The finished attempts inside any later prompt; "" in the first episode, and without memory.
+
+        Args:
+            window: of each attempt; the environment's own where it is left out.
+            bare: so many attempts, the oldest, are shown without their steps.
+        """
         if self._mode is MemoryMode.NONE or not self._attempts:
             return ""
-        return self._env.render_past(self._attempts)
+        attempts = [replace(each, steps=()) if each.index < bare else each for each in self._attempts]
+        with _past_window(self._env, window or self.past_window):
+            return self._env.render_past(attempts)
+
+
+@contextlib.contextmanager
+def _past_window(env: Env, window: MemoryWindow) -> Iterator[None]:
+    """While inside, the environment shows past attempts through `window`."""
+    own = env.windows
+    if window == own.past:
+        yield
+        return
+    env.windows = replace(own, past=window)
+    try:
+        yield
+    finally:
+        env.windows = own

@@ -18,6 +18,7 @@ from actors.episode import FAILURES, EpisodeResult, Stage, TrialLimits, failure_
 from actors.memory import Memory
 from actors.policy import Policy, RequestKind
 from actors.rendering import Renderer
+from actors.shortening import Shortener, rewriter
 from common.messages import Lease
 from common.records import Episode, Reflection, Trial
 from envs.base import Env, ReflectionView
@@ -45,6 +46,7 @@ class TrialPlay:
         for index in range(lease.episodes):
             result = await play_episode(self._stage, index, self._memory)
             self._episodes.append(result.episode)
+            self._stage.watcher.saw_episode(result.episode)
             self.failure = result.failure
             is_over = bool(result.failure) or result.episode.is_solved or index + 1 == lease.episodes
             if is_over or not await self._remember(result):
@@ -82,8 +84,10 @@ class TrialPlay:
         env, index = self._stage.env, result.episode.index
         view = ReflectionView(result.initial, guarded(self._memory.past), guarded(result.attempt.for_reflecting), index)
         prompt = guarded(env.reflection_prompt, view)
+        write = rewriter(env.reflection_prompt, view)
+        shortener = Shortener(self._memory, result.attempt, env.windows.reflecting, write)
         turn = len(result.episode.turns)
-        completion, response = await self._stage.ask(prompt, RequestKind.REFLECT, index, turn)
+        completion, response = await self._stage.ask(prompt, RequestKind.REFLECT, index, turn, shortener)
         remark = guarded(env.parse_reflection, response)
         return Reflection(completion, remark or "", is_valid=remark is not None)
 

@@ -26,6 +26,7 @@ from common.keys import ClientKeys
 from common.messages import PROTOCOL_VERSION, Hello, ModelFiles, ModelFilesRequest, Role
 from common.model_files import cache_root, keep_model_files
 from common.session import Session
+from common.settings import Settings
 from common.weights import ModelFingerprint, read_fingerprint
 from envs import registry
 
@@ -82,13 +83,14 @@ async def _work(options: ActorOptions) -> int:
     reason = "stopped"
     try:
         settings = from_json(session.welcome.config)
-        registry.decode_config(settings.env.name, settings.env.options)
+        _check_environment(settings)
         folder = Path(options.model_path) if options.model_path else await _find_model(session)
         renderer = Renderer.load(folder, settings.model.chat_template)
         inference = InferenceOptions(settings.inference.request_seconds, settings.inference.retries)
         async with InferenceClient(inference, renderer.vocab_size) as client:
             trial = settings.trial
-            limits = TrialLimits(trial.max_turns, trial.max_prompt_tokens, trial.prompting)
+            budget = trial.max_prompt_tokens
+            limits = TrialLimits(trial.max_turns, budget, trial.prompting, budget if trial.shorten else 0)
             router = Router(is_random=settings.inference.routing == "random")
             player = Player(options.name, renderer, limits, client, router)
             log.info("joined run %s as %s: %d trials at once", session.welcome.run, options.name, options.trials)
@@ -98,6 +100,19 @@ async def _work(options: ActorOptions) -> int:
         raise
     finally:
         await session.close(reason)
+
+
+def _check_environment(settings: Settings) -> None:
+    """Refuse a run whose environment, in training or in evaluations, can't be played on this machine.
+
+    Raises:
+        BadInput: there is none of that name, or without its options. Missing: its package or its data is not here.
+    """
+    env, evaluation = settings.env, settings.evaluation
+    registry.check_data(env.name, registry.canonical_config(env.name, env.options))
+    if evaluation.tasks and evaluation.split:
+        options = {**env.options, "split": evaluation.split}
+        registry.check_data(env.name, registry.canonical_config(env.name, options))
 
 
 async def _find_model(session: Session) -> Path:

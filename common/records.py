@@ -97,12 +97,13 @@ class VersionSpan(Record, frozen=True, array_like=True):
     end: int
 
 
-class Completion(Record, frozen=True):
+class Completion(Record, frozen=True, omit_defaults=True):
     """One response of the policy.
 
     prompt_ids: int32 [P], as sent. ids: int32 [R], as returned, the stop token included.
     behaviour_logprobs: float32 [R], log-probability of each id under the policy that sampled it, at the sampling
     temperature. versions: spans that cover 0..R in order without gaps. temperature: the sampling temperature.
+    left_out_tokens: by how many tokens the prompt was shortened to keep to its budget (`actors.shortening`).
     """
 
     prompt_ids: np.ndarray
@@ -112,6 +113,7 @@ class Completion(Record, frozen=True):
     finish_reason: FinishReason
     temperature: float = 1.0
     cached_tokens: int = 0
+    left_out_tokens: int = 0
 
     def __post_init__(self) -> None:
         for name, array, dtype in (
@@ -244,6 +246,11 @@ class Trial(Record, frozen=True):
     def oldest_version(self) -> int:
         """The lowest policy version that generated a token of this trial: its staleness is measured from it."""
         return min(completion.oldest_version for completion in self.completions())
+
+    @property
+    def left_out_tokens(self) -> tuple[int, ...]:
+        """By how many tokens each of its shortened prompts was shortened."""
+        return tuple(each.left_out_tokens for each in self.completions() if each.left_out_tokens)
 
     @property
     def response_tokens(self) -> int:

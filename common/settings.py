@@ -95,7 +95,8 @@ class TrialSettings:
     """What one trial is, and how responses are sampled in training. Plain RL: episodes 1, memory none.
 
     prompting: whether full prompts ask to reason before acting; shorter layouts always ask for the action alone.
-    max_turns 0: the environment's own. max_prompt_tokens: a longer prompt ends the trial as context_overflow.
+    max_turns 0: the environment's own. max_prompt_tokens: a longer prompt ends the trial as context_overflow. shorten:
+    before that, leave out old observations, then old steps, then past attempts' steps (`actors.shortening`), counted.
     """
 
     episodes: int = _field(3, low=1)
@@ -103,6 +104,7 @@ class TrialSettings:
     prompting: Prompting = Prompting.REACT
     max_turns: int = _field(0, low=0)
     max_prompt_tokens: int = _field(2048, low=1)
+    shorten: bool = True
     max_response_tokens: int = _field(1024, low=1)
     max_reflection_tokens: int = _field(1024, low=1)
     temperature: float = _field(1.0, low=0.01)

@@ -1,10 +1,10 @@
 """`lamer`: the command line. A command is a module of `deploy.commands`, which imports what it needs when it is called.
 
-    train eval experiment      whole runs on this machine
-    learner serve actor top    one part each, on any machine
-    keys config model          what a run is made of
-    inspect                    what a run left
-    warmstart bench doctor     tools
+    train eval experiment        whole runs on this machine
+    learner serve actor top      one part each, on any machine
+    keys config model data       what a run is made of
+    inspect                      what a run left
+    play warmstart bench doctor  tools
 
 Exit codes: 0 ok, 1 the run failed, 2 bad configuration or input, 3 something needed is missing or unreachable, 130
 interrupted. An error that a user can act on is one line on stderr, `lamer: ...`.
@@ -23,6 +23,7 @@ from deploy.commands import (
     actor,
     bench,
     config,
+    data,
     doctor,
     evaluate,
     experiment,
@@ -30,6 +31,7 @@ from deploy.commands import (
     keys,
     learner,
     model,
+    play,
     serve,
     top,
     train,
@@ -80,6 +82,8 @@ app.command("top", rich_help_panel=PARTS)(top.top)
 app.add_typer(keys.app, name="keys", rich_help_panel=PARTS)
 app.add_typer(config.app, name="config", rich_help_panel=TOOLS)
 app.add_typer(model.app, name="model", rich_help_panel=TOOLS)
+app.add_typer(data.app, name="data", rich_help_panel=TOOLS)
+app.command("play", rich_help_panel=TOOLS)(play.play)
 app.command("warmstart", rich_help_panel=TOOLS)(warmstart.warmstart)
 app.add_typer(bench.app, name="bench", rich_help_panel=TOOLS)
 app.command("doctor", rich_help_panel=TOOLS)(doctor.doctor)

@@ -73,7 +73,7 @@ def trial_list(rows: Sequence[TrialRow], trials: Sequence[Trial], total: int) ->
     )
     table.add_column("trial", overflow="fold")
     table.add_column("state", no_wrap=True)
-    for title in ("update", "age", "episodes", "turns", "tokens", "reward"):
+    for title in ("update", "age", "episodes", "turns", "tokens", "shortened", "reward"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("outcome", no_wrap=True)
     for row, trial in zip(rows, trials, strict=True):
@@ -85,6 +85,7 @@ def trial_list(rows: Sequence[TrialRow], trials: Sequence[Trial], total: int) ->
             str(len(trial.episodes)),
             str(sum(len(episode.turns) for episode in trial.episodes)),
             str(row.response_tokens),
+            str(len(trial.left_out_tokens) or "-"),
             f"{sum(episode.reward for episode in trial.episodes):g}",
             trial.episodes[-1].status.value if trial.episodes else "not played",
         )
@@ -99,6 +100,7 @@ def trial_view(row: TrialRow, trial: Trial, renderer: Renderer) -> RenderableTyp
         ("outcome", _outcome(trial)),
         ("state", row.state if row.step is None else f"{row.state}, update {row.step}, age {row.age}"),
         ("actor", f"{trial.actor}, {trial.seconds:.2f} s, {trial.response_tokens} response tokens"),
+        ("prompts", _shortened(trial)),
     ):
         facts.add_row(Text(key, style="dim"), Text(value))
     parts: list[RenderableType] = [Text(trial.trial_id, style="bold"), facts]
@@ -156,15 +158,23 @@ def _exchange(
     versions = ", ".join(f"v{span.version} for tokens {span.start}-{span.end - 1}" for span in completion.versions)
     if len(completion.versions) == 1:
         versions = f"v{completion.versions[0].version}"
-    counts = (
-        f"{len(completion.prompt_ids)} + {len(completion.ids)} tokens, {versions}, {completion.finish_reason.value}"
-    )
+    left_out = f" ({completion.left_out_tokens} left out)" if completion.left_out_tokens else ""
+    sizes = f"{len(completion.prompt_ids)}{left_out} + {len(completion.ids)} tokens"
+    counts = f"{sizes}, {versions}, {completion.finish_reason.value}"
     body = Group(
         Text(renderer.decode(completion.prompt_ids), style="dim"),
         Text(renderer.decode(completion.ids), style="bold"),
         result,
     )
     return Panel(body, title=title, title_align="left", subtitle=counts, subtitle_align="right", border_style=border)
+
+
+def _shortened(trial: Trial) -> str:
+    """How many of a trial's prompts were shortened, and by how much."""
+    asked, left_out = sum(1 for _ in trial.completions()), trial.left_out_tokens
+    if not left_out:
+        return f"{asked}, none shortened"
+    return f"{asked}, {len(left_out)} of them shortened by {sum(left_out)} tokens in all"
 
 
 def _outcome(trial: Trial) -> str:

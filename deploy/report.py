@@ -96,6 +96,9 @@ def _print_losses(console: Console, result: EvaluationResult) -> None:
     if result.overflowed:
         why = "a prompt outgrew trial.max_prompt_tokens or the model's context"
         console.print(f"{result.overflowed} of {result.n} trials count as unsolved because {why}", style="yellow")
+    if result.shortened:
+        why = "to keep to trial.max_prompt_tokens"
+        console.print(f"{result.shortened} prompts were shortened {why}", style="yellow")
     if result.failed:
         console.print(f"{result.failed} trials are left out: servers or environments failed in them", style="yellow")
 

@@ -100,12 +100,13 @@ class ScriptedPolicy:
         )
 
 
-def play_scripted(settings: Settings, model_path: Path, trials: int) -> tuple[Trial, ...]:
+def play_scripted(settings: Settings, model_path: Path, trials: int, shorten_to: int = 0) -> tuple[Trial, ...]:
     """Play `trials` tasks of the configured environment, one trial each; the same settings give the same trials.
 
     Where `model.warmstart.also` names other options, they and the configured ones take turns.
 
-    The prompts are rendered by the model's tokenizer and template, however long they are.
+    The prompts are rendered by the model's tokenizer and template. Those of more than `shorten_to` tokens are shortened
+    as an actor shortens them, as far as it goes; 0: they are as long as they are.
 
     Raises:
         BadInput: the environment or its options are not known, or the model names no end-of-sequence token.
@@ -115,7 +116,7 @@ def play_scripted(settings: Settings, model_path: Path, trials: int) -> tuple[Tr
     renderer = Renderer.load(model_path, settings.model.chat_template)
     env_configs = _env_configs(settings)
     leases = [_lease(settings, env_configs[index % len(env_configs)], index) for index in range(trials)]
-    limits = TrialLimits(settings.trial.max_turns, UNBOUNDED_TOKENS, settings.trial.prompting)
+    limits = TrialLimits(settings.trial.max_turns, UNBOUNDED_TOKENS, settings.trial.prompting, shorten_to)
     return asyncio.run(_play_all(leases, renderer, encoder, limits))
 
 

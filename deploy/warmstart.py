@@ -50,6 +50,7 @@ _SOURCES = (
     "actors/episode.py",
     "actors/memory.py",
     "actors/rendering.py",
+    "actors/shortening.py",
     "envs/base.py",
     "envs/history.py",
     "envs/parsing.py",
@@ -161,8 +162,9 @@ def warm_start(settings: Settings, model: Path, output: Path) -> tuple[Metric, .
     _check_output(output)
     model = check_model(model)
     plan = settings.model.warmstart
-    examples = _examples(play_scripted(settings, model, plan.trials))
-    fitting = [example for example in examples if len(example.prompt_ids) <= settings.trial.max_prompt_tokens]
+    budget = settings.trial.max_prompt_tokens
+    examples = _examples(play_scripted(settings, model, plan.trials, budget if settings.trial.shorten else 0))
+    fitting = [example for example in examples if len(example.prompt_ids) <= budget]
     tuning = FineTuning(plan.steps, plan.batch, plan.learning_rate, plan.prompt_weight, seed=settings.run.seed)
     tuned = fine_tune(model, fitting, tuning, output)
     metrics = (
@@ -194,7 +196,7 @@ def model_key(settings: Settings) -> str:
         "chat_template": settings.model.chat_template,
         "env": [settings.env.name, registry.canonical_config(settings.env.name, settings.env.options)],
         "trial": [trial.episodes, trial.memory.value, trial.max_turns, trial.prompting.value],
-        "max_prompt_tokens": trial.max_prompt_tokens,
+        "max_prompt_tokens": [trial.max_prompt_tokens, trial.shorten],
         "seed": settings.run.seed,
         "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
     }

@@ -173,6 +173,13 @@ class EnvFactory(ABC, Generic[ConfigT]):
     def make(self, config: ConfigT, seed: int) -> Env:
         """The environment of one task: a pure function of `config` and `seed`."""
 
+    def check_data(self, config: ConfigT) -> None:
+        """Refuse a configuration whose data is not on this machine; called before anything is made or started.
+
+        Raises:
+            Missing: files that do not come with lamer are absent; the message says which command brings them.
+        """
+
     def references(self, config: ConfigT, episodes: int) -> tuple[Reference, ...]:
         """Figures to show beside a result; none by default."""
         return ()

@@ -72,6 +72,15 @@ def make_env(task: Task) -> Env:
     return get(task.env).make(_decode_json(task.env, task.env_config), task.seed)
 
 
+def check_data(env: str, env_config: str) -> None:
+    """Refuse the canonical configuration `env_config` where the data that it needs is not on this machine.
+
+    Raises:
+        Missing: it is not; the message says which command brings it.
+    """
+    get(env).check_data(_decode_json(env, env_config))
+
+
 def references(env: str, env_config: str, episodes: int) -> tuple[Reference, ...]:
     """Exact or scripted figures for `env` with the canonical configuration `env_config`: pass@1..episodes each."""
     return get(env).references(_decode_json(env, env_config), episodes)

@@ -98,7 +98,8 @@ class EvaluationResult:
     first_action_entropy: nats, of the distribution of the first valid action over the trials. seconds: it took.
 
     rounds, episodes, memory, env, env_config: what was asked. outcomes: every task that was played. overflowed: trials
-    that a too long prompt ended, counted as unsolved. turns_per_episode, tokens_per_episode: means; tokens of turns
+    that a too long prompt ended, counted as unsolved. shortened: prompts that were shortened to keep to their budget,
+    of turns and reflections together. turns_per_episode, tokens_per_episode: means; tokens of turns
     alone, and reflection_tokens: per reflection. by_episode[i]: of episode i. trial_diversity: of whole trials, None
     where no task was played twice.
     """
@@ -127,6 +128,7 @@ class EvaluationResult:
     trial_diversity: Diversity | None = None
     by_episode: tuple[EpisodeFigures, ...] = ()
     outcomes: tuple[TaskOutcome, ...] = ()
+    shortened: int = 0
 
     @property
     def tasks(self) -> int:
@@ -145,6 +147,7 @@ class EvaluationResult:
             Metric("eval/first_action_entropy", self.first_action_entropy),
             Metric("eval/turns_per_episode", self.turns_per_episode),
             Metric("eval/tokens_per_episode", self.tokens_per_episode),
+            Metric("eval/shortened_prompts", float(self.shortened)),
             Metric("eval/seconds", self.seconds),
             *(Metric(f"eval/{kind}_diversity", each.nats) for kind, each in kinds if each is not None),
         )
@@ -170,6 +173,7 @@ class Measured:
     reflection_tokens: int
     first_action: str | None
     is_overflowed: bool
+    shortened: int = 0
 
     @property
     def trajectory(self) -> str:
@@ -205,6 +209,7 @@ def measure(trial: Trial) -> Measured:
         reflection_tokens=sum(len(reflection.completion.ids) for reflection in trial.reflections),
         first_action=first[0].action if first else None,
         is_overflowed=any(episode.status is EpisodeStatus.CONTEXT_OVERFLOW for episode in trial.episodes),
+        shortened=len(trial.left_out_tokens),
     )
 
 
@@ -263,6 +268,7 @@ def summarise(
         trial_diversity=diversity([[one.trajectory for one in task] for task in by_task]),
         by_episode=tuple(_episode_figures(by_task, index) for index in range(plan.episodes)),
         outcomes=outcomes,
+        shortened=sum(one.shortened for one in trials),
     )
 
 

@@ -1,7 +1,8 @@
 """What an update is measured by. Names are the ones shown in MLflow.
 
     trials    reward/mean, reward/episode_1.., train/pass@1.., train/episodes, train/valid_actions,
-              train/valid_reflections, staleness/mean, staleness/max, rollout/prefix_hit_rate
+              train/valid_reflections, staleness/mean, staleness/max, rollout/prefix_hit_rate,
+              rollout/shortened_prompts, rollout/left_out_tokens
     samples   train/samples, train/response_tokens, train/advantage_std
     tokens    loss/policy, loss/entropy, loss/clip_fraction, loss/dual_clip_fraction, loss/kl, engine/...
     values    critic/loss, critic/clip_fraction; and those of `learner.critic.value_metrics`
@@ -41,6 +42,8 @@ def trial_metrics(trials: Sequence[Trial], episodes: int, policy_version: int) -
 
     reward/episode_k is the mean over the trials that played episode k; pass@k is over all trials.
     rollout/prefix_hit_rate is the share of prompt tokens whose keys and values the servers had cached.
+    rollout/shortened_prompts is the share of prompts that were shortened to keep to their budget, and left_out_tokens
+    by how many tokens each of them was on average; where there are none it is left out.
     """
     metrics = [Metric("reward/mean", _mean([sum(episode.reward for episode in trial.episodes) for trial in trials]))]
     for index in range(episodes):
@@ -50,13 +53,17 @@ def trial_metrics(trials: Sequence[Trial], episodes: int, policy_version: int) -
     ages = [policy_version - trial.oldest_version for trial in trials]
     responses = [completion for trial in trials for completion in trial.completions()]
     prompt_tokens = sum(len(completion.prompt_ids) for completion in responses)
+    left_out = [tokens for trial in trials for tokens in trial.left_out_tokens]
     metrics += [
         Metric("train/episodes", _mean([len(trial.episodes) for trial in trials])),
         Metric("train/valid_actions", _mean(turns)),
         Metric("staleness/mean", _mean(ages)),
         Metric("staleness/max", float(max(ages))),
         Metric("rollout/prefix_hit_rate", sum(completion.cached_tokens for completion in responses) / prompt_tokens),
+        Metric("rollout/shortened_prompts", len(left_out) / len(responses)),
     ]
+    if left_out:
+        metrics.append(Metric("rollout/left_out_tokens", _mean(left_out)))
     if reflections:
         metrics.append(Metric("train/valid_reflections", _mean(reflections)))
     return metrics

@@ -106,6 +106,7 @@ def _evaluation(result: EvaluationResult | None) -> Mapping[str, Json] | None:
         "rounds": result.rounds,
         "failed": result.failed,
         "overflowed": result.overflowed,
+        "shortened_prompts": result.shortened,
         "policy_version": result.policy_version,
         "memory": result.memory.value,
         "sampling": msgspec.to_builtins(result.sampling),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.options import ConfigFiles, Overrides, Plain, RunName, read_settings, run_async
+from deploy.commands.options import ConfigFiles, Overrides, Plain, RunName, check_data, read_settings, run_async
 from deploy.commands.train import run_settings
 
 ModelFolder = Annotated[
@@ -32,5 +32,6 @@ def evaluate(
     settings = read_settings(config, [*(overrides or []), *fixed], name)
     if settings.evaluation.tasks == 0:
         raise BadInput("evaluation.tasks is 0: there is nothing to evaluate")
+    check_data(settings)
     check_first_prompts(settings, folder)
     run_async(run_settings(settings, config, is_resume=False, is_plain=plain))

@@ -14,6 +14,7 @@ from deploy.commands.options import (
     Plain,
     Resume,
     RunName,
+    check_data,
     check_model_path,
     log_to,
     read_settings,
@@ -43,6 +44,7 @@ def learner(
     from deploy.runs import open_run
 
     settings = read_settings(config, overrides or [], name)
+    check_data(settings)
     check_model_path(settings)
     gateway = settings.gateway
     gateway = replace(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.options import ConfigFiles, Overrides, read_settings
+from deploy.commands.options import ConfigFiles, Overrides, check_data, read_settings
 
 app = typer.Typer(help="Create models.", no_args_is_help=True)
 Output = Annotated[Path, typer.Argument(metavar="DIR", help="The model folder to write.")]
@@ -24,4 +24,6 @@ def create(output: Output, config: ConfigFiles, overrides: Overrides = None) -> 
     from deploy.report import print_metrics
     from deploy.warmstart import create_model
 
-    print_metrics(f"model {output}", create_model(read_settings(config, overrides or []), output))
+    settings = read_settings(config, overrides or [])
+    check_data(settings)
+    print_metrics(f"model {output}", create_model(settings, output))

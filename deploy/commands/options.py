@@ -48,6 +48,21 @@ def read_settings(files: Sequence[Path], overrides: Sequence[str], name: str = "
     return replace(settings, run=run, env=replace(settings.env, options=options))
 
 
+def check_data(settings: Settings) -> None:
+    """Refuse a configuration whose environment lacks its data here, before anything is created or started.
+
+    Raises:
+        Missing: it does, for training or for evaluation; the message says which command brings it.
+    """
+    from deploy.evaluation import evaluation_env_config
+    from envs import registry
+
+    env = settings.env
+    registry.check_data(env.name, registry.canonical_config(env.name, env.options))
+    if settings.evaluation.tasks:
+        registry.check_data(env.name, evaluation_env_config(settings))
+
+
 def check_model_path(settings: Settings) -> None:
     """Refuse a configured model folder that can't be used, before anything is created or started.
 

@@ -14,6 +14,7 @@ from deploy.commands.options import (
     Plain,
     Resume,
     RunName,
+    check_data,
     check_model_path,
     read_settings,
     run_async,
@@ -41,6 +42,7 @@ def train(
         print_estimate(config, overrides or [])
         return
     settings = read_settings(config, overrides or [], name)
+    check_data(settings)
     check_model_path(settings)
     run_async(run_settings(settings, config, resume, plain))
 

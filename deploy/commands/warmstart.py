@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.options import ConfigFiles, Overrides, log_to, read_settings
+from deploy.commands.options import ConfigFiles, Overrides, check_data, log_to, read_settings
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The model folder to start from.")]
 Output = Annotated[Path, typer.Argument(metavar="DIR", help="The model folder to write.")]
@@ -19,4 +19,6 @@ def warmstart(model: Model, output: Output, config: ConfigFiles, overrides: Over
     from deploy.warmstart import warm_start
 
     log_to(None)
-    print_metrics(f"model {output}", warm_start(read_settings(config, overrides or []), model, output))
+    settings = read_settings(config, overrides or [])
+    check_data(settings)
+    print_metrics(f"model {output}", warm_start(settings, model, output))

@@ -22,8 +22,9 @@ def check(settings: Settings, model: Architecture, prompts: PromptLengths) -> No
     """Refuse what would end a run, before it is one.
 
     Raises:
-        BadInput: a prompt of scripted play is over `trial.max_prompt_tokens`; the longest prompt and response are over
-            `optimizer.pack_tokens` or the model's context; a batch can't be divided into its minibatches or groups.
+        BadInput: a prompt of scripted play is over `trial.max_prompt_tokens`, the first one where later ones may be
+            shortened; the longest prompt and response are over `optimizer.pack_tokens` or the model's context; a batch
+            can't be divided into its minibatches or groups.
     """
     for problem in _problems(settings, model, prompts):
         raise BadInput(problem)
@@ -31,10 +32,11 @@ def check(settings: Settings, model: Architecture, prompts: PromptLengths) -> No
 
 def _problems(settings: Settings, model: Architecture, prompts: PromptLengths) -> Iterator[str]:
     batch, longest = settings.batch, longest_sequence(settings)
-    if prompts.longest > settings.trial.max_prompt_tokens:
+    least = prompts.first if settings.trial.shorten else prompts.longest
+    if least > settings.trial.max_prompt_tokens:
         about = "about " if prompts.is_estimate else ""
         yield (
-            f"a prompt of scripted play has {about}{prompts.longest} tokens, trial.max_prompt_tokens is "
+            f"a prompt of scripted play has {about}{least} tokens, trial.max_prompt_tokens is "
             f"{settings.trial.max_prompt_tokens}: raise it, or env.options.prompt=compact"
         )
     if longest > model.context:

@@ -144,7 +144,8 @@ def _head(found: DryRun) -> Table:
         "environment",
         f"{escape(settings.env.name)}: the first prompt has {lengths.first} tokens, {counted}; those of "
         f"{SCRIPTED_TRIALS} scripted trials {lengths.play:.0f} on average and at most "
-        f"{lengths.longest} of {trial.max_prompt_tokens}",
+        f"{lengths.longest} of {trial.max_prompt_tokens}"
+        f"{', so that some are shortened' if lengths.longest > trial.max_prompt_tokens else ''}",
     )
     table.add_row("method", escape(_method(settings)))
     table.add_row(

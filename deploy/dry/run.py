@@ -76,7 +76,7 @@ def load_settings(files: Sequence[Path], overrides: Sequence[str]) -> Settings:
     Raises:
         BadInput: it can't be used. Missing: a file or the environment is not there.
     """
-    from deploy.commands.options import read_settings
+    from deploy.commands.options import check_data, read_settings
 
     name = config.load(files, overrides).env.name
     if name not in registry.names():
@@ -84,7 +84,9 @@ def load_settings(files: Sequence[Path], overrides: Sequence[str]) -> Settings:
             f"env.name: the configuration is well-formed, but its environment {name!r} is not installed; there are "
             f"{', '.join(registry.names())}"
         )
-    return read_settings(files, overrides)
+    settings = read_settings(files, overrides)
+    check_data(settings)
+    return settings
 
 
 def dry_run(settings: Settings) -> DryRun:

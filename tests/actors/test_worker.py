@@ -387,3 +387,15 @@ async def test_an_environment_that_this_machine_lacks_ends_the_actor(tmp_path: P
     async with scripted_gateway(tmp_path / "keys", model, settings) as gateway:
         with pytest.raises(BadInput, match="doors"):
             await run_actor(ActorOptions(gateway.url, gateway.keys, "a", 1))
+
+
+async def test_an_actor_without_the_environments_data_ends_before_it_plays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check_data(config: object) -> None:
+        raise Missing("doors: the prizes are not on this machine")
+
+    monkeypatch.setattr(registry.get("doors"), "check_data", check_data)
+    with pytest.raises(Missing, match="the prizes are not on this machine"):
+        async with scene(tmp_path) as on:
+            await asyncio.wait_for(on.actor, 10.0)

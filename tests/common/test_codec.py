@@ -129,6 +129,14 @@ def test_every_truncation_of_a_trial_is_refused() -> None:
             decode_trial(data[:length])
 
 
+def test_what_a_prompt_left_out_travels_and_is_not_written_where_nothing_was() -> None:
+    """So that bytes of before are read, and bytes of trials with whole prompts are what they were before."""
+    seen = msgpack.unpackb(encode_trial(trial()))
+    assert "left_out_tokens" not in seen["episodes"][0]["turns"][0]["completion"]
+    assert next(decode_trial(msgpack.packb(seen)).completions()).left_out_tokens == 0
+    assert next(decode_trial(packed_with(left_out_tokens=12)).completions()).left_out_tokens == 12
+
+
 def packed_with(**changes: object) -> bytes:
     """A valid trial whose first completion has some fields replaced."""
     seen = msgpack.unpackb(encode_trial(trial()))

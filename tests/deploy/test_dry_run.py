@@ -272,8 +272,12 @@ def test_tokens_are_estimated_from_the_pieces_of_a_text(text: str, tokens: int) 
     ("overrides", "message"),
     [
         (
-            ("trial.max_prompt_tokens=1000",),
+            ("trial.max_prompt_tokens=1000", "trial.shorten=false"),
             "a prompt of scripted play has about 1200 tokens, trial.max_prompt_tokens is",
+        ),
+        (
+            ("trial.max_prompt_tokens=400",),
+            "a prompt of scripted play has about 500 tokens, trial.max_prompt_tokens is",
         ),
         (("optimizer.pack_tokens=3000",), "optimizer.pack_tokens 3000 is under the longest prompt and response, 3072"),
         (

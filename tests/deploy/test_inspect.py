@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -13,7 +14,7 @@ from common.codec import encode_trial
 from common.errors import BadInput, Missing
 from common.records import Trial
 from common.settings import EnvSettings, ModelSettings, PocketSettings, Settings, WarmstartSettings
-from deploy.inspect import find_renderer, inspect_run
+from deploy.inspect import find_renderer, inspect_run, trial_list, trial_view
 from deploy.scripted import play_scripted
 from deploy.warmstart import create_model
 from learner.groups import TrialEntry
@@ -174,3 +175,18 @@ def test_a_configured_model_serves_for_decoding_before_any_weights_were_written(
     settings = replace(SETTINGS, model=replace(SETTINGS.model, path=str(folder / "weights" / "v1")))
     (tmp_path / "config.yaml").write_text(config.to_yaml(settings))
     assert find_renderer(tmp_path).vocab_size == find_renderer(folder).vocab_size
+
+
+def test_shortened_prompts_are_told_of_a_trial_and_of_each_prompt(run: Path, trials: tuple[Trial, ...]) -> None:
+    (row, one), renderer = JournalReader(run / "journal.db").trial("train/0/0"), find_renderer(run)
+    first, *others = one.episodes
+    turn = first.turns[0]
+    cut = msgspec.structs.replace(turn, completion=msgspec.structs.replace(turn.completion, left_out_tokens=41))
+    episode = msgspec.structs.replace(first, turns=(cut, *first.turns[1:]))
+    shortened = msgspec.structs.replace(one, episodes=(episode, *others))
+    screen = io.StringIO()
+    Console(file=screen, width=160).print(trial_view(row, shortened, renderer), trial_list([row], [shortened], 1))
+    text, asked = screen.getvalue(), sum(1 for _ in one.completions())
+    assert f"{asked}, 1 of them shortened by 41 tokens in all" in text
+    assert f"{len(turn.completion.prompt_ids)} (41 left out) + " in text
+    assert f"{asked}, none shortened" in shown(run, "train/0/0")

@@ -57,3 +57,18 @@ def test_the_prefix_hit_rate_is_the_share_of_prompt_tokens_that_servers_had_cach
     trials = [trial([[turn(0.0, response=cold)], [turn(1.0, response=cached)]], [reflection(cold)])]
     metrics = {metric.name: metric.value for metric in trial_metrics(trials, 2, 0)}
     assert metrics["rollout/prefix_hit_rate"] == 3 / 8
+
+
+def test_shortened_prompts_are_counted_and_by_how_much() -> None:
+    """One play prompt of three is shortened by 30 tokens, the reflection's by 10."""
+    whole, cut, less = (
+        msgspec.structs.replace(completion([1, 2], [5]), left_out_tokens=tokens) for tokens in (0, 30, 10)
+    )
+    one = trial([[turn(0.0, response=whole), turn(0.0, response=cut)], [turn(1.0, response=whole)]], [reflection(less)])
+    metrics = {metric.name: metric.value for metric in trial_metrics([one], 2, 0)}
+    assert one.left_out_tokens == (30, 10)
+    assert metrics["rollout/shortened_prompts"] == 2 / 4
+    assert metrics["rollout/left_out_tokens"] == 20.0
+    uncut = {metric.name: metric.value for metric in trial_metrics([trial([[turn(0.0, response=whole)]])], 1, 0)}
+    assert uncut["rollout/shortened_prompts"] == 0.0
+    assert "rollout/left_out_tokens" not in uncut
