@@ -1,12 +1,13 @@
 """The products of a shop, read from WebShop's data files.
 
-    items_shuffle_1000.json   the small catalogue (1,000 products), also gzipped; items_shuffle.json: the full one
-    items_ins_v2_1000.json    attributes and machine-written instructions of the small one; items_ins_v2.json: of the full one
-    items_human_ins.json      instructions that people wrote, optional
+    small                     full                  what it holds
+    items_shuffle_1000.json   items_shuffle.json    products: 1,000, or all
+    items_ins_v2_1000.json    items_ins_v2.json     their attributes and machine-written instructions
+    items_human_ins.json      the same              instructions that people wrote, optional
 
-A file is looked for under each of its names in turn. What the original loader drops (no ASIN, one of more than ten
-characters, one met before) is dropped here too; so the small catalogue gives its 6,910 synthetic goals. A price range is
-settled once, by a draw that depends on the ASIN alone.
+A file may be gzipped; it is looked for under each of its names in turn. What the original loader drops (no ASIN, one of
+more than ten characters, one met before) is dropped here too; so the small catalogue gives its 6,910 synthetic goals. A
+price range is settled once, by a draw that depends on the ASIN alone.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class _Item(msgspec.Struct):
 
 
 class _Attributes(msgspec.Struct):
-    attributes: list[str] = []  # noqa: RUF012 - msgspec copies defaults
+    attributes: list[str] = []
     instruction: str | None = None
     instruction_attributes: list[str] | None = None
 
@@ -110,7 +111,7 @@ class _Attributes(msgspec.Struct):
 class _HumanInstruction(msgspec.Struct):
     instruction: str
     instruction_attributes: list[str]
-    instruction_options: list[str] = []  # noqa: RUF012 - msgspec copies defaults
+    instruction_options: list[str] = []
 
 
 def find_file(folder: Path, names: tuple[str, ...]) -> Path | None:
@@ -170,7 +171,9 @@ def _product(item: _Item, known: _Attributes, human: list[_HumanInstruction]) ->
             if values is not None
         ),
         attributes=tuple(known.attributes),
-        synthetic=Instruction(known.instruction, tuple(known.instruction_attributes or ())) if known.instruction else None,
+        synthetic=Instruction(known.instruction, tuple(known.instruction_attributes or ()))
+        if known.instruction
+        else None,
         human=tuple(
             Instruction(each.instruction, tuple(each.instruction_attributes), tuple(each.instruction_options))
             for each in human

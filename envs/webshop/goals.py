@@ -1,11 +1,12 @@
 """What there is to shop for: goals made from the catalogue, and which are trained on.
 
-    synthetic   a product's machine-written instruction with every combination of its options: 6,910 of the small catalogue
+    synthetic   a product's machine-written instruction with every combination of its options: 6,910 of the small
+                catalogue
     human       instructions that people wrote
 
-Goals are shuffled once with a fixed seed, the original's; the first ones (500) are for evaluation, the rest for training.
-A goal that asks for the same product with the same options as an evaluation goal is left out of training: options that
-a product lists twice make such pairs. `original` keeps them.
+Goals are shuffled once with a fixed seed, the original's; the first ones (500) are for evaluation, the rest for
+training. A goal that asks for the same product with the same options as an evaluation goal is left out of training:
+options that a product lists twice make such pairs. `original` keeps them.
 
 The most that may be paid is drawn once for a product (synthetic) or an instruction (human): the larger of two of the
 next four steps of $10 above the price, below $1,000.
@@ -35,7 +36,7 @@ _NEXT_STEPS = 4
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A product to buy, as asked for. text: the instruction, with options and price. price_cap: dollars, may be paid."""
+    """A product to buy, as asked for. text: the instruction, with options and price. price_cap: dollars at most."""
 
     product: Product
     text: str

@@ -26,12 +26,13 @@ MODEL = "en_core_web_sm"
 
 _WORD = re.compile(r"[^\W_]+(?:['’.&\\][^\W_]+)*")
 _CLITIC = re.compile(r"['’](?:s|t|re|ve|ll|d|m)$")
-_NO_NOUNS = frozenset(
-    "a about above after against all also an and any are as at based be behind below better but by can comfortable each "
-    "effective etc ever for from full fully get has i if in included includes into is it its just large led made make many "
-    "me more my nearly not of off on once one only or original our out over own per so some still than that the their then "
-    "these they this three through to try two under up upon used very was we well while with without x you your".split()
-)
+_OTHER_WORDS = """
+a about above after against all also an and any are as at based be behind below better but by can comfortable each
+effective etc ever for from full fully get has i if in included includes into is it its just large led made make many
+me more my nearly not of off on once one only or original our out over own per so some still than that the their then
+these they this three through to try two under up upon used very was we well while with without x you your
+"""
+_NO_NOUNS = frozenset(_OTHER_WORDS.split())
 
 
 def has_spacy() -> bool:

@@ -23,10 +23,11 @@ from envs.webshop.catalogue import Product
 K1 = 0.9
 B = 0.4
 
-STOP_WORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this to "
-    "was will with".split()
-)
+_ENGLISH_STOP_WORDS = """
+a an and are as at be but by for if in into is it no not of on or such that the their then there these they this to
+was will with
+"""
+STOP_WORDS = frozenset(_ENGLISH_STOP_WORDS.split())
 
 _LETTER, _DIGIT = r"[^\W\d_]", r"\d"
 _PICTOGRAPH = "[\U0001f000-\U0001faff\u2600-\u27bf]"
@@ -36,7 +37,7 @@ _WORD = re.compile(
     rf"|\w+(?:(?:(?<={_LETTER})[.'’:·](?={_LETTER})|(?<={_DIGIT})[.,;'’](?={_DIGIT}))\w+)*"
 )
 _LATER_RULE = re.compile(r"(.*[aeiouy][^aeiou].*?)(bl|log)(?:y|ies)")
-"""Words in -bly and -logy after a consonant of their own: Porter's own later rules, which Lucene has, and Snowball not."""
+"""Words in -bly and -logy, for which Porter later added rules of his own: Lucene has them, Snowball has not."""
 
 _STEMMER = Stemmer.Stemmer("porter")
 _EXACT_LENGTHS = 24
