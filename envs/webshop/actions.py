@@ -41,15 +41,25 @@ def search(words: str) -> Action:
 
 
 def parse_action(text: str) -> Action | None:
-    """The action that a text is, tags stripped; None where it is none, or one with nothing in its brackets.
+    """The action that a text is; None where it is none, two, or one with nothing in its brackets.
 
-    Brackets within the argument belong to it: `click[[x] large]` clicks "[x] large".
+    Pairs of brackets within the argument belong to it: `click[[x] large]` clicks "[x] large".
     """
     match = _ACTION.fullmatch(text.lower())
     argument = squeeze(match[2]) if match else ""
-    if match is None or not argument:
+    if match is None or not argument or not _is_balanced(argument):
         return None
     return search(argument) if match[1] == "search" else click(argument)
+
+
+def _is_balanced(text: str) -> bool:
+    """Whether every bracket that is closed was opened before, and the other way round."""
+    depth = 0
+    for letter in text:
+        depth += (letter == "[") - (letter == "]")
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 def squeeze(text: str) -> str:

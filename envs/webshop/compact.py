@@ -4,7 +4,7 @@
     a search eco friendly cotton balls for sensitive skin
     b search eco friendly cotton
     c search balls for sensitive skin
-    Pick: <action>a</action>
+    Pick a-c: <action>a</action>
 
 So little is left to say that some is chosen for the shopper: a search is one of three made of the words of the request,
 titles and texts are cut, and of an option with many values those are listed that the request names, and a few others. A
@@ -29,13 +29,15 @@ from envs.webshop.session import Page
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
-_TITLE_WORDS = 5
-_DETAIL_WORDS = 25
-_STEP_WORDS = 4
-_OPTION_VALUES = 4
+_TITLE_WORDS = 4
+_DETAIL_WORDS = 20
+_STEP_WORDS = 3
+_OPTION_VALUES = 3
 _VALUE_WORDS = 6
 _BEGINNING = re.compile(r"^find me ", re.IGNORECASE)
 _PRICE = re.compile(r",? (?:and )?price lower than ([0-9]+)(?:\.[0-9]+)? dollars$")
+_CODE = re.compile(r"b0[0-9a-z]{8}|[0-9]{9}[0-9x]")
+_OPTIONS = re.compile(r" with [^,:]*:.*$")
 _REMARKS = ("search", "options", "features", "price", "title")
 
 
@@ -50,7 +52,6 @@ class Line:
 class WebshopCompactStyle(CompactStyle, WebshopStyle):
     """The request, the choices of this page, the answer format."""
 
-    play_request = "Pick: <action>a</action>"
     reflection_request = "Failed. <remark>note</remark>"
     lines: Sequence[Line] = ()
 
@@ -66,16 +67,17 @@ class WebshopCompactStyle(CompactStyle, WebshopStyle):
 
     def play(self, view: PlayView) -> str:
         """The request, earlier attempts, actions so far, choices, answer format."""
-        return join_lines(self._wanted(), view.past, view.current, view.observation, self.play_request)
+        request = f"Pick a-{LETTERS[max(len(self.lines) - 1, 0)]}: <action>a</action>"
+        return join_lines(self._wanted(), view.past, view.current, view.observation, request)
 
     def reflection(self, view: ReflectionView) -> str:
         """The request, earlier attempts, actions of the one that failed, answer format."""
         return join_lines(self._wanted(), view.past, view.current, self.reflection_request)
 
     def steps(self, steps: Sequence[MemoryStep], window: MemoryWindow) -> str:
-        """The last actions on one line, cut to a few words."""
+        """The last actions on one line, cut to a few words; the title of a product instead of its code."""
         shown = steps[max(len(steps) - window.steps, 0) :]
-        return f"Did: {'; '.join(_first_words(_plain(step.action), _STEP_WORDS) for step in shown)}" if shown else ""
+        return f"Did: {'; '.join(_first_words(_what(step), _STEP_WORDS) for step in shown)}" if shown else ""
 
     def parse(self, response: str) -> Action | None:
         """The action beside the letter between the action tags, or the action written out there."""
@@ -137,7 +139,8 @@ class WebshopCompactStyle(CompactStyle, WebshopStyle):
 
 def suggested_searches(instruction: str) -> tuple[str, ...]:
     """The words of a request before its options and price, and each half of them."""
-    words = _PRICE.sub("", _BEGINNING.sub("", instruction.lower())).replace(",", "").split(":")[0].split()
+    asked = _OPTIONS.sub("", _PRICE.sub("", _BEGINNING.sub("", instruction.lower())))
+    words = asked.replace(",", "").split()
     half = (len(words) + 1) // 2
     parts = (" ".join(part) for part in (words, words[:half], words[half:]))
     return tuple(dict.fromkeys(part for part in parts if part))
@@ -147,11 +150,14 @@ def _listing(product: Product) -> str:
     return f"{_first_words(product.title.lower(), _TITLE_WORDS)} {product.price_tag.split('.')[0]}"
 
 
-def _plain(action: str) -> str:
-    """An action without its brackets: "click[buy now]" is "buy now"."""
-    parsed = parse_action(action)
-    return action if parsed is None else parsed.argument
+def _what(step: MemoryStep) -> str:
+    """An action without its brackets: "click[buy now]" is "buy now"; what opened where it is a product's code."""
+    action = parse_action(step.action)
+    if action is None:
+        return step.action
+    return step.observation if _CODE.fullmatch(action.argument) else action.argument
 
 
 def _first_words(text: str, count: int) -> str:
-    return " ".join(text.split()[:count])
+    """The first words of a text, at most ten characters a word on average."""
+    return " ".join(text.split()[:count])[: 10 * count]

@@ -5,8 +5,8 @@
     human       instructions that people wrote
 
 Goals are shuffled once with a fixed seed, the original's; the first ones (500) are for evaluation, the rest for
-training. A goal that asks for the same product with the same options as an evaluation goal is left out of training:
-options that a product lists twice make such pairs. `original` keeps them.
+training. A goal in the very words of an evaluation goal is left out of training: options that a product lists twice
+make such pairs, and products that share an instruction; 9 goals of the small catalogue. `original` keeps them.
 
 The most that may be paid is drawn once for a product (synthetic) or an instruction (human): the larger of two of the
 next four steps of $10 above the price, below $1,000.
@@ -72,12 +72,8 @@ def split_goals(goals: Sequence[Goal], evaluation: int, *, original: bool) -> Sp
     """Shuffle goals and keep the first `evaluation` of them for evaluation."""
     shuffled = list(goals)
     random.Random(SHUFFLE_SEED).shuffle(shuffled)
-    held_out = {(goal.product.asin, goal.options, goal.text) for goal in shuffled[:evaluation]}
-    train = [
-        goal
-        for goal in shuffled[evaluation:]
-        if original or (goal.product.asin, goal.options, goal.text) not in held_out
-    ]
+    held_out = {goal.text for goal in shuffled[:evaluation]}
+    train = [goal for goal in shuffled[evaluation:] if original or goal.text not in held_out]
     return Split(tuple(train), tuple(shuffled[:evaluation]))
 
 

@@ -27,8 +27,8 @@ from envs.webshop.session import Visit, available, can_search
 
 @dataclass(frozen=True, slots=True)
 class PageWindow(MemoryWindow):
-    """A window that also cuts pages: to their first `fields` texts. is_open: the last page is left out, it stands in
-    full elsewhere in the prompt.
+    """A window that also cuts pages, all but the last, to their first `fields` texts. is_open: the last page is left
+    out, since it stands elsewhere in the prompt.
     """
 
     fields: int
@@ -150,12 +150,11 @@ class FullStyle(WebshopStyle):
 
     def steps(self, steps: Sequence[MemoryStep], window: MemoryWindow) -> str:
         """Actions with the pages that followed, cut to the window's number of texts."""
-        if not isinstance(window, PageWindow):
+        if not isinstance(window, PageWindow) or not steps:
             return history.render_steps(steps, window)
-        shown = [replace(step, observation=cut_fields(step.observation, window.fields)) for step in steps]
-        if shown and window.is_open:
-            shown[-1] = replace(shown[-1], observation=_IN_FULL_BELOW)
-        return history.render_steps(shown, window)
+        cut = [replace(step, observation=cut_fields(step.observation, window.fields)) for step in steps[:-1]]
+        last = replace(steps[-1], observation=_IN_FULL_BELOW) if window.is_open else steps[-1]
+        return history.render_steps([*cut, last], window)
 
     def parse(self, response: str) -> Action | None:
         """The action between the first pair of action tags."""
