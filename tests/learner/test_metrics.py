@@ -57,3 +57,11 @@ def test_the_prefix_hit_rate_is_the_share_of_prompt_tokens_that_servers_had_cach
     trials = [trial([[turn(0.0, response=cold)], [turn(1.0, response=cached)]], [reflection(cold)])]
     metrics = {metric.name: metric.value for metric in trial_metrics(trials, 2, 0)}
     assert metrics["rollout/prefix_hit_rate"] == 3 / 8
+
+
+def test_scores_beside_the_reward_are_averaged_over_the_turns_that_have_one() -> None:
+    bought = [msgspec.structs.replace(turn(0.0), score=score) for score in (0.25, 0.75)]
+    plain = trial([[turn(0.0)]], slot=2)
+    trials = [trial([[turn(0.0), bought[0]]]), trial([[bought[1]]], slot=1), plain]
+    assert {each.name: each.value for each in trial_metrics(trials, 1, 0)}["train/score"] == 0.5
+    assert "train/score" not in {each.name for each in trial_metrics([plain], 1, 0)}
