@@ -159,6 +159,12 @@ def test_without_data_a_task_and_a_check_say_what_to_run(tmp_path: Path) -> None
         factory.check_data(registry.decode_config("webshop", {"data": str(tmp_path)}))
 
 
+def test_without_its_packages_the_extra_that_brings_them_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "envs.webshop.factory", None)  # what an import that fails looks like
+    with pytest.raises(Missing, match=r"can't be imported: .*pip install 'lamer\[webshop\]'"):
+        registry.get("webshop")
+
+
 def test_the_nouns_are_settled_when_the_configuration_is_read(shop_folder: Path) -> None:
     canonical = json.loads(registry.canonical_config("webshop", {"data": str(shop_folder)}))
     assert canonical["nouns"] in ("spacy", "rules")
