@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= doors.yaml
-EXTRAS ?= learner,mlflow,dev
+EXTRAS ?= learner,mlflow,webshop,dev
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.lamer-installed

@@ -156,7 +156,7 @@ async def _play_turns(
         result = guarded(stage.env.step, response)
         if not math.isfinite(result.reward):
             raise EnvironmentFault(f"the reward of turn {turn} is {result.reward}")
-        turns.append(Turn(completion, result.action, float(result.reward), observation.anchor_state))
+        turns.append(Turn(completion, result.action, float(result.reward), observation.anchor_state, result.score))
         attempt.add(result)
         stage.watcher.saw_step(index, turn, result)
         observation = result.observation

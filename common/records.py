@@ -148,13 +148,14 @@ class Turn(Record, frozen=True):
 
     action: the parsed action as shown in memory, None when the response held none (an invalid action).
     reward: what the environment paid for this step. anchor_state: the raw observation *before* the action, without
-    history, by which GiGPO groups steps.
+    history, by which GiGPO groups steps. score: of the outcome, by the environment's own measure; not trained on.
     """
 
     completion: Completion
     action: str | None
     reward: float
     anchor_state: str
+    score: float | None = None
 
     @property
     def is_valid(self) -> bool:

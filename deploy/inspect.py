@@ -142,6 +142,8 @@ def _episode_parts(episode: Episode, renderer: Renderer) -> list[RenderableType]
     for number, turn in enumerate(episode.turns, start=1):
         action = "no valid action" if turn.action is None else turn.action
         result = Text.assemble(("action ", "dim"), action, ("  reward ", "dim"), f"{turn.reward:g}")
+        if turn.score is not None:
+            result.append_text(Text.assemble(("  score ", "dim"), f"{turn.score:g}"))
         parts.append(_exchange(f"turn {number}", turn.completion, renderer, result))
     return parts
 

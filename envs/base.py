@@ -36,13 +36,18 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one response did. `action` is the parsed action as memory shows it, None if the response held none."""
+    """What one response did. `action` is the parsed action as memory shows it, None if the response held none.
+
+    score: how good the outcome is by the environment's own measure, where it has one beside the reward; for people, not
+    for training.
+    """
 
     action: str | None
     observation: Observation
     reward: float
     is_done: bool
     is_solved: bool
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,11 @@ _BUILT_IN = {
     "doors": "envs.doors.factory:FACTORY",
     "minesweeper": "envs.minesweeper.factory:FACTORY",
     "sokoban": "envs.sokoban.factory:FACTORY",
+    "webshop": "envs.webshop.factory:FACTORY",
 }
+
+_EXTRAS = frozenset({"webshop"})
+"""Environments that need packages which lamer itself doesn't: the extra of that name brings them."""
 
 
 def names() -> tuple[str, ...]:
@@ -47,7 +51,8 @@ def get(name: str) -> EnvFactory[Any]:
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
-        raise Missing(f"env.name: environment {name!r} ({target}) can't be imported: {error}") from error
+        hint = f" (pip install 'lamer[{name}]')" if name in _EXTRAS else ""
+        raise Missing(f"env.name: environment {name!r} ({target}) can't be imported: {error}{hint}") from error
     if not isinstance(factory, EnvFactory):
         raise BadInput(f"env.name: environment {name!r} ({target}) must be an EnvFactory instance, got {factory!r}")
     return factory

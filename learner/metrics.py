@@ -1,7 +1,7 @@
 """What an update is measured by. Names are the ones shown in MLflow.
 
     trials    reward/mean, reward/episode_1.., train/pass@1.., train/episodes, train/valid_actions,
-              train/valid_reflections, staleness/mean, staleness/max, rollout/prefix_hit_rate,
+              train/valid_reflections, train/score, staleness/mean, staleness/max, rollout/prefix_hit_rate,
               rollout/shortened_prompts, rollout/left_out_tokens
     samples   train/samples, train/response_tokens, train/advantage_std
     tokens    loss/policy, loss/entropy, loss/clip_fraction, loss/dual_clip_fraction, loss/kl, engine/...
@@ -41,6 +41,7 @@ def trial_metrics(trials: Sequence[Trial], episodes: int, policy_version: int) -
         policy_version: the version trained from.
 
     reward/episode_k is the mean over the trials that played episode k; pass@k is over all trials.
+    train/score is the mean of the scores that the environment gave beside its rewards, where it gave any.
     rollout/prefix_hit_rate is the share of prompt tokens whose keys and values the servers had cached.
     rollout/shortened_prompts is the share of prompts that were shortened to keep to their budget, and left_out_tokens
     by how many tokens each of them was on average; where there are none it is left out.
@@ -64,6 +65,9 @@ def trial_metrics(trials: Sequence[Trial], episodes: int, policy_version: int) -
     ]
     if left_out:
         metrics.append(Metric("rollout/left_out_tokens", _mean(left_out)))
+    scores = [t.score for trial in trials for each in trial.episodes for t in each.turns if t.score is not None]
+    if scores:
+        metrics.append(Metric("train/score", _mean(scores)))
     if reflections:
         metrics.append(Metric("train/valid_reflections", _mean(reflections)))
     return metrics

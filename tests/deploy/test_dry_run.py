@@ -337,7 +337,7 @@ def test_no_line_of_a_dry_run_is_over_100_columns() -> None:
     assert max(map(len, out.getvalue().splitlines())) <= 100
 
 
-@pytest.mark.parametrize("env", ["webshop", "alfworld"])
+@pytest.mark.parametrize("env", ["alfworld"])
 def test_a_missing_environment_is_one_line(env: str) -> None:
     result = lamer("train", "--dry-run", "-c", f"paper/{env}-lamer.yaml")
     assert result.exit_code == 3

@@ -72,3 +72,11 @@ def test_shortened_prompts_are_counted_and_by_how_much() -> None:
     uncut = {metric.name: metric.value for metric in trial_metrics([trial([[turn(0.0, response=whole)]])], 1, 0)}
     assert uncut["rollout/shortened_prompts"] == 0.0
     assert "rollout/left_out_tokens" not in uncut
+
+
+def test_scores_beside_the_reward_are_averaged_over_the_turns_that_have_one() -> None:
+    bought = [msgspec.structs.replace(turn(0.0), score=score) for score in (0.25, 0.75)]
+    plain = trial([[turn(0.0)]], slot=2)
+    trials = [trial([[turn(0.0), bought[0]]]), trial([[bought[1]]], slot=1), plain]
+    assert {each.name: each.value for each in trial_metrics(trials, 1, 0)}["train/score"] == 0.5
+    assert "train/score" not in {each.name for each in trial_metrics([plain], 1, 0)}
