@@ -1,0 +1,124 @@
+"""ALFRED's files of a game -> what the engine loads. Only a worker imports this: the planner solves each game once.
+
+Compiled games are kept in DATASET/compiled/ALFWORLD-VERSION/SPLIT/TASK/TRIAL.json, each written whole or not at all;
+where that folder can't be written, games are compiled anew each time, which takes a second.
+
+ALFWorld draws the wording of the goal ("put a mug in desk", "put some mug on desk") from the global random generator;
+it is seeded here with the game's name, so that a game has one goal text everywhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import os
+import random
+import tempfile
+from pathlib import Path
+
+import msgspec
+from alfworld.agents.utils.misc import add_task_to_grammar
+
+from envs.alfworld.engine import Engine
+from envs.alfworld.games import GameFiles
+from envs.base import EnvironmentFault
+from envs.seeding import task_rng
+
+log = logging.getLogger("lamer.worker")
+
+CACHE = "compiled"
+
+
+class CompiledGame(msgspec.Struct, frozen=True):
+    """A game as TextWorld loads it. walkthrough: the planner's solution, () where the game has none."""
+
+    pddl_domain: str
+    grammar: str
+    pddl_problem: str
+    solvable: bool
+    walkthrough: tuple[str, ...]
+
+
+def compiled_path(game: GameFiles) -> Path:
+    """Where a compiled game is kept."""
+    version = importlib.metadata.version("alfworld")
+    return game.dataset / CACHE / f"alfworld-{version}" / f"{game.name}.json"
+
+
+def compile_game(game: GameFiles) -> CompiledGame:
+    """What the engine loads for a game.
+
+    Raises:
+        EnvironmentFault: its files can't be read, or the engine can't make anything of them.
+    """
+    path = compiled_path(game)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=CompiledGame)
+    except FileNotFoundError:
+        pass
+    except (OSError, msgspec.DecodeError) as error:
+        log.warning("%s is no compiled game, it is made again: %s", path, error)
+    compiled = _compile(game)
+    try:
+        _write_whole(path, msgspec.json.encode(compiled))
+    except OSError as error:
+        log.warning("compiled games can't be kept: %s", error)
+    return compiled
+
+
+def _compile(game: GameFiles) -> CompiledGame:
+    domain, grammar = _logic()
+    try:
+        problem = (game.folder / "initial_state.pddl").read_text(encoding="utf-8")
+        trajectory = json.loads((game.folder / "traj_data.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise EnvironmentFault(f"alfworld: the game {game.folder} can't be read: {error}") from error
+    parts = {"pddl_domain": domain, "grammar": _with_task(grammar, trajectory, game), "pddl_problem": problem}
+    engine = Engine(parts)
+    try:
+        engine.reset()
+        walkthrough = engine.plan()
+    finally:
+        engine.close()
+    if not walkthrough:
+        log.warning("alfworld: the planner finds no solution of %s", game.name)
+    return CompiledGame(**parts, solvable=bool(walkthrough), walkthrough=walkthrough)
+
+
+def _with_task(grammar: str, trajectory: object, game: GameFiles) -> str:
+    """The grammar with the goal's text in it."""
+    random.seed(task_rng("alfworld", game.name).getrandbits(64))
+    try:
+        return str(add_task_to_grammar(grammar, trajectory))
+    except (KeyError, TypeError) as error:
+        raise EnvironmentFault(
+            f"alfworld: {game.folder / 'traj_data.json'} does not describe a task: {error!r}"
+        ) from error
+
+
+@functools.cache
+def _logic() -> tuple[str, str]:
+    """The rules of the house (PDDL) and the grammar of its texts, as alfworld ships them."""
+    spec = importlib.util.find_spec("alfworld")
+    if spec is None or not spec.submodule_search_locations:
+        raise EnvironmentFault("alfworld: the package alfworld is not installed")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "data"
+    return (folder / "alfred.pddl").read_text(encoding="utf-8"), (folder / "alfred.twl2").read_text(encoding="utf-8")
+
+
+def _write_whole(path: Path, body: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
