@@ -1,7 +1,10 @@
-"""ALFRED's files of a game -> what the engine loads. Only a worker imports this: the planner solves each game once.
+"""ALFRED's files of a game -> what the engine loads. Only a worker imports this.
+
+    compile_game   enough to play; whether it can be solved stays open
+    solve_game     the planner looks for a solution as well, which mostly takes less than a second and at times a minute
 
 Compiled games are kept in DATASET/compiled/ALFWORLD-VERSION/SPLIT/TASK/TRIAL.json, each written whole or not at all;
-where that folder can't be written, games are compiled anew each time, which takes a second.
+where that folder can't be written, games are compiled anew each time, which costs little without a solution.
 
 ALFWorld draws the wording of the goal ("put a mug in desk", "put some mug on desk") from the global random generator;
 it is seeded here with the game's name, so that a game has one goal text everywhere.
@@ -33,13 +36,13 @@ CACHE = "compiled"
 
 
 class CompiledGame(msgspec.Struct, frozen=True):
-    """A game as TextWorld loads it. walkthrough: the planner's solution, () where the game has none."""
+    """A game as TextWorld loads it. solvable: None until the planner was asked. walkthrough: its solution, else ()."""
 
     pddl_domain: str
     grammar: str
     pddl_problem: str
-    solvable: bool
-    walkthrough: tuple[str, ...]
+    solvable: bool | None = None
+    walkthrough: tuple[str, ...] = ()
 
 
 def compiled_path(game: GameFiles) -> Path:
@@ -52,7 +55,7 @@ def compile_game(game: GameFiles) -> CompiledGame:
     """What the engine loads for a game.
 
     Raises:
-        EnvironmentFault: its files can't be read, or the engine can't make anything of them.
+        EnvironmentFault: its files can't be read, or describe no task.
     """
     path = compiled_path(game)
     try:
@@ -61,12 +64,28 @@ def compile_game(game: GameFiles) -> CompiledGame:
         pass
     except (OSError, msgspec.DecodeError) as error:
         log.warning("%s is no compiled game, it is made again: %s", path, error)
-    compiled = _compile(game)
+    return _keep(path, _compile(game))
+
+
+def solve_game(game: GameFiles) -> CompiledGame:
+    """The compiled game, with the planner's answer.
+
+    Raises:
+        EnvironmentFault: its files can't be read, or describe no task.
+    """
+    compiled = compile_game(game)
+    if compiled.solvable is not None:
+        return compiled
+    engine = Engine(msgspec.to_builtins(compiled))
     try:
-        _write_whole(path, msgspec.json.encode(compiled))
-    except OSError as error:
-        log.warning("compiled games can't be kept: %s", error)
-    return compiled
+        engine.reset()
+        walkthrough = engine.plan()
+    finally:
+        engine.close()
+    if not walkthrough:
+        log.warning("alfworld: the planner finds no solution of %s", game.name)
+    solved = msgspec.structs.replace(compiled, solvable=bool(walkthrough), walkthrough=walkthrough)
+    return _keep(compiled_path(game), solved)
 
 
 def _compile(game: GameFiles) -> CompiledGame:
@@ -76,16 +95,15 @@ def _compile(game: GameFiles) -> CompiledGame:
         trajectory = json.loads((game.folder / "traj_data.json").read_bytes())
     except (OSError, ValueError) as error:
         raise EnvironmentFault(f"alfworld: the game {game.folder} can't be read: {error}") from error
-    parts = {"pddl_domain": domain, "grammar": _with_task(grammar, trajectory, game), "pddl_problem": problem}
-    engine = Engine(parts)
+    return CompiledGame(domain, _with_task(grammar, trajectory, game), problem)
+
+
+def _keep(path: Path, compiled: CompiledGame) -> CompiledGame:
     try:
-        engine.reset()
-        walkthrough = engine.plan()
-    finally:
-        engine.close()
-    if not walkthrough:
-        log.warning("alfworld: the planner finds no solution of %s", game.name)
-    return CompiledGame(**parts, solvable=bool(walkthrough), walkthrough=walkthrough)
+        _write_whole(path, msgspec.json.encode(compiled))
+    except OSError as error:
+        log.warning("compiled games can't be kept: %s", error)
+    return compiled
 
 
 def _with_task(grammar: str, trajectory: object, game: GameFiles) -> str:

@@ -13,7 +13,7 @@ import msgspec
 
 from envs.alfworld.games import SPLITS, UNSOLVABLE_FILE, GameFiles, game_names
 from envs.alfworld.houses import house_pool, open_session
-from envs.alfworld.messages import Compile, Way
+from envs.alfworld.messages import Solve, Way
 from envs.base import EnvironmentFault
 from envs.workers.pool import Session, worker_count
 
@@ -29,7 +29,7 @@ class CompiledDataset:
 
 
 def compile_dataset(dataset: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> CompiledDataset:
-    """Compile every game of a dataset's folder that is not compiled yet, and write its `unsolvable.txt`.
+    """Compile and solve every game of a dataset's folder where that was not done yet, and write its `unsolvable.txt`.
 
     About two seconds of a core a game. progress: called with games done and in all.
 
@@ -38,7 +38,7 @@ def compile_dataset(dataset: Path, progress: Callable[[int, int], None] = lambda
     """
     names = [name for split in SPLITS for name in game_names(dataset, split)]
     unsolvable: list[str] = []
-    for done, (files, way) in enumerate(compile_games(GameFiles(dataset, name) for name in names), start=1):
+    for done, (files, way) in enumerate(solve_games(GameFiles(dataset, name) for name in names), start=1):
         if not way:
             unsolvable.append(files.name)
         progress(done, len(names))
@@ -48,10 +48,10 @@ def compile_dataset(dataset: Path, progress: Callable[[int, int], None] = lambda
     return CompiledDataset(len(names), tuple(unsolvable))
 
 
-def compile_games(games: Iterable[GameFiles]) -> Iterator[tuple[GameFiles, tuple[str, ...]]]:
-    """Compile games, in order, each with the planner's solution, () where it has none or can't be compiled."""
+def solve_games(games: Iterable[GameFiles]) -> Iterator[tuple[GameFiles, tuple[str, ...]]]:
+    """Compile and solve games, in order, each with the planner's solution; () without one, or where it can't be read."""
     asked: deque[tuple[GameFiles, Session, Future[bytes]]] = deque()
-    request = msgspec.msgpack.encode(Compile())
+    request = msgspec.msgpack.encode(Solve())
     limit = _IN_FLIGHT * worker_count()
     for files in games:
         if len(asked) >= limit:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from envs.alfworld.compiling import compile_game
+from envs.alfworld.compiling import compile_game, solve_game
 from envs.alfworld.engine import Engine
 from envs.alfworld.games import GameFiles
-from envs.alfworld.messages import AnyRequest, Compile, HouseSpec, Plan, Reset, Step, Way
+from envs.alfworld.messages import AnyRequest, HouseSpec, Plan, Reset, Solve, Step, Way
 from envs.workers.game import Game
 
 _DECODER: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
@@ -29,8 +29,8 @@ class House(Game):
                 return msgspec.msgpack.encode(self._loaded().step(command))
             case Plan():
                 return msgspec.msgpack.encode(Way(self._loaded().plan()))
-            case Compile():
-                return msgspec.msgpack.encode(Way(compile_game(self._files).walkthrough))
+            case Solve():
+                return msgspec.msgpack.encode(Way(solve_game(self._files).walkthrough))
 
     def close(self) -> None:
         """Unload the game."""

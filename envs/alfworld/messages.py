@@ -35,8 +35,8 @@ class Plan(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Ask the planner for the rest of the way: answered by a `Way`. The game must have been reset."""
 
 
-class Compile(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Compile the game, if it is not yet: answered by a `Way`, () for a game without a solution."""
+class Solve(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Compile the game and have the planner solve it, once and for all: answered by a `Way`, () where it can't."""
 
 
 class Scene(msgspec.Struct, frozen=True, array_like=True):
@@ -53,4 +53,4 @@ class Way(msgspec.Struct, frozen=True, array_like=True):
     commands: tuple[str, ...]
 
 
-AnyRequest = Reset | Step | Plan | Compile
+AnyRequest = Reset | Step | Plan | Solve
