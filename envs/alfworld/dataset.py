@@ -49,7 +49,7 @@ def compile_dataset(dataset: Path, progress: Callable[[int, int], None] = lambda
 
 
 def solve_games(games: Iterable[GameFiles]) -> Iterator[tuple[GameFiles, tuple[str, ...]]]:
-    """Compile and solve games, in order, each with the planner's solution; () without one, or where it can't be read."""
+    """Compile and solve games, in order, each with the planner's solution, () where there is none or no game."""
     asked: deque[tuple[GameFiles, Session, Future[bytes]]] = deque()
     request = msgspec.msgpack.encode(Solve())
     limit = _IN_FLIGHT * worker_count()

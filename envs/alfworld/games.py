@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -55,13 +56,13 @@ class GameFiles:
         return self.dataset / self.name
 
 
-def require_engine() -> None:
-    """Check that the packages of the engine are installed, without loading them.
+def require_engine(find: Callable[[str], object | None] = importlib.util.find_spec) -> None:
+    """Check that the packages of the engine are installed, without loading them. find: None for a module not there.
 
     Raises:
         Missing: one is not; the message says what to run.
     """
-    lacking = [name for name in _ENGINE_MODULES if importlib.util.find_spec(name) is None]
+    lacking = [name for name in _ENGINE_MODULES if find(name) is None]
     if lacking:
         raise Missing(
             f"env.name = 'alfworld': its engine is not installed, {', '.join(lacking)} can't be imported; run "

@@ -22,7 +22,7 @@ from envs.workers.worker import WorkerOptions
 
 WORKER = WorkerOptions(
     target="envs.alfworld.hosting:open_house",
-    seconds=120.0,
+    seconds=300.0,
     # The text of a game must not depend on Python's hash seed; and alfworld makes the folder that ALFWORLD_DATA names.
     environ=(("PYTHONHASHSEED", "0"), ("ALFWORLD_DATA", tempfile.gettempdir())),
 )
