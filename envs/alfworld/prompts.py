@@ -62,8 +62,9 @@ class FullStyle(AlfworldStyle):
     """Sentences; commands in words."""
 
     def situation(self, observation: str, commands: Sequence[str]) -> str:
-        """One quoted command a line. The observation is the last of the attempt's steps, or the first."""
-        return ",\n".join(f"'{command}'" for command in commands)
+        """The observation, and one quoted command a line."""
+        listed = ",\n".join(f"'{command}'" for command in commands)
+        return join_paragraphs(observation, titled("The admissible commands at present:", listed))
 
     def parse(self, response: str, commands: Sequence[str]) -> str | None:
         """The command in words."""
@@ -80,7 +81,7 @@ class FullStyle(AlfworldStyle):
             titled("The house at the start, and your task:", view.initial),
             titled("Your earlier attempts at this same task:", view.past),
             titled("Your commands in this attempt so far, and what followed:", view.current),
-            titled("The admissible commands at present:", view.observation),
+            _present(view, "What you see now:\n"),
             _PLAY[view.prompting],
         )
 
@@ -115,10 +116,7 @@ class AlfworldCompactStyle(CompactStyle, AlfworldStyle):
 
     def play(self, view: PlayView) -> str:
         """The goal, earlier attempts, commands of this one, the situation. The commands tell what the house holds."""
-        situation = view.observation
-        if view.turn == 0:
-            situation = situation.removeprefix(view.initial).lstrip()
-        return join_lines(goal_of(view.initial), view.past, view.current, situation)
+        return join_lines(goal_of(view.initial), view.past, view.current, _present(view, ""))
 
     def reflection(self, view: ReflectionView) -> str:
         """The goal, earlier attempts, the commands of the failed one, the request."""
@@ -127,3 +125,10 @@ class AlfworldCompactStyle(CompactStyle, AlfworldStyle):
     def steps(self, steps: Sequence[MemoryStep], window: MemoryWindow) -> str:
         """The commands of the window on one line: "go to desk 1; take mug 1 from desk 1"."""
         return "; ".join(step.action for step in steps[max(len(steps) - window.steps, 0) :])
+
+
+def _present(view: PlayView, title: str) -> str:
+    """The situation under its title; at the first turn without the observation, which is the one at the start."""
+    if view.turn == 0:
+        return view.observation.removeprefix(view.initial).lstrip()
+    return f"{title}{view.observation}"

@@ -73,7 +73,7 @@ def test_every_packaged_configuration_loads(path: Path) -> None:
     from envs import registry
 
     settings = load([path])
-    if settings.env.name in ("webshop", "alfworld"):  # not there yet: tests/deploy/test_paper_configs.py says so
+    if settings.env.name == "webshop":  # not there yet: tests/deploy/test_paper_configs.py says so
         assert settings.env.name not in registry.names()
     else:
         registry.decode_config(settings.env.name, settings.env.options)

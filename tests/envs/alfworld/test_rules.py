@@ -148,7 +148,8 @@ def test_a_full_prompt_shows_the_house_past_attempts_this_one_and_every_admissib
         "Your task is to: take a mug.",
         "Attempt 1 failed.\nAction 1: look\nObservation 1: Nothing special.\nReflection on attempt 1: go to the desk",
         "Action 1: go to desk 1\nObservation 1: You arrive at desk 1.",
-        "'look',\n'take mug 1 from desk 1'\n",
+        "What you see now:\nYou arrive at desk 1.\n\n",
+        "The admissible commands at present:\n'look',\n'take mug 1 from desk 1'\n",
         "<action>command</action>",
     ]
     places = [prompt.index(part) for part in parts]
