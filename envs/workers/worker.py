@@ -75,6 +75,7 @@ class Worker:
         self._on_end = on_end
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_killed = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="game worker", daemon=True)
         self._thread.start()
@@ -106,6 +107,7 @@ class Worker:
 
     def kill(self) -> None:
         """End the process now, in the middle of a request too."""
+        self._is_killed = True
         self._jobs.put(None)
         if self._process is not None:
             self._process.kill()
@@ -132,8 +134,8 @@ class Worker:
         except TimeoutError:
             ending = Ending.HUNG
         except (Broken, OSError, msgspec.DecodeError) as error:
-            ending = Ending.CRASHED
-            log.warning("a worker's connection broke: %s", error)
+            ending = Ending.STOPPED if self._is_killed else Ending.CRASHED
+            log.debug("a worker's connection broke: %s", error)
         finally:
             ours.close()
             theirs.close()
