@@ -3,8 +3,8 @@
     compile_game   enough to play; whether it can be solved stays open
     solve_game     the planner looks for a solution as well, which mostly takes less than a second and at times a minute
 
-Compiled games are kept in DATASET/compiled/ALFWORLD-VERSION/SPLIT/TASK/TRIAL.json, each written whole or not at all;
-where that folder can't be written, games are compiled anew each time, which costs little without a solution.
+A game is written whole or not at all. Where the dataset's folder can't be written, games are compiled anew each time,
+which costs little without a solution.
 
 ALFWorld draws the wording of the goal ("put a mug in desk", "put some mug on desk") from the global random generator;
 it is seeded here with the game's name, so that a game has one goal text everywhere.
@@ -13,7 +13,6 @@ it is seeded here with the game's name, so that a game has one goal text everywh
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import importlib.util
 import json
 import logging
@@ -25,30 +24,13 @@ from pathlib import Path
 import msgspec
 from alfworld.agents.utils.misc import add_task_to_grammar
 
+from envs.alfworld.compiled import CompiledGame, compiled_path, read_compiled
 from envs.alfworld.engine import Engine
 from envs.alfworld.games import GameFiles
 from envs.base import EnvironmentFault
 from envs.seeding import task_rng
 
 log = logging.getLogger("lamer.worker")
-
-CACHE = "compiled"
-
-
-class CompiledGame(msgspec.Struct, frozen=True):
-    """A game as TextWorld loads it. solvable: None until the planner was asked. walkthrough: its solution, else ()."""
-
-    pddl_domain: str
-    grammar: str
-    pddl_problem: str
-    solvable: bool | None = None
-    walkthrough: tuple[str, ...] = ()
-
-
-def compiled_path(game: GameFiles) -> Path:
-    """Where a compiled game is kept."""
-    version = importlib.metadata.version("alfworld")
-    return game.dataset / CACHE / f"alfworld-{version}" / f"{game.name}.json"
 
 
 def compile_game(game: GameFiles) -> CompiledGame:
@@ -57,14 +39,7 @@ def compile_game(game: GameFiles) -> CompiledGame:
     Raises:
         EnvironmentFault: its files can't be read, or describe no task.
     """
-    path = compiled_path(game)
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=CompiledGame)
-    except FileNotFoundError:
-        pass
-    except (OSError, msgspec.DecodeError) as error:
-        log.warning("%s is no compiled game, it is made again: %s", path, error)
-    return _keep(path, _compile(game))
+    return read_compiled(game) or _keep(compiled_path(game), _compile(game))
 
 
 def solve_game(game: GameFiles) -> CompiledGame:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from envs.alfworld.games import SPLITS, UNSOLVABLE_FILE, GameFiles, game_names
+from envs.alfworld.games import SPLITS, UNSOLVABLE_FILE, GameFiles, forget_games, game_names
 from envs.alfworld.houses import house_pool, open_session
 from envs.alfworld.messages import Solve, Way
 from envs.base import EnvironmentFault
@@ -45,6 +45,7 @@ def compile_dataset(dataset: Path, progress: Callable[[int, int], None] = lambda
     temporary = dataset / f".{UNSOLVABLE_FILE}"
     temporary.write_text("".join(f"{name}\n" for name in unsolvable), encoding="utf-8")
     os.replace(temporary, dataset / UNSOLVABLE_FILE)
+    forget_games()
     return CompiledDataset(len(names), tuple(unsolvable))
 
 

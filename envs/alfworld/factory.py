@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from common.errors import BadInput
+from common.errors import BadInput, Missing
 from envs.alfworld.env import AlfworldEnv
 from envs.alfworld.games import IN_DISTRIBUTION, Split, TaskType, find_games, require_engine
 from envs.alfworld.houses import House
 from envs.alfworld.prompts import AlfworldCompactStyle, FullStyle
-from envs.base import EnvFactory
+from envs.alfworld.references import planner_reference
+from envs.base import EnvFactory, Reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,15 @@ class AlfworldFactory(EnvFactory[AlfworldConfig]):
         games = find_games(config.data, config.split, config.tasks)
         style = AlfworldCompactStyle() if config.prompt == "compact" else FullStyle()
         return AlfworldEnv(House(games[seed % len(games)]), style, config.max_turns)
+
+    def references(self, config: AlfworldConfig, episodes: int) -> tuple[Reference, ...]:
+        """The planner, where the games are here and it has solved them (`dataset.compile_dataset`)."""
+        try:
+            require_engine()
+            games = find_games(config.data, config.split, config.tasks)
+        except Missing:
+            return ()
+        return planner_reference(games, config.max_turns, episodes)
 
 
 FACTORY = AlfworldFactory()

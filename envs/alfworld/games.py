@@ -66,8 +66,7 @@ def require_engine(find: Callable[[str], object | None] = importlib.util.find_sp
     if lacking:
         raise Missing(
             f"env.name = 'alfworld': its engine is not installed, {', '.join(lacking)} can't be imported; run "
-            "`pip install 'textworld[pddl]==1.7.0'` and `pip install --no-deps alfworld==0.4.2` "
-            "(without --no-deps it brings torch and a vision stack)"
+            "`pip install 'textworld[pddl]==1.7.0'` and `pip install --no-deps alfworld==0.4.2`"
         )
 
 
@@ -99,6 +98,11 @@ def _find_games(dataset: Path, split: str, tasks: tuple[str, ...]) -> tuple[Game
         )
     task_rng("alfworld", split, *tasks).shuffle(names)
     return tuple(GameFiles(dataset, name) for name in names)
+
+
+def forget_games() -> None:
+    """Look again at the next `find_games`: a dataset has changed."""
+    _find_games.cache_clear()
 
 
 def game_names(dataset: Path, split: str) -> list[str]:

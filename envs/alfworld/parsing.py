@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from envs.parsing import between_tags
 
 _SPACE = re.compile(r"\s+")
+_ON_A_THING = re.compile(r"(go to|open|close|examine|use) (.+)")
+_FROM_A_PLACE = re.compile(r"take (.+) (from .+)")
 _GOAL = re.compile(r"Your task is to: (.*?)\.?\s*$", re.DOTALL)
 
 
@@ -29,6 +31,15 @@ def parse_number(response: str, commands: Sequence[str]) -> str | None:
     if not (inside.isascii() and inside.isdecimal() and len(inside) < 4):
         return None
     return commands[int(inside) - 1] if 1 <= int(inside) <= len(commands) else None
+
+
+def split_command(command: str) -> tuple[str, str]:
+    """What a command does and to what: ("take from desk 1", "mug 1"); ("", command) where it is of another form."""
+    if match := _ON_A_THING.fullmatch(command):
+        return match[1], match[2]
+    if match := _FROM_A_PLACE.fullmatch(command):
+        return f"take {match[2]}", match[1]
+    return "", command
 
 
 def goal_of(initial: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from envs.alfworld.dataset import compile_dataset
 from envs.alfworld.env import AlfworldEnv
+from envs.alfworld.factory import FACTORY, AlfworldConfig
 from envs.alfworld.houses import WORKER, House, house_pool
 from envs.alfworld.prompts import FullStyle
 from envs.base import EnvironmentFault
@@ -85,6 +86,7 @@ def test_games_are_compiled_once_and_those_without_a_solution_are_left_out(pool:
         write_game(tmp_path, f"train/pick_and_place_simple-Mug-None-Shelf-1/{trial}")
     bad = write_game(tmp_path, "train/pick_and_place_simple-Mug-None-Shelf-1/trial_3", UNSOLVABLE)
     counted: list[tuple[int, int]] = []
+    assert FACTORY.references(AlfworldConfig(str(tmp_path)), 2) == (), "not solved yet"
     found = compile_dataset(tmp_path, lambda done, total: counted.append((done, total)))
     assert (found.games, found.unsolvable) == (3, (bad.name,))
     assert counted == [(1, 3), (2, 3), (3, 3)]
@@ -95,6 +97,8 @@ def test_games_are_compiled_once_and_those_without_a_solution_are_left_out(pool:
     assert tuple(game["walkthrough"]) == SOLUTION
     assert "put a mug in shelf" in game["grammar"] or "put some mug on shelf" in game["grammar"]
     assert "UNKNOWN GOAL" not in game["grammar"]
+    assert FACTORY.references(AlfworldConfig(str(tmp_path)), 2)[0].pass_at == (1.0, 1.0), "of the games that are left"
+    assert FACTORY.references(AlfworldConfig(str(tmp_path), max_turns=3), 1)[0].pass_at == (0.0,)
     times = [path.stat().st_mtime_ns for path in compiled]
     assert compile_dataset(tmp_path).unsolvable == (bad.name,)
     assert [path.stat().st_mtime_ns for path in compiled] == times

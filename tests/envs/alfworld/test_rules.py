@@ -13,7 +13,7 @@ from envs import registry
 from envs.alfworld.env import AlfworldEnv
 from envs.alfworld.factory import AlfworldConfig
 from envs.alfworld.games import UNSOLVABLE_FILE, find_games, require_engine
-from envs.alfworld.parsing import goal_of, parse_command, parse_number
+from envs.alfworld.parsing import goal_of, parse_command, parse_number, split_command
 from envs.alfworld.prompts import AlfworldCompactStyle, AlfworldStyle, FullStyle
 from envs.base import EnvironmentFault, MemoryStep, PastAttempt, PlayView, ReflectionView
 from tests.envs.alfworld.houses import DollsHouse, write_game
@@ -57,6 +57,26 @@ def test_a_response_names_an_admissible_command_in_words_or_none(response: str, 
 )
 def test_a_number_names_a_command_of_the_list(response: str, command: str | None) -> None:
     assert parse_number(response, COMMANDS) == command
+
+
+def test_a_command_is_split_into_what_it_does_and_to_what() -> None:
+    assert split_command("go to side table 2") == ("go to", "side table 2")
+    assert split_command("take mug 1 from desk 1") == ("take from desk 1", "mug 1")
+    assert split_command("heat mug 1 with microwave 1") == ("", "heat mug 1 with microwave 1")
+
+
+def test_compact_prompts_put_commands_that_differ_in_one_thing_on_one_line() -> None:
+    commands = ("examine desk 1", "go to bed 1", "go to shelf 1", "inventory", "look", "take mug 1 from desk 1")
+    commands += ("take pen 1 from desk 1",)
+    assert AlfworldCompactStyle().situation("You arrive.", commands).splitlines() == [
+        "You arrive.",
+        "1 examine desk 1",
+        "go to: 2 bed 1, 3 shelf 1",
+        "4 inventory",
+        "5 look",
+        "take from desk 1: 6 mug 1, 7 pen 1",
+        "1-7:",
+    ]
 
 
 def test_the_goal_is_what_the_first_observation_asks_for() -> None:
