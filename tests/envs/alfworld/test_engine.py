@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from envs.alfworld.compiled import read_compiled
 from envs.alfworld.dataset import compile_dataset
 from envs.alfworld.env import AlfworldEnv
 from envs.alfworld.factory import FACTORY, AlfworldConfig
+from envs.alfworld.games import GameFiles, TaskType, find_games
 from envs.alfworld.houses import WORKER, House, house_pool
 from envs.alfworld.prompts import FullStyle
 from envs.base import EnvironmentFault
 from envs.workers.pool import PoolLimits, WorkerPool, close_shared
-from tests.envs.alfworld.houses import GAME, UNSOLVABLE, make, needs_engine, write_game
+from envs.workers.worker import ROOT
+from tests.envs.alfworld.houses import GAME, UNSOLVABLE, make, needs_engine, unpack_mini, write_game
 
 pytestmark = needs_engine
 SOLUTION = ("go to desk 1", "take mug 1 from desk 1", "go to shelf 1", "move mug 1 to shelf 1")
@@ -57,6 +65,46 @@ def test_a_house_is_seen_searched_and_its_task_done(pool: WorkerPool, dataset: P
     assert env.reset() == first, "the mug is back on the desk"
     assert env.plan() == SOLUTION
     env.close()
+
+
+@pytest.mark.timeout(300)
+def test_textworld_as_it_comes_says_the_same(pool: WorkerPool, dataset: Path) -> None:
+    compare(make({"data": str(dataset), "tasks": ["pick"]}), GameFiles(dataset, f"train/{GAME}"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(4))
+def test_textworld_as_it_comes_says_the_same_in_real_houses(
+    pool: WorkerPool, shared: Path, tmp_path: Path, seed: int
+) -> None:
+    dataset = unpack_mini(shared, tmp_path)
+    tasks: tuple[TaskType, ...] = ("clean", "heat", "cool", "pick_two")
+    files = find_games(str(dataset), "valid_unseen", tasks)[seed]
+    compare(make({"data": str(dataset), "split": "valid_unseen", "tasks": list(tasks)}, seed), files)
+
+
+def compare(env: AlfworldEnv, files: GameFiles) -> None:
+    """Play at random, then to the goal, and have TextWorld without our changes repeat it."""
+    rng = random.Random(0)
+    env.reset()
+    seen, commands = [[env.scene.text, list(env.scene.commands)]], []
+    for _ in range(10):
+        commands.append(rng.choice(env.scene.commands))
+        env.step(env.answer(commands[-1]))
+        seen.append([env.scene.text, list(env.scene.commands)])
+    for command in env.plan():
+        commands.append(command)
+        env.step(env.answer(command))
+        seen.append([env.scene.text, list(env.scene.commands)])
+    env.close()
+    game = read_compiled(files)
+    assert game is not None
+    request = json.dumps({"game": msgspec.to_builtins(game), "commands": commands})
+    command = [sys.executable, "-m", "tests.envs.alfworld.stock"]
+    environ = {**os.environ, "ALFWORLD_DATA": tempfile.gettempdir()}
+    done = subprocess.run(command, input=request, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == seen
 
 
 @pytest.mark.timeout(300)
