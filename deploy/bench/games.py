@@ -16,8 +16,10 @@ from pathlib import Path
 
 import msgspec
 
+from common.errors import LamerError
 from common.records import Task, training_seed
 from common.settings import Settings
+from deploy.supervisor import first_error
 from envs import registry
 from envs.base import EnvironmentFault
 from envs.workers.pool import MIB, PoolCounts, shared_counts
@@ -102,11 +104,14 @@ async def run_games_bench(settings: Settings, options: GamesBenchOptions, note: 
     """
     tally, started = _Tally(), time.monotonic()
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(options.seconds), asyncio.TaskGroup() as group:
-            group.create_task(_watch(tally, started, options.seconds / SAMPLES, note))
-            group.create_task(_feel(tally))
-            for number in range(options.games):
-                group.create_task(_play(settings, number, options.games, tally))
+        try:
+            async with asyncio.timeout(options.seconds), asyncio.TaskGroup() as group:
+                group.create_task(_watch(tally, started, options.seconds / SAMPLES, note))
+                group.create_task(_feel(tally))
+                for number in range(options.games):
+                    group.create_task(_play(settings, number, options.games, tally))
+        except* LamerError as errors:
+            raise first_error(errors) from None
     report = _report(settings, options, tally, shared_counts(), time.monotonic() - started)
     if options.output is not None:
         options.output.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
