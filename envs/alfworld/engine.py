@@ -24,7 +24,7 @@ from textworld.envs.pddl import logic as pddl_logic
 from envs.alfworld.messages import Scene
 
 KEPT_TRANSLATIONS = 16
-"""Two of each game, one to play and one to plan with; about 1 MB each."""
+"""Two of each game, one to play and one to plan with."""
 _KEPT_GRAMMARS = 8
 _KEPT_QUERIES = 4096
 UNSEEN = "help"

@@ -126,7 +126,7 @@ class Worker:
             self._process = self._start(theirs, lifeline)
             theirs.close()  # so that its own end closing is seen here
             allowance = self._options.start_seconds
-            while (waiting := self._jobs.get()) is not None:
+            while not self._is_killed and (waiting := self._jobs.get()) is not None:
                 if waiting.future.set_running_or_notify_cancel():
                     self._answer(ours, waiting, allowance)
                     allowance = 0.0
