@@ -1,13 +1,16 @@
 # make train | test | lint | install | clean. A virtual environment is made in .venv on first use.
+# ALFWorld's engine is part of it, and is built for some minutes; `make ALFWORLD= ...` leaves it out.
 # make sglang-cpu | test-sglang: SGLang on a machine without a GPU, in a virtual environment of its own; test-sglang-all
 # also runs the tests marked slow.
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= doors.yaml
 EXTRAS ?= learner,mlflow,webshop,dev
+ALFWORLD ?= yes
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.lamer-installed
+ALFWORLD_STAMP := $(VENV)/.alfworld-installed
 SGLANG_VENV := .venv-sglang
 SGLANG_CPU := deploy/inference/sglang_cpu
 SGLANG_STAMP := $(SGLANG_VENV)/.sglang-installed
@@ -37,13 +40,19 @@ lint: install
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/architecture
 
-install: $(STAMP)
+install: $(STAMP) $(if $(ALFWORLD),$(ALFWORLD_STAMP))
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing lamer[$(EXTRAS)] into $(VENV)$(if $(CONSTRAINTS), with the versions of $(CONSTRAINTS))"
 	@$(BIN)/python -m pip install --quiet --quiet --editable '.[$(EXTRAS)]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 	@touch $@
+
+$(ALFWORLD_STAMP): envs/alfworld/requirements.txt $(STAMP)
+	@echo "installing ALFWorld's engine into $(VENV): its planner is built, which takes some minutes"
+	@{ $(BIN)/python -m pip install --quiet --quiet --editable '.[alfworld]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) \
+		&& $(BIN)/python -m pip install --quiet --quiet --no-deps --requirement $< && touch $@; } \
+		|| echo "ALFWorld's engine can't be installed (it needs a C++ compiler, cmake and the package index): its tests are skipped" >&2
 
 sglang-cpu: $(SGLANG_STAMP)
 

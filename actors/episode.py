@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
@@ -123,8 +123,22 @@ def guarded(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     except EnvironmentFault:
         raise
     except Exception as error:
-        log.exception("the environment raised in %s", getattr(function, "__qualname__", function))
-        raise EnvironmentFault(f"{type(error).__name__}: {error}") from error
+        raise _fault_of(function, error) from error
+
+
+async def guarded_await(function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    """`guarded` for a coroutine function of the environment."""
+    try:
+        return await function(*args, **kwargs)
+    except EnvironmentFault:
+        raise
+    except Exception as error:
+        raise _fault_of(function, error) from error
+
+
+def _fault_of(function: Callable[..., object], error: Exception) -> EnvironmentFault:
+    log.error("the environment raised in %s", getattr(function, "__qualname__", function), exc_info=error)
+    return EnvironmentFault(f"{type(error).__name__}: {error}")
 
 
 async def play_episode(stage: Stage, index: int, memory: Memory) -> EpisodeResult:
@@ -133,7 +147,7 @@ async def play_episode(stage: Stage, index: int, memory: Memory) -> EpisodeResul
     turns: list[Turn] = []
     initial, failure = "", ""
     try:
-        first = guarded(stage.env.reset)
+        first = await guarded_await(stage.env.start)
         initial = first.text
         status = await _play_turns(stage, index, memory, first, attempt, turns)
     except FAILURES as error:
@@ -153,7 +167,7 @@ async def _play_turns(
         prompt = guarded(stage.env.play_prompt, view)
         shortener = Shortener(memory, attempt, stage.env.windows.playing, rewriter(stage.env.play_prompt, view))
         completion, response = await stage.ask(prompt, RequestKind.PLAY, index, turn, shortener)
-        result = guarded(stage.env.step, response)
+        result = await guarded_await(stage.env.play, response)
         if not math.isfinite(result.reward):
             raise EnvironmentFault(f"the reward of turn {turn} is {result.reward}")
         turns.append(Turn(completion, result.action, float(result.reward), observation.anchor_state, result.score))

@@ -10,6 +10,7 @@ same memory, the same chat template.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from tokenizers import Tokenizer
 from actors.policy import Request, RequestKind
 from actors.rendering import Renderer, TokenizerFile
 from actors.trial import TrialLimits, play_trial
-from common.errors import BadInput, Missing
+from common.errors import BadInput, LamerError, Missing
 from common.messages import Lease, Sampling
 from common.records import (
     Completion,
@@ -42,7 +43,8 @@ from envs.base import Env
 
 UNBOUNDED_TOKENS = 2**30
 TRIAL_SECONDS = 3600.0
-
+TRIALS_AT_ONCE = 16
+"""Trials that are played side by side, for environments whose engine works in other processes."""
 
 FileT = TypeVar("FileT", bound=msgspec.Struct)
 
@@ -123,15 +125,20 @@ def play_scripted(settings: Settings, model_path: Path, trials: int, shorten_to:
 async def _play_all(
     leases: Sequence[Lease], renderer: Renderer, encoder: Encoder, limits: TrialLimits
 ) -> tuple[Trial, ...]:
-    played: list[Trial] = []
-    for lease in leases:
-        env = registry.make_env(lease.task)
-        try:
-            policy = ScriptedPolicy(env, encoder, lease.trial_id)
-            played.append(await play_trial(lease, env, policy, renderer, limits, "scripted"))
-        finally:
-            env.close()
-    return tuple(played)
+    free = asyncio.Semaphore(TRIALS_AT_ONCE)
+
+    async def play(lease: Lease) -> Trial:
+        async with free:
+            with contextlib.closing(registry.make_env(lease.task)) as env:
+                policy = ScriptedPolicy(env, encoder, lease.trial_id)
+                return await play_trial(lease, env, policy, renderer, limits, "scripted")
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(play(lease)) for lease in leases]
+    except* LamerError as errors:
+        raise errors.exceptions[0] from None
+    return tuple(task.result() for task in tasks)
 
 
 def _env_configs(settings: Settings) -> list[str]:

@@ -4,6 +4,10 @@ One `Env` object lives for one trial. `reset` starts the next episode from the s
 remember what earlier episodes revealed (the doors environment needs that for its anchor states); what the *policy* is
 shown of earlier episodes is decided by `actors.memory`, which renders it and hands it to the prompts in a view.
 
+Actors await `start` and `play`, scripts and terminals call `reset` and `step`: the same thing. An environment whose
+engine takes its time overrides all four, so that no actor's event loop waits for it (`envs.workers`); nothing else of
+an environment may block.
+
 An `EnvFactory` is what a registry name stands for: the environment's own configuration class, a way to make an `Env`
 from a configuration and a seed, and the scripted and exact references to compare results with.
 """
@@ -135,6 +139,14 @@ class Env(ABC):
     @abstractmethod
     def step(self, response: str) -> StepResult:
         """Parse a response, apply its action and pay for it; what a response without one does, the environment says."""
+
+    async def start(self) -> Observation:
+        """`reset`, without keeping an event loop from its other work."""
+        return self.reset()
+
+    async def play(self, response: str) -> StepResult:
+        """`step`, without keeping an event loop from its other work."""
+        return self.step(response)
 
     @abstractmethod
     def play_prompt(self, view: PlayView) -> str:

@@ -22,6 +22,7 @@ from envs.base import Env, EnvFactory, Reference
 ENTRY_POINT_GROUP = "lamer.envs"
 
 _BUILT_IN = {
+    "alfworld": "envs.alfworld.factory:FACTORY",
     "doors": "envs.doors.factory:FACTORY",
     "minesweeper": "envs.minesweeper.factory:FACTORY",
     "sokoban": "envs.sokoban.factory:FACTORY",

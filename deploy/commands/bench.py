@@ -1,4 +1,4 @@
-"""`lamer bench`: throughput of the rollout and of the embedded engine, and what weight updates cost."""
+"""`lamer bench`: throughput of the rollout, the embedded engine and environments, and what weight updates cost."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from deploy.commands.options import ConfigFiles, Overrides, read_settings
 
 app = typer.Typer(help="Measure throughput.", no_args_is_help=True)
 Output = Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write the report as JSON.")]
@@ -22,6 +24,8 @@ Updates = Annotated[int, typer.Option("--updates", min=1, help="Weight updates i
 Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Rounds of each mode.")]
 Streams = Annotated[int, typer.Option("--streams", min=1, help="Requests in flight.")]
 RoundSeconds = Annotated[float, typer.Option("--round-seconds", help="Length of a round without updates, about.")]
+Games = Annotated[int, typer.Option("--games", min=1, help="Games at once.")]
+Minutes = Annotated[float, typer.Option("--minutes", help="How long.")]
 SglangPython = Annotated[str, typer.Option("--sglang-python", metavar="FILE", help="The interpreter that has SGLang.")]
 
 
@@ -92,3 +96,25 @@ def weights(
         output=output,
     )
     asyncio.run(run_weights_bench(options, console.print)).print(console)
+
+
+@app.command()
+def games(
+    config: ConfigFiles,
+    overrides: Overrides = None,
+    games: Games = 64,
+    minutes: Minutes = 10.0,
+    output: Output = None,
+) -> None:
+    """Many games of an environment at once, at random: steps, memory over time, lag of the event loop."""
+    import asyncio
+
+    from rich.console import Console
+
+    from deploy.bench.games import GamesBenchOptions, run_games_bench
+
+    console = Console(highlight=False)
+    options = GamesBenchOptions(games, 60.0 * minutes, output)
+    report = asyncio.run(run_games_bench(read_settings(config, overrides or ()), options, console.print))
+    for line in report.lines():
+        console.print(line)

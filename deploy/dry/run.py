@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import config
-from common.errors import Missing
 from common.settings import Settings
 from deploy.dry.architecture import Architecture, load_architecture
 from deploy.dry.checks import check, longest_sequence, memory_warning
@@ -22,7 +20,6 @@ from deploy.dry.timing import (
     training_seconds,
 )
 from deploy.dry.workload import Habits, Load, Workload, expected_load, workload
-from envs import registry
 
 TRAINER_GPUS = (1, 2, 4, 8)
 
@@ -71,19 +68,13 @@ class DryRun:
 
 
 def load_settings(files: Sequence[Path], overrides: Sequence[str]) -> Settings:
-    """The configuration, with its environment known to exist.
+    """The configuration, with its environment's data known to be there.
 
     Raises:
-        BadInput: it can't be used. Missing: a file or the environment is not there.
+        BadInput: it can't be used. Missing: a file, or the environment's data or packages are not there.
     """
     from deploy.commands.options import check_data, read_settings
 
-    name = config.load(files, overrides).env.name
-    if name not in registry.names():
-        raise Missing(
-            f"env.name: the configuration is well-formed, but its environment {name!r} is not installed; there are "
-            f"{', '.join(registry.names())}"
-        )
     settings = read_settings(files, overrides)
     check_data(settings)
     return settings

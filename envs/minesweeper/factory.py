@@ -21,7 +21,7 @@ class MinesweeperConfig:
     """board: rows and columns. mines: at least two cells are safe. The defaults are the paper's.
 
     reward: `paper` pays 10 for a cleared board; `shaped` also pays each opening and charges those without effect, as
-    the reference does; `even` pays 1 for a safe opening however much it opens, -1 for any other, 3 for clearing the board.
+    the reference does; `even` pays 1 for a safe opening however much it opens, -1 for any other, 3 for the last one.
     prompt: the layout of prompts and answers (`envs.minesweeper.prompts`); `dense` for boards of up to 9 x 9.
     """
 

@@ -337,12 +337,23 @@ def test_no_line_of_a_dry_run_is_over_100_columns() -> None:
     assert max(map(len, out.getvalue().splitlines())) <= 100
 
 
-@pytest.mark.parametrize("env", ["alfworld"])
-def test_a_missing_environment_is_one_line(env: str) -> None:
+@pytest.mark.parametrize("env", ["alfworld", "webshop"])
+def test_missing_data_of_an_environment_is_one_line(env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAMER_DATA", str(tmp_path))
     result = lamer("train", "--dry-run", "-c", f"paper/{env}-lamer.yaml")
     assert result.exit_code == 3
     assert result.stdout == ""
-    assert f"environment '{env}' is not installed" in result.stderr
+    assert f"lamer data fetch {env}" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_an_environment_without_its_data_says_in_one_line_what_brings_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAMER_DATA", str(tmp_path))
+    result = lamer("train", "--dry-run", "-c", "paper/alfworld-lamer.yaml")
+    assert result.exit_code == 3
+    assert "run `" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 
 

@@ -329,7 +329,7 @@ def test_a_dense_response_is_the_name_of_a_cell(response: str) -> None:
     assert make_dense().step(response).action == "(2, 3)"
 
 
-@pytest.mark.parametrize("response", ["", "3", "b", "b0", "j1", "B3", "b3 a1", "b33", "b3=1", "<action>(2,3)</action>", "b²"])
+@pytest.mark.parametrize("response", ["", "3", "b", "b0", "j1", "b3 a1", "b33", "b3=1", "<action>(2,3)</action>", "b²"])
 def test_a_dense_response_that_is_no_name_holds_no_action(response: str) -> None:
     result = make_dense().step(response)
     assert (result.action, result.is_done) == (None, False)

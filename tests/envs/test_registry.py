@@ -63,7 +63,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_built_in_environments_are_listed() -> None:
-    assert {"doors", "minesweeper", "sokoban"} <= set(registry.names())
+    assert {"doors", "minesweeper", "sokoban", "alfworld"} <= set(registry.names())
 
 
 def test_an_unknown_name_is_refused_with_the_closest_one() -> None:
@@ -82,7 +82,7 @@ def test_an_option_out_of_its_range_or_of_another_type_is_refused_with_its_value
         registry.decode_config("doors", {"doors": value})
 
 
-@pytest.mark.parametrize("name", ["doors", "minesweeper", "sokoban"])
+@pytest.mark.parametrize("name", ["doors", "minesweeper", "sokoban", "alfworld"])
 def test_a_canonical_configuration_holds_all_defaults_and_decodes_to_itself(name: str) -> None:
     canonical = registry.canonical_config(name, {})
     options = json.loads(canonical)

@@ -1,0 +1,115 @@
+"""The TextWorld engine on one game. Only a worker process imports this: loading TextWorld takes a second or more.
+
+    Engine   load once, reset often: the text of the house, the commands it takes, the planner's way to the goal
+
+The text, the rules and the planner are TextWorld's own. Two things are done otherwise, with the same result (a test
+compares them): a game's translation for the planner, its grammar and the queries in it are computed once a process,
+where TextWorld does so at every reset or step; and so is the text of every command. That is possible because commands
+depend on what things are called and on where receptacles stand, which no action changes.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Mapping
+
+import fast_downward
+import textworld
+import textworld.logic
+from alfworld.agents.utils.misc import Demangler
+from textworld.envs.pddl import PddlEnv, textgen
+from textworld.envs.pddl import logic as pddl_logic
+
+from envs.alfworld.messages import Scene
+
+KEPT_TRANSLATIONS = 16
+"""Two of each game, one to play and one to plan with."""
+_KEPT_GRAMMARS = 8
+_KEPT_QUERIES = 4096
+UNSEEN = "help"
+"""A command that the engine takes and no policy is offered: it lists what can be typed."""
+
+
+class Engine:
+    """One game. game: what the engine loads, as `compiling.CompiledGame` describes it."""
+
+    def __init__(self, game: Mapping[str, object]) -> None:
+        _remember()
+        self._house = _House()
+        self._house.load(dict(game))
+
+    def reset(self) -> Scene:
+        """The house as it was at first."""
+        return self._scene(self._house.reset())
+
+    def step(self, command: str) -> Scene:
+        """Give a command; one that is not admissible changes nothing."""
+        state, _, _ = self._house.step(command)
+        return self._scene(state)
+
+    def plan(self) -> tuple[str, ...]:
+        """The planner's way from here to the goal, () where it finds none. The game must have been reset."""
+        return tuple(self._house.plan())
+
+    def close(self) -> None:
+        """Unload the planner's library, of which every game has its own."""
+        fast_downward.close_lib(self._house.downward_lib)
+
+    def _scene(self, state: textworld.GameState) -> Scene:
+        commands = tuple(command for command in state["admissible_commands"] if command != UNSEEN)
+        return Scene(state["feedback"].strip(), commands, bool(state["won"]))
+
+
+class _House(PddlEnv):  # type: ignore[misc]  # TextWorld has no types
+    """TextWorld's environment, whose things are called "drawer 3" instead of by their place in the simulator."""
+
+    def load(self, filename_or_data: Mapping[str, object]) -> None:
+        """Load a game and name its things."""
+        super().load(filename_or_data)
+        self._commands: dict[tuple[str, ...], str] = {}
+        demangler = Demangler(game_infos=self._entity_infos)
+        for info in self._entity_infos.values():
+            info.name = demangler.demangle_alfred_name(info.id)
+
+    def plan(self) -> list[str]:
+        """Commands that reach the goal."""
+        return list(self._pddl_state.replan(self._entity_infos))
+
+    def _gather_infos(self) -> None:
+        actions = self._pddl_state.all_applicable_actions()
+        commands = [self._command(action) for action in actions]
+        self.state["won"] = self._pddl_state.check_goal()
+        self.state["lost"] = False
+        self.state["_valid_actions"] = actions
+        self.state["_valid_commands"] = commands
+        self.state["admissible_commands"] = sorted(set(commands))
+
+    def _command(self, action: textworld.logic.Action) -> str:
+        """An action as the policy types it."""
+        key = (action.name, *(variable.name for variable in action.mapping.values()))
+        command = self._commands.get(key)
+        if command is None:
+            infos = self._entity_infos
+            context = {
+                "state": self._pddl_state,
+                "facts": list(self._pddl_state.facts),
+                "variables": {place.name: infos[variable.name] for place, variable in action.mapping.items()},
+                "mapping": action.mapping,
+                "entity_infos": infos,
+            }
+            action.command_template = self._logic.grammar.derive(action.command_template, context)
+            command = action.format_command({name: info.name for name, info in infos.items()})
+            self._commands[key] = command
+        return command
+
+
+@functools.cache
+def _remember() -> None:
+    """Have TextWorld compute once what depends on the game's files alone. Done in the worker process, for all games."""
+    parse = functools.lru_cache(_KEPT_QUERIES)(textgen._parse_and_convert)
+    textgen._parse_and_convert = lambda text, rule_name, trace=False: copy.deepcopy(parse(text, rule_name=rule_name))
+    rule = textworld.logic.Rule
+    rule.parse_conjunctive_query = staticmethod(functools.lru_cache(_KEPT_QUERIES)(rule.parse_conjunctive_query))
+    pddl_logic.GameLogic = functools.lru_cache(_KEPT_GRAMMARS)(pddl_logic.GameLogic)
+    fast_downward.pddl2sas = functools.lru_cache(KEPT_TRANSLATIONS)(fast_downward.pddl2sas)
