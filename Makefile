@@ -1,5 +1,5 @@
 # make train | test | lint | install | clean. A virtual environment is made in .venv on first use.
-# ALFWorld's engine is part of it, and is built for some minutes; `make ALFWORLD= ...` leaves it out.
+# All but train and clean also install ALFWorld's engine, which is built for some minutes; `make ALFWORLD= ...` leaves it out.
 # make sglang-cpu | test-sglang: SGLang on a machine without a GPU, in a virtual environment of its own; test-sglang-all
 # also runs the tests marked slow.
 PYTHON ?= python3
@@ -20,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: train test lint install clean sglang-cpu test-sglang test-sglang-all
 .DEFAULT_GOAL := train
 
-train: install
+train: $(STAMP)
 	@$(BIN)/lamer train -c $(CONFIG)
 
 test: install
