@@ -38,7 +38,8 @@ def play(
     from rich.console import Console
 
     from common.errors import BadInput
-    from deploy.playing import Voice, play_here, read_keyboard
+    from deploy.playing import play_here
+    from deploy.terminal import Voice, read_keyboard
     from envs import registry
 
     if policy not in ("human", "random"):

@@ -19,8 +19,9 @@ from common.messages import MemoryMode
 from common.records import EpisodeStatus, Task
 from common.settings import EnvSettings, Settings, TrialSettings
 from deploy.cli import app
-from deploy.playing import Voice, cut_after, in_tags, play_here, read_keyboard
+from deploy.playing import play_here
 from deploy.scripted import play_scripted
+from deploy.terminal import Voice, cut_after, in_tags, read_keyboard
 from envs import registry
 from tests.actors.parts import ScriptedPolicy, lease, plain_renderer, write_model
 from tests.envs.installed import VAULT, install
