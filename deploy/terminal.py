@@ -111,14 +111,16 @@ class Terminal(Watcher):
     def saw_step(self, episode: int, turn: int, result: StepResult) -> None:
         """Show what an answer did."""
         action = "no valid action" if result.action is None else f"action {result.action}"
-        self._tell(f"{action}, reward {result.reward:g}")
+        score = "" if result.score is None else f", score {result.score:.3g}"
+        self._tell(f"{action}, reward {result.reward:g}{score}")
         self._last = result.observation.text
 
     def saw_episode(self, episode: Episode) -> None:
         """Show the last observation of an episode and how it ended."""
         self._show(Text(self._last))
         colour = "green" if episode.is_solved else "red"
-        said = f"episode {episode.index + 1}: {episode.status.value} after {len(episode.turns)} turns"
+        turns = "1 turn" if len(episode.turns) == 1 else f"{len(episode.turns)} turns"
+        said = f"episode {episode.index + 1}: {episode.status.value} after {turns}"
         self._console.print(Text(f"{said}, reward {episode.reward:g}", style=f"bold {colour}"))
         self._episode, self._turn = episode.index + 1, 0
 

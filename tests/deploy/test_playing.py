@@ -56,7 +56,7 @@ def test_a_person_goes_through_episodes_and_reflections_to_success() -> None:
         "action> ",
         "sent as <action>3</action>",
         "action 3, reward 0",
-        "episode 1: failed after 1 turns, reward 0",
+        "episode 1: failed after 1 turn, reward 0",
         "reflection on episode 1",
         "3 left",
         "kept in memory: it lies to the left",
