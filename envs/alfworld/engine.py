@@ -53,8 +53,12 @@ class Engine:
         return tuple(self._house.plan())
 
     def close(self) -> None:
-        """Unload the planner's library, of which every game has its own."""
-        fast_downward.close_lib(self._house.downward_lib)
+        """Leave the planner's library, of which every live game has its own, to the next game.
+
+        It is never unloaded: its copies share a registry of functions (a symbol that is unique in the process), those
+        of the copy that was loaded first, and a game that plans after that one is gone ends the process.
+        """
+        _FREE_LIBRARIES.append(self._house.downward_lib)
 
     def _scene(self, state: textworld.GameState) -> Scene:
         commands = tuple(command for command in state["admissible_commands"] if command != UNSEEN)
@@ -104,6 +108,10 @@ class _House(PddlEnv):  # type: ignore[misc]  # TextWorld has no types
         return command
 
 
+_FREE_LIBRARIES: list[object] = []
+"""Copies of the planner's library whose games are closed."""
+
+
 @functools.cache
 def _remember() -> None:
     """Have TextWorld compute once what depends on the game's files alone. Done in the worker process, for all games."""
@@ -112,4 +120,6 @@ def _remember() -> None:
     rule = textworld.logic.Rule
     rule.parse_conjunctive_query = staticmethod(functools.lru_cache(_KEPT_QUERIES)(rule.parse_conjunctive_query))
     pddl_logic.GameLogic = functools.lru_cache(_KEPT_GRAMMARS)(pddl_logic.GameLogic)
+    load = fast_downward.load_lib
+    fast_downward.load_lib = lambda: _FREE_LIBRARIES.pop() if _FREE_LIBRARIES else load()
     fast_downward.pddl2sas = functools.lru_cache(KEPT_TRANSLATIONS)(fast_downward.pddl2sas)

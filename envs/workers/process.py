@@ -10,6 +10,7 @@ and so does the process, even in the middle of a request.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
@@ -84,6 +85,7 @@ def _end_with(lifeline: int) -> None:
 def main() -> None:
     """Be a worker."""
     target, connection_number, lifeline = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    faulthandler.enable()  # an engine's crash leaves its traceback in the log
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.WARNING, format="%(name)s[%(process)d]: %(message)s")
     threading.Thread(target=_end_with, args=(lifeline,), name="lifeline", daemon=True).start()

@@ -72,6 +72,32 @@ def test_textworld_as_it_comes_says_the_same(pool: WorkerPool, dataset: Path) ->
     compare(make({"data": str(dataset), "tasks": ["pick"]}), GameFiles(dataset, f"train/{GAME}"))
 
 
+CLOSING = """
+import msgspec, sys
+from pathlib import Path
+from envs.alfworld.compiling import compile_game
+from envs.alfworld.engine import Engine
+from envs.alfworld.games import GameFiles
+game = msgspec.to_builtins(compile_game(GameFiles(Path(sys.argv[1]), sys.argv[2])))
+first, second = Engine(game), Engine(game)
+first.reset(), second.reset()
+second.close()
+third = Engine(game)
+for engine in (first, third):
+    engine.reset()
+    print(len(engine.plan()))
+"""
+
+
+@pytest.mark.timeout(300)
+def test_a_process_outlives_the_games_that_it_closed(dataset: Path) -> None:
+    # Unloading a copy of the planner's library ends the process later on, at its end at the latest (exit code -11).
+    command = [sys.executable, "-c", CLOSING, str(dataset), f"train/{GAME}"]
+    environ = {**os.environ, "ALFWORLD_DATA": tempfile.gettempdir()}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["4", "4"]), done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(4))
