@@ -37,7 +37,7 @@ class WebshopConfig:
     reward: `paper` pays 10 for a purchase with the score 1; `score` pays 10 times the score of any purchase.
     show_score: the page after a purchase says what it scored.
     original: keep what the original does and this environment does not: options that it can't compare, training goals
-    that are evaluation goals too, searches from any page, no options in anchor states (`docs/environments-webshop.md`).
+    that are evaluation goals too, searches from any page, no options in anchor states (`docs/environments.md`).
     """
 
     data: str = ""
