@@ -73,7 +73,11 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _Operation:
-    """Statements to run inside a commit, and what to tell the event loop after it."""
+    """Statements to run inside a commit, and what to tell the event loop after it.
+
+    run: returns plain values. A cursor must end in the writer's thread: it resets its statement as it goes, and in the
+    event loop's thread that may hit the same statement at work (SQLITE_MISUSE).
+    """
 
     run: Callable[[sqlite3.Connection], object]
     done: asyncio.Future[object]
@@ -185,7 +189,10 @@ class Journal:
         await asyncio.to_thread(self._thread.join)
 
     def _execute(self, statement: str, rows: Sequence[tuple[object, ...]]) -> asyncio.Future[object]:
-        return self._submit(lambda connection: connection.executemany(statement, rows))
+        def run(connection: sqlite3.Connection) -> None:
+            connection.executemany(statement, rows)
+
+        return self._submit(run)
 
     def _submit(self, run: Callable[[sqlite3.Connection], object]) -> asyncio.Future[object]:
         done: asyncio.Future[object] = self._loop.create_future()

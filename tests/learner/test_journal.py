@@ -103,6 +103,15 @@ async def test_resuming_returns_later_claims_and_clamps_admitted_versions(tmp_pa
         assert await journal.claimed(1) == ("r/train/0/0",)
 
 
+async def test_no_cursor_of_the_writers_thread_reaches_the_event_loop(tmp_path: Path) -> None:
+    """Let go in another thread, it would reset a statement that the writer is at: SQLITE_MISUSE, and the run ends."""
+    async with opened(tmp_path / "journal.db") as (journal, _):
+        await store(journal, trial(0), trial(0, 1))
+        claim = journal.claim(1, [trial(0).trial_id, trial(0, 1).trial_id])
+        outcomes = await asyncio.gather(journal.admit(1, 0), claim, journal.mark_trained(1), journal.drop(1, []))
+    assert outcomes == [None] * 4
+
+
 async def test_every_state_of_a_trial_can_be_read_from_the_file(tmp_path: Path) -> None:
     async with opened(tmp_path / "journal.db") as (journal, _):
         evaluated = trial(0, purpose=Purpose.EVALUATE)
