@@ -7,7 +7,7 @@ References are dashed. No pyplot: nothing global.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -94,9 +94,12 @@ def _plot_axis(experiment: Experiment, results: Results, block: Block) -> Figure
             is_empty = False
     if is_empty:
         return None
+    k = _k(rows, block.k)
+    found = references([result for row in rows for result in row.results], block.evaluation)
+    _draw_references(axes, range(len(labels)), [found] * len(labels), k)
     axes.set_xticks(range(len(labels)), labels)
     axes.set_xlabel(axis.label)
-    return _finished(figure, axes, f"solved, pass@{_k(rows, block.k)}")
+    return _finished(figure, axes, f"solved, pass@{k}")
 
 
 def _plot_evaluations(experiment: Experiment, results: Results, block: Block) -> Figure | None:
@@ -113,8 +116,14 @@ def _plot_evaluations(experiment: Experiment, results: Results, block: Block) ->
             drawn += rows
     if not drawn:
         return None
+    k = _k(drawn, block.k)
+    known = [
+        references([result for row in rows for result in row.results], name)
+        for name, rows in zip(names, by_evaluation, strict=True)
+    ]
+    _draw_references(axes, range(len(names)), known, k)
     axes.set_xticks(range(len(names)), [experiment.evaluation_label(name) for name in names])
-    return _finished(figure, axes, f"solved, pass@{_k(drawn, block.k)}")
+    return _finished(figure, axes, f"solved, pass@{k}")
 
 
 def _plot_curves(experiment: Experiment, results: Results, block: Block) -> Figure | None:
@@ -123,6 +132,7 @@ def _plot_curves(experiment: Experiment, results: Results, block: Block) -> Figu
     is_empty = True
     rows = make_rows(experiment, results, block.arms)
     is_one_arm = len({row.arm.name for row in rows}) == 1
+    shown: set[int] = set()
     for index, row in enumerate(rows):
         curves = [result.curve for result in row.results if result.curve.updates]
         if not curves:
@@ -130,6 +140,7 @@ def _plot_curves(experiment: Experiment, results: Results, block: Block) -> Figu
         is_empty = False
         k = min(len(curve.pass_at) for curve in curves)
         chosen = min(block.k or k, k) - 1
+        shown.add(chosen + 1)
         colour = COLOURS[index % len(COLOURS)] if is_one_arm else _colour(experiment, row)
         for curve in curves:
             axes.plot(curve.updates, curve.pass_at[chosen], color=colour, alpha=0.35, linewidth=0.9)
@@ -138,6 +149,9 @@ def _plot_curves(experiment: Experiment, results: Results, block: Block) -> Figu
         axes.plot(grid, mean, color=colour, linewidth=2.0, label=f"{row.label}, pass@{chosen + 1}")
     if is_empty:
         return None
+    found = references([result for row in rows for result in row.results])
+    if len(shown) == 1:
+        _draw_references(axes, axes.get_xlim(), [found, found], shown.pop())
     axes.set_xlabel("update")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _finished(figure, axes, "solved in training, sampled")
@@ -185,6 +199,21 @@ def _draw_line(
         xs, [each.mean for each in chosen], yerr=bars, color=_colour(experiment, rows[0]), linestyle=line, marker="o",
         capsize=3.0, linewidth=1.8, markersize=4.5, label=label,
     )  # fmt: skip
+
+
+def _draw_references(
+    axes: Axes, xs: Sequence[float], by_place: Sequence[Mapping[str, Sequence[float]]], k: int
+) -> None:
+    """pass@k of each reference as a dashed line; by_place: what is known of them at each of the places `xs`."""
+    ends = []
+    for name in dict.fromkeys(name for found in by_place for name in found):
+        points = [
+            (x, found[name][k - 1]) for x, found in zip(xs, by_place, strict=True) if len(found.get(name, ())) >= k
+        ]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=GREY, linestyle=(0, (5, 4)), linewidth=1.0, zorder=1)
+            ends.append((name, points[-1][1]))
+    _name_lines(axes, ends)
 
 
 def _measured(rows: Sequence[Row]) -> list[Row]:

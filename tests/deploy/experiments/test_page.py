@@ -127,6 +127,17 @@ def test_plots_are_written_beside_the_page_and_equal_results_give_equal_files(
         assert ">Fast" in (first.plots("grid") / name).read_text()
 
 
+def test_references_are_drawn_for_the_tasks_of_each_evaluation(results: dict[str, CellResult]) -> None:
+    """After training best_policy has 1.0 at pass@3, in the evaluation `more` 0.9."""
+    experiment = grid()
+    block = next(block for block in experiment.page if block.kind == "evaluations")
+    figure = plots.plot(experiment, results, block)
+    assert figure is not None
+    dashed = [list(line.get_ydata()) for line in figure.axes[0].get_lines() if line.get_linestyle() == "--"]
+    assert [1.0, 0.9] in dashed
+    assert "best policy 90.0" in [text.get_text() for text in figure.axes[0].texts]
+
+
 def test_a_plot_over_an_axis_has_a_point_for_each_value_that_was_run() -> None:
     axes = [{"name": "discount", "key": "credit.trial_discount", "values": [0, 0.6, 1]}]
     block = {"kind": "axis", "axis": "discount", "title": "Discount"}
@@ -140,6 +151,10 @@ def test_a_plot_over_an_axis_has_a_point_for_each_value_that_was_run() -> None:
     assert figure is not None
     (line,) = [line for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
     assert [list(line.get_xdata()), list(line.get_ydata())] == [[0, 2], [0.4, 0.9]]
+    (reference,) = [
+        line for line in figure.axes[0].get_lines() if line.get_marker() == "None" and len(line.get_xdata()) == 3
+    ]
+    assert list(reference.get_ydata()) == [1.0] * 3
     lines = lines_of(page(experiment, known, {}), "Discount")
     assert [row.split(" | ")[0] for row in lines[2:5]] == ["| a, discount 0", "| a, discount 0.6", "| a, discount 1"]
 
