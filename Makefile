@@ -24,7 +24,7 @@ train: $(STAMP)
 	@$(BIN)/lamer train -c $(CONFIG)
 
 test: install
-	@$(BIN)/python -m pytest -q -m 'not sglang and not slow'
+	@$(BIN)/python -m pytest -q -m 'not sglang and not slow' --durations=10
 
 test-sglang: install sglang-cpu
 	@$(SGLANG_VENV)/bin/python -c "from importlib.metadata import version; print('SGLang', version('sglang'))"

@@ -52,7 +52,14 @@ def check(run: Path, bounds: Bounds) -> None:
     assert max(figures(lines, "weights/pause_seconds")) > 0
 
 
-@pytest.mark.parametrize(("mode", "bounds"), [("retract", EXACT), ("abort", EXACT), ("in_place", HELD_CACHE)])
+@pytest.mark.parametrize(
+    ("mode", "bounds"),
+    [
+        ("retract", EXACT),
+        pytest.param("abort", EXACT, marks=pytest.mark.slow),
+        pytest.param("in_place", HELD_CACHE, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_with_sglang_takes_every_update_while_it_generates(
     folder: Path, train: Callable[..., Started], say: Say, mode: str, bounds: Bounds
 ) -> None:
