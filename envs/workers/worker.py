@@ -185,6 +185,7 @@ class Worker:
         fault = self._fault(ending)
         if ending is not Ending.STOPPED:
             log.warning("%s; its %d games end", fault, len(self.sessions))
+        self._on_end(self, ending)  # before anyone hears of it: whoever does may ask what was counted
         if waiting is not None:
             waiting.future.set_exception(fault)
         with contextlib.suppress(queue.Empty):
@@ -192,7 +193,6 @@ class Worker:
                 job = self._jobs.get_nowait()
                 if job is not None and job.future.set_running_or_notify_cancel():
                     job.future.set_exception(fault)
-        self._on_end(self, ending)
 
     def _fault(self, ending: Ending) -> EnvironmentFault:
         options, process = self._options, self._process
