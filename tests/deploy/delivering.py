@@ -20,6 +20,7 @@ from common.messages import (
     WeightAnnouncement,
 )
 from common.session import Session
+from common.settings import GatewaySettings
 from deploy.inference.delivery.stream import StreamDelivery
 from learner.weight_server import WeightServer
 from learner.weight_stream import WeightStream
@@ -89,8 +90,9 @@ class Learner:
 
 @contextlib.asynccontextmanager
 async def learner(folder: Path, model: TinyModel) -> AsyncIterator[Learner]:
-    """A running gateway with `model` as version 0."""
-    run = make_run(folder)
+    """A running gateway with `model` as version 0, patient enough for a busy machine."""
+    patient = GatewaySettings(heartbeat_seconds=0.1, dead_after_seconds=TIMEOUT, lease_seconds=30.0, slot_retries=1)
+    run = make_run(folder, gateway=patient)
     model.publish(folder / "model", 0)
     async with asyncio.timeout(4 * TIMEOUT):
         gateway = asyncio.create_task(run.gateway())
