@@ -79,6 +79,17 @@ class Encoder:
         """Response ids, int32 [R]."""
         return np.array([*self.tokenizer.encode(response, add_special_tokens=False).ids, self.eos], dtype=np.int32)
 
+    def completion(self, request: Request, response: str) -> Completion:
+        """A response that no model gave; its behaviour logprobs are 0 and mean nothing."""
+        ids = self.encode(response)
+        return Completion(
+            prompt_ids=request.prompt_ids,
+            ids=ids,
+            behaviour_logprobs=np.zeros(len(ids), dtype=np.float32),
+            versions=(VersionSpan(0, 0, len(ids)),),
+            finish_reason=FinishReason.STOP,
+        )
+
 
 class ScriptedPolicy:
     """A policy for one trial: random legal actions and empty reflections of its environment."""
@@ -89,17 +100,10 @@ class ScriptedPolicy:
         self._rng = random.Random(seed)
 
     async def complete(self, request: Request) -> Completion:
-        """A random answer of the kind asked for; its behaviour logprobs are 0 and mean nothing."""
+        """A random answer of the kind asked for."""
         is_play = request.kind is RequestKind.PLAY
         text = self._env.random_response(self._rng) if is_play else self._env.random_reflection(self._rng)
-        ids = self._encoder.encode(text)
-        return Completion(
-            prompt_ids=request.prompt_ids,
-            ids=ids,
-            behaviour_logprobs=np.zeros(len(ids), dtype=np.float32),
-            versions=(VersionSpan(0, 0, len(ids)),),
-            finish_reason=FinishReason.STOP,
-        )
+        return self._encoder.completion(request, text)
 
 
 def play_scripted(settings: Settings, model_path: Path, trials: int, shorten_to: int = 0) -> tuple[Trial, ...]:

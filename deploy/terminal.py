@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
@@ -22,7 +21,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from actors.policy import Request, RequestKind
 from actors.rendering import Renderer
 from actors.watching import Watcher
-from common.records import Completion, Episode, FinishReason, VersionSpan
+from common.records import Completion, Episode
 from deploy.scripted import Encoder
 from envs.base import Env, StepResult
 
@@ -93,20 +92,14 @@ class Terminal(Watcher):
         self._console.print(Rule(title, align="left", style="cyan"))
         self._show(Text(decode(request.prompt_ids).rstrip("\n")))
         answer = self._scripted(is_play) if self._read is None else self._asked(request.stop, is_play)
-        ids = self._voice.encoder.encode(answer)
+        completion = self._voice.encoder.completion(request, answer)
         if self._counts_tokens:
-            counts = f"{len(request.prompt_ids)} tokens in the prompt, {len(ids)} in the answer"
+            counts = f"{len(request.prompt_ids)} tokens in the prompt, {len(completion.ids)} in the answer"
             self._console.print(Text(counts, style="dim"))
         if not is_play:
             remark = self._env.parse_reflection(answer)
             self._tell("no valid remark: nothing is kept" if remark is None else f"kept in memory: {remark}")
-        return Completion(
-            prompt_ids=request.prompt_ids,
-            ids=ids,
-            behaviour_logprobs=np.zeros(len(ids), dtype=np.float32),
-            versions=(VersionSpan(0, 0, len(ids)),),
-            finish_reason=FinishReason.STOP,
-        )
+        return completion
 
     def saw_step(self, episode: int, turn: int, result: StepResult) -> None:
         """Show what an answer did."""
