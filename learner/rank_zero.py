@@ -163,7 +163,10 @@ class TorchRankZero:
         )
         self._jobs = queue.SimpleQueue()
         address = MasterAddress(self._address, port)
-        member = _Member(group, backend, world_size, address, self._join_seconds, self._send_seconds)
+        entrance = TCPStore(
+            self._address, port, None, False, _span(self._join_seconds), wait_for_workers=False
+        )  # connected here: a thread that still tried to connect would not notice `close`
+        member = _Member(group, backend, world_size, address, entrance, self._join_seconds, self._send_seconds)
         arguments = (member, self._jobs, self._outcomes)
         self._thread = threading.Thread(target=_work, args=arguments, name=f"broadcast {group}", daemon=True)
         self._thread.start()
@@ -202,14 +205,13 @@ class _Member:
     backend: str
     world_size: int
     address: MasterAddress
+    entrance: Store
     join_seconds: float
     send_seconds: float
 
     def enter(self) -> Entered:
         """Meet the others; blocks."""
-        store: Store = TCPStore(
-            self.address.host, self.address.port, None, False, _span(self.join_seconds), wait_for_workers=False
-        )
+        store = self.entrance
         device = "cuda" if self.backend == "nccl" else "cpu"
         for prefix in (self.group, f"{self.group}/", f"{device}/"):
             store = PrefixStore(prefix, store)

@@ -491,6 +491,13 @@ def test_closing_frees_a_member_that_waits_for_another_in_vain(rank_zero: TorchR
     assert heard.opened.get(timeout=SECONDS / 2)
 
 
+def test_closing_right_after_opening_ends_the_wait_for_members_too(rank_zero: TorchRankZero, heard: Heard) -> None:
+    for _ in range(5):
+        rank_zero.open("g", "gloo", 2)
+        rank_zero.close()
+        assert heard.opened.get(timeout=SECONDS / 2)
+
+
 def test_files_that_are_gone_end_a_broadcast_with_an_error(
     folder: Path, rank_zero: TorchRankZero, heard: Heard
 ) -> None:
