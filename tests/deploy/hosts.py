@@ -25,6 +25,8 @@ from tests.actors.scripted_gateway import ScriptedGateway, scripted_gateway
 from tests.contract.served import reference_logprobs
 
 SECONDS = 60.0
+ON_ITS_WAY_SECONDS = 5.0
+"""How long a report may take to come in after the host that sent it has ended."""
 PROMPT = list(range(5, 25))
 SETTINGS = Settings(inference=InferenceSettings(max_running=8, cache_tokens=4096, delivery="path"))
 
@@ -54,6 +56,8 @@ class HostScene:
             while True:
                 message = asyncio.create_task(self.gateway.inbox.get())
                 await asyncio.wait({message, self.host}, return_when=asyncio.FIRST_COMPLETED)
+                if not message.done():
+                    await asyncio.wait({message}, timeout=ON_ITS_WAY_SECONDS)
                 if not message.done():
                     message.cancel()
                     raise AssertionError(f"the host ended: {self.host.result()}")

@@ -181,8 +181,9 @@ async def test_a_host_process_killed_in_a_download_goes_on_where_it_was(tmp_path
             *(sys.executable, "-m", "tests.deploy.fetching_host", *arguments), stdout=asyncio.subprocess.PIPE
         )
 
-    async with learner(tmp_path, TinyModel(vocabulary=300_000)) as run, Proxy(run.url) as proxy:
-        proxy.hold_after = 16 * 1024 * 1024
+    async with learner(tmp_path, TinyModel(vocabulary=600_000)) as run, Proxy(run.url) as proxy:
+        # Chunks come in any order, a window of them at most beyond what is written: of so many the first two are.
+        proxy.hold_after = (stream.WINDOW + 3) * stream.CHUNK_BYTES
         first = await start(proxy.url)
         await proxy.held.wait()
         (partial,) = (tmp_path / "cache" / "partial").iterdir()
