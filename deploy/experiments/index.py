@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deploy.experiments.cells import grid
 from deploy.experiments.definition import Experiment
-from deploy.experiments.page import INTERVALS, state_line
+from deploy.experiments.page import INTERVALS, finished, state_line
 from deploy.experiments.rows import Results
 from deploy.experiments.state import Places
 from deploy.experiments.tables import table
@@ -52,6 +52,6 @@ def _contents(known: Known, folder: str) -> str:
     lines = ["| experiment | what it shows | cells |", "| --- | --- | ---: |"]
     for experiment, results in known:
         cells = len(grid(experiment))
-        state = f"{len(results)} of {cells}" if cells else "not run"
+        state = f"{finished(experiment, results)} of {cells}" if cells else "not run"
         lines.append(f"| [{experiment.name}]({folder}/{experiment.name}.md) | {experiment.title} | {state} |")
     return "\n".join(lines)

@@ -62,6 +62,17 @@ def page(experiment: Experiment, results: Results, plots: Mapping[int, str]) -> 
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
+def missing_evaluations(experiment: Experiment, result: CellResult) -> tuple[str, ...]:
+    """Evaluations that the experiment asks for and the cell's result lacks."""
+    wanted = (each.name for each in experiment.evaluations_of(result.arm))
+    return tuple(name for name in wanted if name not in result.evaluations)
+
+
+def finished(experiment: Experiment, known: Mapping[str, CellResult]) -> int:
+    """How many cells are trained and evaluated."""
+    return sum(not missing_evaluations(experiment, result) for result in known.values())
+
+
 def state_line(experiment: Experiment, known: Mapping[str, CellResult]) -> str:
     """How much of the grid is there, what it took, and by which command."""
     cells, command = len(grid(experiment)), f"`lamer experiment {experiment.name}`"
@@ -69,7 +80,8 @@ def state_line(experiment: Experiment, known: Mapping[str, CellResult]) -> str:
         return "Not run: see the reasons below."
     minutes = sum(total_seconds(result) for result in known.values()) / 60
     updates = sum(result.updates for result in known.values())
-    return f"Made by {command}: {len(known)} of {cells} cells, {updates:,} updates, {minutes:.0f} min of wall time."
+    done = f"{finished(experiment, known)} of {cells} cells"
+    return f"Made by {command}: {done}, {updates:,} updates, {minutes:.0f} min of wall time."
 
 
 def total_seconds(result: CellResult) -> float:
@@ -91,9 +103,7 @@ def _not_run(experiment: Experiment, names: Sequence[str], known: Mapping[str, C
     if missing:
         lines.append(f"- cells not run yet: {', '.join(missing)}")
     for name, result in known.items():
-        wanted = [each.name for each in experiment.evaluations_of(result.arm)]
-        left = [each for each in wanted if each not in result.evaluations]
-        if left:
+        if left := missing_evaluations(experiment, result):
             lines.append(f"- evaluations of {name} not run yet: {', '.join(left)}")
     if lines:
         yield "## Not run"

@@ -95,7 +95,7 @@ def test_every_command_seed_and_cost_is_on_the_page_and_what_was_not_run_is_list
     results: dict[str, CellResult],
 ) -> None:
     text = page(grid(not_run=[{"what": "WebShop", "why": "no data"}]), results, {0: "grid/1.svg"})
-    assert "Made by `lamer experiment grid`: 2 of 3 cells, 8 updates, 9 min of wall time." in text
+    assert "Made by `lamer experiment grid`: 1 of 3 cells, 8 updates, 9 min of wall time." in text
     assert "| fast-s1 | 1 | 4.0 min | 4 | 960 | 5,000 |" in text
     assert "- fast-s0: `lamer train -c doors.yaml run.seed=0`" in text
     assert "  - more, 60 s: `lamer eval M -c doors.yaml evaluation.tasks=7`" in text
@@ -161,7 +161,7 @@ def test_a_plot_over_an_axis_has_a_point_for_each_value_that_was_run() -> None:
 
 def test_the_index_shows_every_experiments_first_table_and_where_its_page_is(results: dict[str, CellResult]) -> None:
     text = index([(grid(), results), (grid(name="other", title="Another"), {})], "results")
-    assert "| [grid](results/grid.md) | A grid of three arms | 2 of 3 |" in text
+    assert "| [grid](results/grid.md) | A grid of three arms | 1 of 3 |" in text
     assert "| [other](results/other.md) | Another | 0 of 3 |" in text
     assert "90.0 [0.0, 100.0] | 74.4 | 80.0 / 100.0 |" in text
 
