@@ -7,6 +7,7 @@ References are dashed. No pyplot: nothing global.
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from deploy.experiments.cells import value_text
 from deploy.experiments.definition import FINAL, Block, Experiment
-from deploy.experiments.rows import Results, Row, make_rows, references
+from deploy.experiments.rows import Results, Row, axis_lines, axis_of, make_rows, references
 from deploy.experiments.tables import chosen_k
 from deploy.runs import write_text
 from learner.plots import COLOURS, GREY
@@ -78,22 +79,19 @@ def _plot_attempts(experiment: Experiment, results: Results, block: Block) -> Fi
 
 def _plot_axis(experiment: Experiment, results: Results, block: Block) -> Figure | None:
     """pass@k over the values of an axis, a line for each arm."""
-    axis = next(axis for axis in experiment.axes if axis.name == block.axis)
+    axis = axis_of(experiment, block)
     labels = [value_text(value) for value in axis.values]
     rows = _measured(make_rows(experiment, results, block.arms, block.evaluation))
-    figure, axes = _figure()
-    is_empty = True
-    for arm in dict.fromkeys(row.arm.name for row in rows):
-        mine = [row for row in rows if row.arm.name == arm and block.axis in dict(row.at)]
-        others = dict.fromkeys(tuple(pair for pair in row.at if pair[0] != block.axis) for row in mine)
-        for index, other in enumerate(others):
-            line = [row for row in mine if set(other) <= set(row.at)]
-            xs = [labels.index(value_text(dict(row.at)[block.axis])) for row in line]
-            name = ", ".join([line[0].arm.label, *(value_text(value) for _, value in other)])
-            _draw_line(experiment, axes, line, xs, block.k, name, index)
-            is_empty = False
-    if is_empty:
+    lines = axis_lines(experiment, rows, block.axis)
+    if not lines:
         return None
+    figure, axes = _figure()
+    drawn: Counter[str] = Counter()
+    for line in lines:
+        xs = [labels.index(value_text(dict(row.at)[block.axis])) for row in line.rows]
+        arm = line.rows[0].arm.name
+        _draw_line(experiment, axes, line.rows, xs, block.k, line.label, drawn[arm])
+        drawn[arm] += 1
     k = _k(rows, block.k)
     found = references([result for row in rows for result in row.results], block.evaluation)
     _draw_references(axes, range(len(labels)), [found] * len(labels), k)

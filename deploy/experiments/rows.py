@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deploy.experiments.cells import CellKey, points, value_text
-from deploy.experiments.definition import FINAL, INITIAL, Arm, Experiment, PaperFigure, Value
+from deploy.experiments.definition import FINAL, INITIAL, Arm, Axis, Block, Experiment, PaperFigure, Value
 from deploy.experiments.results import CellResult, Measurement
 from deploy.experiments.statistics import Estimate, mean_share
 
@@ -60,6 +60,29 @@ def make_rows(
         for arm in experiment.chosen_arms(arms)
         for at in points(experiment, arm)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class AxisLine:
+    """An arm over the values of one axis, the other axes held still; rows: in the order of the values."""
+
+    label: str
+    rows: tuple[Row, ...]
+
+
+def axis_lines(experiment: Experiment, rows: Sequence[Row], axis: str) -> tuple[AxisLine, ...]:
+    """Rows that differ in the axis alone, together; arms without that axis are left out."""
+    lines: dict[tuple[str, tuple[tuple[str, Value], ...]], list[Row]] = {}
+    for row in rows:
+        if axis in dict(row.at):
+            others = tuple(pair for pair in row.at if pair[0] != axis)
+            lines.setdefault((row.arm.name, others), []).append(row)
+    return tuple(AxisLine(_label(experiment, line[0].arm, others), tuple(line)) for (_, others), line in lines.items())
+
+
+def axis_of(experiment: Experiment, block: Block) -> Axis:
+    """The axis that a block is about."""
+    return next(axis for axis in experiment.axes if axis.name == block.axis)
 
 
 def measured(result: CellResult, evaluation: str) -> Measurement | None:

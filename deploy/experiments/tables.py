@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deploy.experiments.cells import value_text
 from deploy.experiments.definition import FINAL, Block, Experiment
 from deploy.experiments.results import CellResult
-from deploy.experiments.rows import Results, Row, make_rows, references
+from deploy.experiments.rows import Results, Row, axis_lines, axis_of, make_rows, references
 from deploy.experiments.statistics import Estimate
 
 NOTHING = "–"
@@ -31,8 +32,10 @@ class Table:
 def table(experiment: Experiment, results: Results, block: Block) -> Table | None:
     """The table of a block, None for one that is a plot alone."""
     match block.kind:
-        case "pass_at" | "axis":
+        case "pass_at":
             return _pass_at_table(experiment, results, block)
+        case "axis":
+            return _axis_table(experiment, results, block)
         case "evaluations":
             return _evaluations_table(experiment, results, block)
         case "diversity":
@@ -74,6 +77,27 @@ def _pass_at_table(experiment: Experiment, results: Results, block: Block) -> Ta
     return Table(tuple(header), tuple(body), _notes(rows))
 
 
+def _axis_table(experiment: Experiment, results: Results, block: Block) -> Table:
+    """Rows: arms, then references. Columns: pass@k of the last k (or `block.k`) at each value of the axis."""
+    axis = axis_of(experiment, block)
+    rows = make_rows(experiment, results, block.arms, block.evaluation)
+    if any(row.paper for row in rows):
+        return _pass_at_table(experiment, results, block)
+    body = [
+        (line.label, *(_share(row, block.k) for row in line.rows)) for line in axis_lines(experiment, rows, block.axis)
+    ]
+    for name, figures in references(_of(results, rows), block.evaluation).items():
+        share = percent(_at(figures, block.k))
+        body.append((f"*{name.replace('_', ' ')}*", *[share] * len(axis.values)))
+    header = ("method", *(f"{axis.label} {value_text(value)}" for value in axis.values))
+    return Table(header, tuple(body), _notes(rows))
+
+
+def _share(row: Row, k: int) -> str:
+    """pass@k with its interval, or why there is none."""
+    return with_interval(row.pass_at[chosen_k(row, k)]) if row.pass_at else _why_empty(row)
+
+
 def _pass_at_row(row: Row, episodes: int, has_paper: bool) -> tuple[str, ...]:
     cells = [row.label, _seeds(row)]
     for k in range(episodes):
@@ -92,9 +116,7 @@ def _evaluations_table(experiment: Experiment, results: Results, block: Block) -
     columns: list[list[str]] = [[row.label for row in by_evaluation[0]]]
     for name, rows in zip(names, by_evaluation, strict=True):
         header.append(f"{experiment.evaluation_label(name)}, {_k_name(rows, block.k)}")
-        columns.append(
-            [with_interval(row.pass_at[chosen_k(row, block.k)]) if row.pass_at else "not run" for row in rows]
-        )
+        columns.append([_share(row, block.k) for row in rows])
         if any(row.paper for row in rows):
             header.append("paper")
             columns.append([percent(_at(row.paper, block.k)) for row in rows])
@@ -142,8 +164,8 @@ def _diversity_table(experiment: Experiment, results: Results, block: Block) -> 
 
 
 def _figures_table(experiment: Experiment, results: Results, block: Block) -> Table:
-    """Rows: arms at each point of the axes. Columns: what the end of training was measured by (`results.FIGURES`)."""
-    rows = make_rows(experiment, results, block.arms)
+    """Rows: arms at the points of the axes that were run. Columns: measures of the end of training (`results.FIGURES`)."""
+    rows = [row for row in make_rows(experiment, results, block.arms) if row.results]
     body = [(row.label, _seeds(row), *(_small(row.figure(name)) for name in block.figures)) for row in rows]
     return Table(("method", "seeds", *block.figures), tuple(body), _notes(rows))
 

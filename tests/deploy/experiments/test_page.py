@@ -138,7 +138,7 @@ def test_references_are_drawn_for_the_tasks_of_each_evaluation(results: dict[str
     assert "best policy 90.0" in [text.get_text() for text in figure.axes[0].texts]
 
 
-def test_a_plot_over_an_axis_has_a_point_for_each_value_that_was_run() -> None:
+def test_over_an_axis_a_plot_has_a_point_and_a_table_a_column_for_each_value() -> None:
     axes = [{"name": "discount", "key": "credit.trial_discount", "values": [0, 0.6, 1]}]
     block = {"kind": "axis", "axis": "discount", "title": "Discount"}
     experiment = grid(arms=[{"name": "a"}], axes=axes, paper=[], evaluations=[], page=[block])
@@ -156,7 +156,9 @@ def test_a_plot_over_an_axis_has_a_point_for_each_value_that_was_run() -> None:
     ]
     assert list(reference.get_ydata()) == [1.0] * 3
     lines = lines_of(page(experiment, known, {}), "Discount")
-    assert [row.split(" | ")[0] for row in lines[2:5]] == ["| a, discount 0", "| a, discount 0.6", "| a, discount 1"]
+    assert lines[0] == "| method | discount 0 | discount 0.6 | discount 1 |"
+    assert lines[2] == "| a | 40.0 [37.0, 43.0] | not yet | 90.0 [87.0, 93.0] |"
+    assert lines[3] == "| *best policy* | 100.0 | 100.0 | 100.0 |"
 
 
 def test_the_index_shows_every_experiments_first_table_and_where_its_page_is(results: dict[str, CellResult]) -> None:
