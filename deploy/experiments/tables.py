@@ -164,7 +164,7 @@ def _diversity_table(experiment: Experiment, results: Results, block: Block) -> 
 
 
 def _figures_table(experiment: Experiment, results: Results, block: Block) -> Table:
-    """Rows: arms at the points of the axes that were run. Columns: measures of the end of training (`results.FIGURES`)."""
+    """Rows: arms at the points of the axes that were run. Columns: the end of training (`results.FIGURES`)."""
     rows = [row for row in make_rows(experiment, results, block.arms) if row.results]
     body = [(row.label, _seeds(row), *(_small(row.figure(name)) for name in block.figures)) for row in rows]
     return Table(("method", "seeds", *block.figures), tuple(body), _notes(rows))
