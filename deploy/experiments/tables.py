@@ -78,7 +78,10 @@ def _pass_at_table(experiment: Experiment, results: Results, block: Block) -> Ta
 
 
 def _axis_table(experiment: Experiment, results: Results, block: Block) -> Table:
-    """Rows: arms, then references. Columns: pass@k of the last k (or `block.k`) at each value of the axis."""
+    """Rows: arms, then references. Columns: pass@k of the last k (or `block.k`) at each value of the axis.
+
+    Where the paper has figures, the table is that of `pass_at`, which has room for them.
+    """
     axis = axis_of(experiment, block)
     rows = make_rows(experiment, results, block.arms, block.evaluation)
     if any(row.paper for row in rows):

@@ -161,6 +161,15 @@ def test_over_an_axis_a_plot_has_a_point_and_a_table_a_column_for_each_value() -
     assert lines[3] == "| *best policy* | 100.0 | 100.0 | 100.0 |"
 
 
+def test_over_an_axis_the_papers_figures_stand_beside_each_point() -> None:
+    axes = [{"name": "discount", "key": "credit.trial_discount", "values": [0, 1]}]
+    block = {"kind": "axis", "axis": "discount", "title": "Discount"}
+    paper = [{"source": "Fig. 5", "arm": "a", "at": {"discount": 1}, "pass_at": [44.1, 66.4, 74.4]}]
+    experiment = grid(arms=[{"name": "a"}], axes=axes, paper=paper, evaluations=[], page=[block])
+    lines = lines_of(page(experiment, {}, {}), "Discount")
+    assert lines[3].startswith("| a, discount 1 | not yet: 0, 1 | – | 44.1 | – | 66.4 | – | 74.4 |")
+
+
 def test_the_index_shows_every_experiments_first_table_and_where_its_page_is(results: dict[str, CellResult]) -> None:
     text = index([(grid(), results), (grid(name="other", title="Another"), {})], "results")
     assert "| [grid](results/grid.md) | A grid of three arms | 1 of 3 |" in text
