@@ -20,7 +20,7 @@ EARLIER = Path(__file__).parent.parent / "data" / "run-of-ddffd24"
 
 @pytest.fixture
 def resumed(tmp_path: Path) -> Iterator[Started]:
-    """`lamer train --resume` of a copy: update 1 of 2 is in a checkpoint, the trials of update 2 only in the journal."""
+    """`lamer train --resume` of a copy: update 1 of 2 is in a checkpoint, the trials of update 2 in the journal."""
     work = shutil.copytree(EARLIER, tmp_path / "work")
     process = start(("train", "-c", "before.yaml", "--name", "before", "--plain", "--resume"), work, "resumed")
     yield process
