@@ -24,21 +24,21 @@ train: $(STAMP)
 	@$(BIN)/lamer train -c $(CONFIG)
 
 test: install
-	@$(BIN)/python -m pytest -q -m 'not sglang and not slow' --durations=10
+	@$(BIN)/pytest -q -m 'not sglang and not slow' --durations=10
 
 test-sglang: install sglang-cpu
 	@$(SGLANG_VENV)/bin/python -c "from importlib.metadata import version; print('SGLang', version('sglang'))"
-	@$(BIN)/python -m pytest -q -m 'not sglang' tests/contract
-	@$(BIN)/python -m pytest -q -m 'sglang and not slow' --durations=10
+	@$(BIN)/pytest -q -m 'not sglang' tests/contract
+	@$(BIN)/pytest -q -m 'sglang and not slow' --durations=10
 
 test-sglang-all: install sglang-cpu
-	@$(BIN)/python -m pytest -q -m sglang --durations=10
+	@$(BIN)/pytest -q -m sglang --durations=10
 
 lint: install
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet . && echo "ruff format: ok"
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q tests/architecture
+	@$(BIN)/pytest -q tests/architecture
 
 install: $(STAMP) $(if $(ALFWORLD),$(ALFWORLD_STAMP))
 

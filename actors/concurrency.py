@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 
-from common.messages import ServerInfo
+from lamer.common.messages import ServerInfo
 
 SHORT_QUEUE = 1 / 16
 LONG_QUEUE = 1 / 4

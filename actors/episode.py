@@ -13,15 +13,15 @@ from typing import ParamSpec, TypeVar
 
 import msgspec
 
-from actors.memory import AttemptMemory, Memory
-from actors.policy import ContextOverflow, InferenceError, Policy, Request, RequestKind, sampling_seed
-from actors.rendering import Renderer
-from actors.shortening import Shortener, rewriter
-from actors.watching import NOBODY, Watcher
-from common.messages import Lease
-from common.records import Completion, Episode, EpisodeStatus, TokenIds, Turn
-from common.settings import Prompting
-from envs.base import Env, EnvironmentFault, Observation, PlayView
+from lamer.actors.memory import AttemptMemory, Memory
+from lamer.actors.policy import ContextOverflow, InferenceError, Policy, Request, RequestKind, sampling_seed
+from lamer.actors.rendering import Renderer
+from lamer.actors.shortening import Shortener, rewriter
+from lamer.actors.watching import NOBODY, Watcher
+from lamer.common.messages import Lease
+from lamer.common.records import Completion, Episode, EpisodeStatus, TokenIds, Turn
+from lamer.common.settings import Prompting
+from lamer.envs.base import Env, EnvironmentFault, Observation, PlayView
 
 log = logging.getLogger("lamer.actor")
 

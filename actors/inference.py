@@ -24,12 +24,12 @@ from typing import Self
 import aiohttp
 from aiohttp import AddrInfoType
 
-from actors.generation import BadAnswer, check_ids, decode_answer, encode_request, error_message, refusal
-from actors.policy import InferenceError, InferenceRefused, Request, retry_seed
-from actors.resuming import LENGTH_ONLY, Endings, continuation, join, settle
-from actors.routing import Affinity, Place, Router
-from common.messages import ServerInfo
-from common.records import Completion, FinishReason
+from lamer.actors.generation import BadAnswer, check_ids, decode_answer, encode_request, error_message, refusal
+from lamer.actors.policy import InferenceError, InferenceRefused, Request, retry_seed
+from lamer.actors.resuming import LENGTH_ONLY, Endings, continuation, join, settle
+from lamer.actors.routing import Affinity, Place, Router
+from lamer.common.messages import ServerInfo
+from lamer.common.records import Completion, FinishReason
 
 log = logging.getLogger("lamer.actor")
 

@@ -13,8 +13,8 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from common.messages import MemoryMode
-from envs.base import Env, MemoryStep, MemoryWindow, PastAttempt, StepResult
+from lamer.common.messages import MemoryMode
+from lamer.envs.base import Env, MemoryStep, MemoryWindow, PastAttempt, StepResult
 
 INVALID_ACTION = "invalid"
 """Stands in memory where a response held no action."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.messages import TrialDone
+from lamer.common.messages import TrialDone
 
 RESEND_SECONDS = 15.0
 """How long to wait for an acknowledgement: far more than a commit takes, since a needless resend is waste."""

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Protocol
 
-from common.records import Completion, TokenIds
+from lamer.common.records import Completion, TokenIds
 
 
 class InferenceError(RuntimeError):

@@ -16,16 +16,16 @@ import contextlib
 import logging
 from dataclasses import dataclass
 
-from actors.episode import Stage
-from actors.inference import InferenceClient, RoutedPolicy
-from actors.outbox import RETRY_SECONDS, Outbox
-from actors.rendering import Renderer
-from actors.resuming import Endings
-from actors.routing import Affinity, Router
-from actors.trial import TrialLimits, TrialPlay
-from common.codec import MAX_MESSAGE_BYTES, encode_trial
-from common.errors import BadInput, LamerError
-from common.messages import (
+from lamer.actors.episode import Stage
+from lamer.actors.inference import InferenceClient, RoutedPolicy
+from lamer.actors.outbox import RETRY_SECONDS, Outbox
+from lamer.actors.rendering import Renderer
+from lamer.actors.resuming import Endings
+from lamer.actors.routing import Affinity, Router
+from lamer.actors.trial import TrialLimits, TrialPlay
+from lamer.common.codec import MAX_MESSAGE_BYTES, encode_trial
+from lamer.common.errors import BadInput, LamerError
+from lamer.common.messages import (
     Ack,
     AnyMessage,
     Lease,
@@ -37,9 +37,9 @@ from common.messages import (
     TrialFailed,
     Welcome,
 )
-from common.records import EpisodeStatus, Purpose
-from common.session import Session
-from envs import registry
+from lamer.common.records import EpisodeStatus, Purpose
+from lamer.common.session import Session
+from lamer.envs import registry
 
 log = logging.getLogger("lamer.actor")
 

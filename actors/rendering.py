@@ -25,8 +25,8 @@ import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
-from common.errors import BadInput, Missing
-from common.records import TokenIds
+from lamer.common.errors import BadInput, Missing
+from lamer.common.records import TokenIds
 
 log = logging.getLogger("lamer.actor")
 

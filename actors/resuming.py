@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
-from actors.policy import Request
-from common.records import Completion, FinishReason, TokenIds, VersionSpan
+from lamer.actors.policy import Request
+from lamer.common.records import Completion, FinishReason, TokenIds, VersionSpan
 
 _MORE_TOKENS = 8
 """Tokens without a byte of text that may lie within a stop text, such as halves of a letter."""

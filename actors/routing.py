@@ -29,8 +29,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
-from actors.concurrency import ConcurrencyLimit
-from common.messages import ServerInfo
+from lamer.actors.concurrency import ConcurrencyLimit
+from lamer.common.messages import ServerInfo
 
 SLACK = 1.25
 SET_ASIDE_SECONDS = 1.0

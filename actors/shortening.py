@@ -23,9 +23,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from actors.memory import AttemptMemory, Memory
-from common.records import TokenIds
-from envs.base import MemoryWindow, PlayView, ReflectionView
+from lamer.actors.memory import AttemptMemory, Memory
+from lamer.common.records import TokenIds
+from lamer.envs.base import MemoryWindow, PlayView, ReflectionView
 
 ViewT = TypeVar("ViewT", PlayView, ReflectionView)
 Write = Callable[[str, str], str]

@@ -14,14 +14,14 @@ import time
 
 import msgspec
 
-from actors.episode import FAILURES, EpisodeResult, Stage, TrialLimits, failure_status, guarded, play_episode
-from actors.memory import Memory
-from actors.policy import Policy, RequestKind
-from actors.rendering import Renderer
-from actors.shortening import Shortener, rewriter
-from common.messages import Lease
-from common.records import Episode, Reflection, Trial
-from envs.base import Env, ReflectionView
+from lamer.actors.episode import FAILURES, EpisodeResult, Stage, TrialLimits, failure_status, guarded, play_episode
+from lamer.actors.memory import Memory
+from lamer.actors.policy import Policy, RequestKind
+from lamer.actors.rendering import Renderer
+from lamer.actors.shortening import Shortener, rewriter
+from lamer.common.messages import Lease
+from lamer.common.records import Episode, Reflection, Trial
+from lamer.envs.base import Env, ReflectionView
 
 __all__ = ["TrialLimits", "TrialPlay", "play_trial"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from common.records import Episode
-from envs.base import StepResult
+from lamer.common.records import Episode
+from lamer.envs.base import StepResult
 
 
 class Watcher:

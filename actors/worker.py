@@ -15,20 +15,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.inference import InferenceClient, InferenceOptions
-from actors.pool import Player, TrialPool
-from actors.rendering import Renderer
-from actors.routing import Router
-from actors.trial import TrialLimits
-from common.config import from_json
-from common.errors import LamerError, Missing
-from common.keys import ClientKeys
-from common.messages import PROTOCOL_VERSION, Hello, ModelFiles, ModelFilesRequest, Role
-from common.model_files import cache_root, keep_model_files
-from common.session import Session
-from common.settings import Settings
-from common.weights import ModelFingerprint, read_fingerprint
-from envs import registry
+from lamer.actors.inference import InferenceClient, InferenceOptions
+from lamer.actors.pool import Player, TrialPool
+from lamer.actors.rendering import Renderer
+from lamer.actors.routing import Router
+from lamer.actors.trial import TrialLimits
+from lamer.common.config import from_json
+from lamer.common.errors import LamerError, Missing
+from lamer.common.keys import ClientKeys
+from lamer.common.messages import PROTOCOL_VERSION, Hello, ModelFiles, ModelFilesRequest, Role
+from lamer.common.model_files import cache_root, keep_model_files
+from lamer.common.session import Session
+from lamer.common.settings import Settings
+from lamer.common.weights import ModelFingerprint, read_fingerprint
+from lamer.envs import registry
 
 log = logging.getLogger("lamer.actor")
 

@@ -12,8 +12,8 @@ import hashlib
 import numpy as np
 import zstandard
 
-from common.errors import BadInput
-from common.weights import Encoding
+from lamer.common.errors import BadInput
+from lamer.common.weights import Encoding
 
 BLOCK_BYTES = 32 * 1024 * 1024
 LEVEL = 1

@@ -12,8 +12,8 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
-from common.messages import AnyMessage
-from common.records import Trial
+from lamer.common.messages import AnyMessage
+from lamer.common.records import Trial
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 INT32_EXT = 1

@@ -22,9 +22,9 @@ import omegaconf
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from common.errors import Missing
-from common.schema import ConfigError, Tree, check_keys, check_values, leaves, suggestion
-from common.settings import Settings
+from lamer.common.errors import Missing
+from lamer.common.schema import ConfigError, Tree, check_keys, check_values, leaves, suggestion
+from lamer.common.settings import Settings
 
 PACKAGED = Path(__file__).resolve().parent.parent / "deploy" / "configs"
 """The configurations that come with lamer."""

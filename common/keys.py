@@ -18,8 +18,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import BadInput, Missing
-from common.transport import KeyPair, make_key_pair, public_of
+from lamer.common.errors import BadInput, Missing
+from lamer.common.transport import KeyPair, make_key_pair, public_of
 
 _Z85 = re.compile(r"^[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}$")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

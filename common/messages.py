@@ -24,9 +24,9 @@ import enum
 
 import msgspec
 
-from common.model_files import model_files_digest
-from common.records import Purpose, Record, Task
-from common.weights import Bucket, ModelFingerprint, NamedFile, StreamedFile, WeightFile, identity_of
+from lamer.common.model_files import model_files_digest
+from lamer.common.records import Purpose, Record, Task
+from lamer.common.weights import Bucket, ModelFingerprint, NamedFile, StreamedFile, WeightFile, identity_of
 
 PROTOCOL_VERSION = 1
 

@@ -15,8 +15,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from common.errors import BadInput
-from common.weights import NamedFile
+from lamer.common.errors import BadInput
+from lamer.common.weights import NamedFile
 
 
 def cache_root() -> Path:

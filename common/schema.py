@@ -17,8 +17,8 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from common.errors import BadInput
-from common.settings import Settings
+from lamer.common.errors import BadInput
+from lamer.common.settings import Settings
 
 Tree = Mapping[str, object]
 

@@ -22,11 +22,11 @@ from typing import TypeVar
 
 import msgspec
 
-from common.codec import decode_message, encode_message
-from common.errors import BadInput, LamerError, Missing
-from common.keys import ClientKeys
-from common.messages import AnyMessage, Goodbye, Heartbeat, Hello, Reject, Shutdown, Welcome
-from common.transport import DealerEndpoint, Disconnected
+from lamer.common.codec import decode_message, encode_message
+from lamer.common.errors import BadInput, LamerError, Missing
+from lamer.common.keys import ClientKeys
+from lamer.common.messages import AnyMessage, Goodbye, Heartbeat, Hello, Reject, Shutdown, Welcome
+from lamer.common.transport import DealerEndpoint, Disconnected
 
 log = logging.getLogger("lamer.session")
 

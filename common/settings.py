@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.messages import MemoryMode
+from lamer.common.messages import MemoryMode
 
 
 class Prompting(enum.StrEnum):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from common.errors import BadInput
-from common.records import Record
+from lamer.common.errors import BadInput
+from lamer.common.records import Record
 
 MAX_HEADER_BYTES = 100_000_000
 _LENGTH_BYTES = 8

@@ -22,9 +22,9 @@ import zmq.asyncio
 from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
-from common.codec import MAX_MESSAGE_BYTES, CodecError
-from common.errors import BadInput, LamerError, Missing
-from common.reachability import why_unreachable
+from lamer.common.codec import MAX_MESSAGE_BYTES, CodecError
+from lamer.common.errors import BadInput, LamerError, Missing
+from lamer.common.reachability import why_unreachable
 
 SEND_QUEUE = 4096
 RECEIVE_QUEUE = 256

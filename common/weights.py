@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common.errors import BadInput, Missing
-from common.records import Record
+from lamer.common.errors import BadInput, Missing
+from lamer.common.records import Record
 
 WEIGHT_SUFFIX = ".safetensors"
 _NOT_SHAPE = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache", "architectures")

@@ -18,8 +18,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from common.errors import LamerError
-from deploy.commands import (
+from lamer.common.errors import LamerError
+from lamer.deploy.commands import (
     actor,
     bench,
     config,

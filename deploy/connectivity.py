@@ -8,10 +8,10 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.errors import LamerError
-from common.keys import ClientKeys, load_client_keys, load_server_keys
-from common.transport import DealerEndpoint
-from deploy.diagnosis import Finding
+from lamer.common.errors import LamerError
+from lamer.common.keys import ClientKeys, load_client_keys, load_server_keys
+from lamer.common.transport import DealerEndpoint
+from lamer.deploy.diagnosis import Finding
 
 CONNECT_SECONDS = 10.0
 SERVER_SECONDS = 5.0
@@ -78,7 +78,7 @@ async def check_server(url: str) -> Finding:
 
 async def check_sglang(python: str) -> Finding:
     """Whether an interpreter has SGLang: the one named, else the one that `lamer serve --engine sglang` would take."""
-    from deploy.inference.sglang import find_python, installed_release
+    from lamer.deploy.inference.sglang import find_python, installed_release
 
     what_for = "lamer serve --engine sglang"
     try:

@@ -18,14 +18,14 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from rich.table import Table
 from rich.text import Text
 
-from common.errors import BadInput, Missing
-from envs.data import dataset_folder
-from envs.datasets.definition import Dataset, Examined, FileState
-from envs.datasets.download import Downloader
-from envs.datasets.filling import DATASETS, Filled, fetch, find, place
-from envs.datasets.ledger import Ledger
+from lamer.common.errors import BadInput, Missing
+from lamer.envs.data import dataset_folder
+from lamer.envs.datasets.definition import Dataset, Examined, FileState
+from lamer.envs.datasets.download import Downloader
+from lamer.envs.datasets.filling import DATASETS, Filled, fetch, find, place
+from lamer.envs.datasets.ledger import Ledger
 
-COMPILERS = {"alfworld": ("envs.alfworld.dataset", "compile_dataset")}
+COMPILERS = {"alfworld": ("lamer.envs.alfworld.dataset", "compile_dataset")}
 """What prepares a dataset ahead of play, by module and name: a `Compile`. Its environment does so at first use else."""
 
 _COLOURS = {

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from common.errors import BadInput, Missing
-from common.settings import Settings
+from lamer.common.errors import BadInput, Missing
+from lamer.common.settings import Settings
 
 _PROBED_TASKS = 8
 
@@ -28,8 +28,8 @@ def find_model(path: Path) -> Path:
     Raises:
         Missing: there is no such folder. BadInput: it holds no model that can be evaluated.
     """
-    from deploy.runs import CONFIG_FILE
-    from deploy.warmstart import check_model
+    from lamer.deploy.runs import CONFIG_FILE
+    from lamer.deploy.warmstart import check_model
 
     if not path.is_dir():
         raise Missing(f"no model folder {path}")
@@ -50,7 +50,7 @@ def evaluation_env_config(settings: Settings) -> str:
     Raises:
         BadInput: the environment has no splits, or not this one.
     """
-    from envs import registry
+    from lamer.envs import registry
 
     env, split = settings.env, settings.evaluation.split
     if not split:
@@ -67,7 +67,7 @@ def check_first_prompts(settings: Settings, model: Path) -> None:
         BadInput: the shortest first prompt of some tasks, with a response, is longer than the model's context, or alone
             longer than trial.max_prompt_tokens.
     """
-    from actors.rendering import Renderer
+    from lamer.actors.rendering import Renderer
 
     trial = settings.trial
     renderer = Renderer.load(model, settings.model.chat_template)
@@ -87,9 +87,9 @@ def check_first_prompts(settings: Settings, model: Path) -> None:
 
 def _first_prompts(settings: Settings) -> list[str]:
     """The first prompts of some evaluation tasks."""
-    from envs import registry
-    from envs.base import PlayView
-    from learner.evaluation import evaluation_task
+    from lamer.envs import registry
+    from lamer.envs.base import PlayView
+    from lamer.learner.evaluation import evaluation_task
 
     prompts = []
     env_config = evaluation_env_config(settings)

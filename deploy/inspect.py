@@ -21,12 +21,12 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from actors.rendering import Renderer
-from common import config
-from common.errors import BadInput, Missing
-from common.records import Completion, Episode, Reflection, Trial
-from deploy.warmstart import model_folder
-from learner.journal_reader import JournalReader, TrialFilter, TrialRow
+from lamer.actors.rendering import Renderer
+from lamer.common import config
+from lamer.common.errors import BadInput, Missing
+from lamer.common.records import Completion, Episode, Reflection, Trial
+from lamer.deploy.warmstart import model_folder
+from lamer.learner.journal_reader import JournalReader, TrialFilter, TrialRow
 
 
 def inspect_run(

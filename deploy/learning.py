@@ -16,17 +16,17 @@ import time
 from asyncio.subprocess import Process
 from typing import TYPE_CHECKING
 
-from common.errors import BadInput, LamerError, Missing, RunFailed
-from common.keys import create_keys, load_client_keys, load_server_keys
-from deploy import processes
-from deploy.observer import View, follow
-from deploy.runs import RunFolder, locked
-from deploy.supervisor import INTERRUPTED, first_error, how_it_ended
+from lamer.common.errors import BadInput, LamerError, Missing, RunFailed
+from lamer.common.keys import create_keys, load_client_keys, load_server_keys
+from lamer.deploy import processes
+from lamer.deploy.observer import View, follow
+from lamer.deploy.runs import RunFolder, locked
+from lamer.deploy.supervisor import INTERRUPTED, first_error, how_it_ended
 
 if TYPE_CHECKING:
-    from deploy.warmstart import PreparedModel
-    from learner.plan import GatewayPlan, RunResult
-    from learner.tracking import Tracker
+    from lamer.deploy.warmstart import PreparedModel
+    from lamer.learner.plan import GatewayPlan, RunResult
+    from lamer.learner.tracking import Tracker
 
 log = logging.getLogger("lamer.learner")
 
@@ -44,7 +44,7 @@ def run_learner(run: RunFolder, view: View) -> int:
         LamerError: the model can't be made or used, the port is taken, the trainer keeps dying, another learner is at
             work in the folder.
     """
-    from deploy.warmstart import creation_note, default_cache, prepare_model
+    from lamer.deploy.warmstart import creation_note, default_cache, prepare_model
 
     cache = default_cache(run.settings)
     with locked(run):
@@ -101,11 +101,11 @@ class TrainerKeeper:
         """The trainer's command line, once the gateway listens."""
         url = await _address(self._run)
         folders = ("--keys", str(self._run.keys), "--run-dir", str(self._run.path))
-        return (sys.executable, "-m", "learner.trainer", "--connect", url, *folders)
+        return (sys.executable, "-m", "lamer.learner.trainer", "--connect", url, *folders)
 
 
 async def _learn(run: RunFolder, prepared: PreparedModel, view: View) -> int:
-    from learner.summary import write_summary
+    from lamer.learner.summary import write_summary
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -124,7 +124,7 @@ async def _learn(run: RunFolder, prepared: PreparedModel, view: View) -> int:
 
 
 async def _gateway_and_trainer(run: RunFolder, plan: GatewayPlan, stop: asyncio.Event, view: View) -> RunResult:
-    from learner.gateway import run_gateway
+    from lamer.learner.gateway import run_gateway
 
     keeper = TrainerKeeper(run)
     failure: LamerError | None = None
@@ -180,11 +180,11 @@ async def _address(run: RunFolder) -> str:
 
 def _plan(run: RunFolder, prepared: PreparedModel) -> tuple[GatewayPlan, Tracker]:
     """What the gateway is started with, and the tracker in it."""
-    from common.weights import read_fingerprint
-    from deploy.evaluation import evaluation_env_config
-    from envs import registry
-    from learner.plan import GatewayPlan, ReferenceFigure
-    from learner.tracking import Tracker
+    from lamer.common.weights import read_fingerprint
+    from lamer.deploy.evaluation import evaluation_env_config
+    from lamer.envs import registry
+    from lamer.learner.plan import GatewayPlan, ReferenceFigure
+    from lamer.learner.tracking import Tracker
 
     settings, run_dir = run.settings, run.path.resolve()
     env_config = registry.canonical_config(settings.env.name, settings.env.options)
@@ -218,7 +218,7 @@ def _resume_step(run: RunFolder) -> int | None:
     """
     if not (run.path / "journal.db").exists():
         return None
-    from learner import checkpoint
+    from lamer.learner import checkpoint
 
     latest = checkpoint.latest(run.path)
     step = 0 if latest is None else int(latest.name.rpartition("-")[2])

@@ -13,14 +13,14 @@ import logging
 import time
 from pathlib import Path
 
-from common.errors import LamerError
-from common.keys import load_client_keys
-from common.settings import Settings
-from deploy.observer import View, follow
-from deploy.processes import lamer_command
-from deploy.runs import RunFolder, locked
-from deploy.supervisor import Child, Rest, Supervisor
-from deploy.warmstart import creation_note, default_cache
+from lamer.common.errors import LamerError
+from lamer.common.keys import load_client_keys
+from lamer.common.settings import Settings
+from lamer.deploy.observer import View, follow
+from lamer.deploy.processes import lamer_command
+from lamer.deploy.runs import RunFolder, locked
+from lamer.deploy.supervisor import Child, Rest, Supervisor
+from lamer.deploy.warmstart import creation_note, default_cache
 
 log = logging.getLogger("lamer.local")
 

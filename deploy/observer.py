@@ -7,9 +7,9 @@ import os
 import socket
 from typing import Protocol
 
-from common.keys import ClientKeys
-from common.messages import PROTOCOL_VERSION, Hello, Role, Shutdown, Status, StatusRequest
-from common.session import Session
+from lamer.common.keys import ClientKeys
+from lamer.common.messages import PROTOCOL_VERSION, Hello, Role, Shutdown, Status, StatusRequest
+from lamer.common.session import Session
 
 PERIOD_SECONDS = 1.0
 

@@ -18,8 +18,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from common.messages import Phase, Status
-from deploy.observer import View
+from lamer.common.messages import Phase, Status
+from lamer.deploy.observer import View
 
 PLAIN_LINES = 24
 PLAIN_SECONDS = 30.0

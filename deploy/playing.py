@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from actors.episode import Stage
-from actors.trial import TrialLimits, TrialPlay
-from common.errors import RunFailed
-from common.messages import Lease, Sampling
-from common.records import Purpose, Task, Trial, make_trial_id
-from common.settings import Settings
-from deploy.scripted import TRIAL_SECONDS, UNBOUNDED_TOKENS
-from deploy.terminal import EndOfInput, Read, Terminal, Voice
-from envs import registry
+from lamer.actors.episode import Stage
+from lamer.actors.trial import TrialLimits, TrialPlay
+from lamer.common.errors import RunFailed
+from lamer.common.messages import Lease, Sampling
+from lamer.common.records import Purpose, Task, Trial, make_trial_id
+from lamer.common.settings import Settings
+from lamer.deploy.scripted import TRIAL_SECONDS, UNBOUNDED_TOKENS
+from lamer.deploy.terminal import EndOfInput, Read, Terminal, Voice
+from lamer.envs import registry
 
 
 def play_here(

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from common.messages import Metric
+from lamer.common.messages import Metric
 
 if TYPE_CHECKING:
-    from deploy.bench.engine import EngineBenchReport
-    from learner.diversity import Diversity
-    from learner.evaluation import EvaluationResult
+    from lamer.deploy.bench.engine import EngineBenchReport
+    from lamer.learner.diversity import Diversity
+    from lamer.learner.evaluation import EvaluationResult
 
 _PASS_AT = re.compile(r"^pass@(\d+)$")
 
@@ -76,7 +76,7 @@ def episodes_table(result: EvaluationResult) -> Table:
 
 def print_results(summary: Path) -> None:
     """A finished run's evaluation beside the references, and where the rest is."""
-    from learner.evaluation import FINAL, evaluation_path, read_evaluation
+    from lamer.learner.evaluation import FINAL, evaluation_path, read_evaluation
 
     console = Console()
     rows = read_results(summary)

@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common import config
-from common.errors import BadInput, Missing
-from common.settings import Settings
+from lamer.common import config
+from lamer.common.errors import BadInput, Missing
+from lamer.common.settings import Settings
 
 CONFIG_FILE = "config.yaml"
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

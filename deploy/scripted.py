@@ -21,12 +21,12 @@ import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
-from actors.policy import Request, RequestKind
-from actors.rendering import Renderer, TokenizerFile
-from actors.trial import TrialLimits, play_trial
-from common.errors import BadInput, LamerError, Missing
-from common.messages import Lease, Sampling
-from common.records import (
+from lamer.actors.policy import Request, RequestKind
+from lamer.actors.rendering import Renderer, TokenizerFile
+from lamer.actors.trial import TrialLimits, play_trial
+from lamer.common.errors import BadInput, LamerError, Missing
+from lamer.common.messages import Lease, Sampling
+from lamer.common.records import (
     Completion,
     FinishReason,
     Purpose,
@@ -37,9 +37,9 @@ from common.records import (
     make_trial_id,
     training_seed,
 )
-from common.settings import Settings
-from envs import registry
-from envs.base import Env
+from lamer.common.settings import Settings
+from lamer.envs import registry
+from lamer.envs.base import Env
 
 UNBOUNDED_TOKENS = 2**30
 TRIAL_SECONDS = 3600.0

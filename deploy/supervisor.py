@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import BadInput, LamerError, Missing, RunFailed
-from deploy import processes
+from lamer.common.errors import BadInput, LamerError, Missing, RunFailed
+from lamer.deploy import processes
 
 INTERRUPTED = 130
 MAX_RESTARTS = 5

@@ -18,12 +18,12 @@ from rich.rule import Rule
 from rich.text import Text
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from actors.policy import Request, RequestKind
-from actors.rendering import Renderer
-from actors.watching import Watcher
-from common.records import Completion, Episode
-from deploy.scripted import Encoder
-from envs.base import Env, StepResult
+from lamer.actors.policy import Request, RequestKind
+from lamer.actors.rendering import Renderer
+from lamer.actors.watching import Watcher
+from lamer.common.records import Completion, Episode
+from lamer.deploy.scripted import Encoder
+from lamer.envs.base import Env, StepResult
 
 Read = Callable[[str], str]
 """A line from the keyboard, after a mark that asks for it; EOFError at the end of input."""

@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from common.errors import BadInput, Missing
-from common.messages import Metric
-from common.settings import Settings
+from lamer.common.errors import BadInput, Missing
+from lamer.common.messages import Metric
+from lamer.common.settings import Settings
 
 if TYPE_CHECKING:
-    from common.records import Trial
-    from learner.supervised import Example
+    from lamer.common.records import Trial
+    from lamer.learner.supervised import Example
 
 log = logging.getLogger("lamer.warmstart")
 
@@ -132,7 +132,7 @@ def create_model(settings: Settings, output: Path) -> tuple[Metric, ...]:
     Raises:
         BadInput: `output` is in use, or the sizes describe no model.
     """
-    from learner.pocket import create_pocket, save_tokenizer, train_tokenizer
+    from lamer.learner.pocket import create_pocket, save_tokenizer, train_tokenizer
 
     _check_output(output)
     with tempfile.TemporaryDirectory() as name:
@@ -155,8 +155,8 @@ def warm_start(settings: Settings, model: Path, output: Path) -> tuple[Metric, .
     Raises:
         Missing: `model` is not usable. BadInput: `output` is in use, or no example fits. RunFailed: the loss diverged.
     """
-    from deploy.scripted import play_scripted
-    from learner.supervised import FineTuning, fine_tune
+    from lamer.deploy.scripted import play_scripted
+    from lamer.learner.supervised import FineTuning, fine_tune
 
     started = time.perf_counter()
     _check_output(output)
@@ -187,7 +187,7 @@ def read_metrics(folder: Path) -> tuple[Metric, ...]:
 
 def model_key(settings: Settings) -> str:
     """Sixteen hex digits that name the created model: of the settings, the sources and the libraries that define it."""
-    from envs import registry
+    from lamer.envs import registry
 
     factory, trial = registry.get(settings.env.name), settings.trial
     parts = {
@@ -209,8 +209,8 @@ def model_key(settings: Settings) -> str:
 
 
 def _create_and_warm_start(settings: Settings, target: Path) -> None:
-    from learner.folders import whole_folder
-    from learner.supervised import copy_other_files
+    from lamer.learner.folders import whole_folder
+    from lamer.learner.supervised import copy_other_files
 
     log.info("creating the pocket model for %s", settings.env.name)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -229,8 +229,8 @@ def _create_and_warm_start(settings: Settings, target: Path) -> None:
 
 def _texts(settings: Settings, folder: Path) -> list[str]:
     """Prompts and responses of scripted play as text: what the tokenizer is trained on."""
-    from actors.rendering import Renderer
-    from deploy.scripted import play_scripted
+    from lamer.actors.rendering import Renderer
+    from lamer.deploy.scripted import play_scripted
 
     renderer = Renderer.load(folder, settings.model.chat_template)
     trials = play_scripted(settings, folder, min(CORPUS_TRIALS, settings.model.warmstart.trials))
@@ -239,7 +239,7 @@ def _texts(settings: Settings, folder: Path) -> list[str]:
 
 
 def _examples(trials: Sequence[Trial]) -> list[Example]:
-    from learner.supervised import Example
+    from lamer.learner.supervised import Example
 
     return [Example(each.prompt_ids, each.ids) for trial in trials for each in trial.completions()]
 

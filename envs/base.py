@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from common.settings import Prompting
-from envs import history
+from lamer.common.settings import Prompting
+from lamer.envs import history
 
 ConfigT = TypeVar("ConfigT")
 

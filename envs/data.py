@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from common.errors import Missing
+from lamer.common.errors import Missing
 
 ROOT_VARIABLE = "LAMER_DATA"
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from envs.base import MemoryStep, MemoryWindow, PastAttempt
+    from lamer.envs.base import MemoryStep, MemoryWindow, PastAttempt
 
     StepsRenderer = Callable[[Sequence[MemoryStep], MemoryWindow], str]
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from common.errors import BadInput
+from lamer.common.errors import BadInput
 
 ConfigT = TypeVar("ConfigT")
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from envs import history
-from envs.base import Env, MemoryStep, MemoryWindow, PastAttempt, PlayView, ReflectionView
-from envs.parsing import parse_remark
+from lamer.envs import history
+from lamer.envs.base import Env, MemoryStep, MemoryWindow, PastAttempt, PlayView, ReflectionView
+from lamer.envs.parsing import parse_remark
 
 
 class PromptStyle(ABC):

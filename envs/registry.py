@@ -14,19 +14,19 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from common.errors import BadInput, Missing
-from common.records import Task
-from envs import options as env_options
-from envs.base import Env, EnvFactory, Reference
+from lamer.common.errors import BadInput, Missing
+from lamer.common.records import Task
+from lamer.envs import options as env_options
+from lamer.envs.base import Env, EnvFactory, Reference
 
 ENTRY_POINT_GROUP = "lamer.envs"
 
 _BUILT_IN = {
-    "alfworld": "envs.alfworld.factory:FACTORY",
-    "doors": "envs.doors.factory:FACTORY",
-    "minesweeper": "envs.minesweeper.factory:FACTORY",
-    "sokoban": "envs.sokoban.factory:FACTORY",
-    "webshop": "envs.webshop.factory:FACTORY",
+    "alfworld": "lamer.envs.alfworld.factory:FACTORY",
+    "doors": "lamer.envs.doors.factory:FACTORY",
+    "minesweeper": "lamer.envs.minesweeper.factory:FACTORY",
+    "sokoban": "lamer.envs.sokoban.factory:FACTORY",
+    "webshop": "lamer.envs.webshop.factory:FACTORY",
 }
 
 _EXTRAS = frozenset({"webshop"})

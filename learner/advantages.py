@@ -34,7 +34,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from common.settings import AdvantageSettings
+from lamer.common.settings import AdvantageSettings
 
 Values: TypeAlias = npt.NDArray[np.float64]
 Normalise: TypeAlias = Literal["mean", "mean_std"]

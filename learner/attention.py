@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from common.errors import BadInput
-from learner.packing import Indices, Pack, Segment
+from lamer.common.errors import BadInput
+from lamer.learner.packing import Indices, Pack, Segment
 
 SHARED_PREFIX = "lamer_shared_prefix"
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.messages import (
+from lamer.common.messages import (
     Batch,
     BatchRequest,
     Checkpointed,
@@ -26,13 +26,13 @@ from common.messages import (
     UpdateReport,
     WeightAnnouncement,
 )
-from learner.groups import Cut
-from learner.leases import LeaseTable
-from learner.peers import Link, Peer, PeerTable
-from learner.plan import Tracker
-from learner.pool import TrialPool
-from learner.status import BatchFigures
-from learner.weight_server import WeightServer
+from lamer.learner.groups import Cut
+from lamer.learner.leases import LeaseTable
+from lamer.learner.peers import Link, Peer, PeerTable
+from lamer.learner.plan import Tracker
+from lamer.learner.pool import TrialPool
+from lamer.learner.status import BatchFigures
+from lamer.learner.weight_server import WeightServer
 
 log = logging.getLogger("lamer.gateway")
 

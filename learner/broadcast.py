@@ -15,12 +15,12 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from common.errors import BadInput
-from common.messages import AnyMessage, GroupAction, GroupJoin, GroupOrder, GroupState
-from common.settings import Settings
-from common.weights import WeightFile, identity_of
-from learner.rank_zero import Outcomes, TorchRankZero, check_backend, group_address, plan_buckets
-from learner.update_group import Limits, Stage, Update, UpdateGroup
+from lamer.common.errors import BadInput
+from lamer.common.messages import AnyMessage, GroupAction, GroupJoin, GroupOrder, GroupState
+from lamer.common.settings import Settings
+from lamer.common.weights import WeightFile, identity_of
+from lamer.learner.rank_zero import Outcomes, TorchRankZero, check_backend, group_address, plan_buckets
+from lamer.learner.update_group import Limits, Stage, Update, UpdateGroup
 
 log = logging.getLogger("lamer.trainer")
 

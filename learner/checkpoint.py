@@ -27,9 +27,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from common.errors import BadInput, Missing
-from common.settings import Settings
-from learner.folders import file_digest, whole_folder
+from lamer.common.errors import BadInput, Missing
+from lamer.common.settings import Settings
+from lamer.learner.folders import file_digest, whole_folder
 
 log = logging.getLogger("lamer.checkpoint")
 

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from common.messages import Metric
-from common.settings import Settings
-from learner.advantages import Values
-from learner.model import PackInput, PolicyModel
-from learner.packing import pack
-from learner.samples import Sample
+from lamer.common.messages import Metric
+from lamer.common.settings import Settings
+from lamer.learner.advantages import Values
+from lamer.learner.model import PackInput, PolicyModel
+from lamer.learner.packing import pack
+from lamer.learner.samples import Sample
 
 
 class Critic:

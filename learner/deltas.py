@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from common.blocks import BLOCK_BYTES, block_digest, encode_block
-from common.errors import BadInput, LamerError
-from common.messages import WeightAnnouncement
-from common.tensors import StoredTensor, TensorFile, TensorFolder
-from common.weights import Block, Encoding, StreamedFile, WeightFile
+from lamer.common.blocks import BLOCK_BYTES, block_digest, encode_block
+from lamer.common.errors import BadInput, LamerError
+from lamer.common.messages import WeightAnnouncement
+from lamer.common.tensors import StoredTensor, TensorFile, TensorFolder
+from lamer.common.weights import Block, Encoding, StreamedFile, WeightFile
 
 AHEAD = 4
 """Blocks that are read and encoded before the first of them is written."""

@@ -7,14 +7,14 @@ list is gone. The actor with the most room relative to its capacity is served fi
 
 from __future__ import annotations
 
-from common.messages import Lease, Role, Sampling, Servers
-from common.records import Purpose, make_trial_id
-from common.settings import Settings
-from learner.evaluating import Evaluation
-from learner.leases import LeaseTable
-from learner.peers import Link, Peer, PeerTable
-from learner.pool import TrialPool
-from learner.weight_server import WeightServer
+from lamer.common.messages import Lease, Role, Sampling, Servers
+from lamer.common.records import Purpose, make_trial_id
+from lamer.common.settings import Settings
+from lamer.learner.evaluating import Evaluation
+from lamer.learner.leases import LeaseTable
+from lamer.learner.peers import Link, Peer, PeerTable
+from lamer.learner.pool import TrialPool
+from lamer.learner.weight_server import WeightServer
 
 
 class Dispatcher:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.records import Episode
-from learner.intervals import Interval, bootstrap_intervals
+from lamer.common.records import Episode
+from lamer.learner.intervals import Interval, bootstrap_intervals
 
 _DIGEST_BYTES = 12
 

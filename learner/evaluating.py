@@ -6,11 +6,11 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Iterable
 
-from common.messages import MemoryMode, Sampling
-from common.records import Trial
-from common.settings import Settings
-from learner.evaluation import EvaluationPlan, EvaluationResult, Measured, measure, summarise
-from learner.groups import Acceptance
+from lamer.common.messages import MemoryMode, Sampling
+from lamer.common.records import Trial
+from lamer.common.settings import Settings
+from lamer.learner.evaluation import EvaluationPlan, EvaluationResult, Measured, measure, summarise
+from lamer.learner.groups import Acceptance
 
 
 def evaluation_plan(settings: Settings, env_config: str, name: str, policy_version: int) -> EvaluationPlan:

@@ -21,11 +21,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from common.errors import BadInput
-from common.messages import MemoryMode, Metric, Sampling
-from common.records import EVALUATION_SEED, EpisodeStatus, Task, Trial
-from learner.diversity import Diversity, diversity, entropy, trajectory
-from learner.intervals import Interval, bootstrap_intervals
+from lamer.common.errors import BadInput
+from lamer.common.messages import MemoryMode, Metric, Sampling
+from lamer.common.records import EVALUATION_SEED, EpisodeStatus, Task, Trial
+from lamer.learner.diversity import Diversity, diversity, entropy, trajectory
+from lamer.learner.intervals import Interval, bootstrap_intervals
 
 EVALUATIONS_FOLDER = "evaluations"
 INITIAL = "initial"

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from learner.evaluation import FINAL, INITIAL, EvaluationResult
-from learner.plan import ReferenceFigure
-from learner.plots import COLOURS, GREY, finish, mark, new_figure, show_shares
+from lamer.learner.evaluation import FINAL, INITIAL, EvaluationResult
+from lamer.learner.plan import ReferenceFigure
+from lamer.learner.plots import COLOURS, GREY, finish, mark, new_figure, show_shares
 
 _TITLES = {INITIAL: "before training", FINAL: "after training"}
 _LINES = ((0, (5, 4)), (0, (1, 2)), (0, (5, 2, 1, 2)), (0, (8, 3)))

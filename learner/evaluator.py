@@ -11,12 +11,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from common.errors import BadInput
-from learner.dispatch import Dispatcher
-from learner.evaluating import Evaluation, evaluation_plan
-from learner.evaluation import INITIAL, EvaluationResult, evaluation_path, read_evaluations, write_evaluation
-from learner.journal import Journal
-from learner.plan import GatewayPlan
+from lamer.common.errors import BadInput
+from lamer.learner.dispatch import Dispatcher
+from lamer.learner.evaluating import Evaluation, evaluation_plan
+from lamer.learner.evaluation import INITIAL, EvaluationResult, evaluation_path, read_evaluations, write_evaluation
+from lamer.learner.journal import Journal
+from lamer.learner.plan import GatewayPlan
 
 log = logging.getLogger("lamer.gateway")
 

@@ -24,10 +24,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from learner.evaluation import EvaluationResult
-from learner.evaluation_figures import draw_evaluations, draw_progress
-from learner.plan import ReferenceFigure
-from learner.plots import COLOURS, DPI, finish, mark, new_figure, show_shares
+from lamer.learner.evaluation import EvaluationResult
+from lamer.learner.evaluation_figures import draw_evaluations, draw_progress
+from lamer.learner.plan import ReferenceFigure
+from lamer.learner.plots import COLOURS, DPI, finish, mark, new_figure, show_shares
 
 Values = npt.NDArray[np.float64]
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from learner.returns import Form, Returns
+from lamer.learner.returns import Form, Returns
 
 Values = Sequence[float]
 

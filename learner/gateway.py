@@ -24,10 +24,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import config
-from common.codec import CodecError, decode_message, encode_message
-from common.errors import BadInput, LamerError, RunFailed
-from common.messages import (
+from lamer.common import config
+from lamer.common.codec import CodecError, decode_message, encode_message
+from lamer.common.errors import BadInput, LamerError, RunFailed
+from lamer.common.messages import (
     PROTOCOL_VERSION,
     AnyMessage,
     BatchRequest,
@@ -56,21 +56,21 @@ from common.messages import (
     UpdateReport,
     Welcome,
 )
-from common.transport import RouterEndpoint
-from learner.batching import Batcher
-from learner.dispatch import Dispatcher
-from learner.evaluation import FINAL, INITIAL
-from learner.evaluator import Evaluator
-from learner.groups import TrialEntry
-from learner.hosts import Hosts
-from learner.intake import Intake
-from learner.journal import Journal
-from learner.peers import Expectation, Link, Peer, PeerTable
-from learner.plan import GatewayPlan, ReferenceFigure, RunResult, Tracker
-from learner.pool import TrialPool
-from learner.progress import Progress, RunFigures
-from learner.weight_server import WeightServer, first_weights
-from learner.weight_stream import WeightStream
+from lamer.common.transport import RouterEndpoint
+from lamer.learner.batching import Batcher
+from lamer.learner.dispatch import Dispatcher
+from lamer.learner.evaluation import FINAL, INITIAL
+from lamer.learner.evaluator import Evaluator
+from lamer.learner.groups import TrialEntry
+from lamer.learner.hosts import Hosts
+from lamer.learner.intake import Intake
+from lamer.learner.journal import Journal
+from lamer.learner.peers import Expectation, Link, Peer, PeerTable
+from lamer.learner.plan import GatewayPlan, ReferenceFigure, RunResult, Tracker
+from lamer.learner.pool import TrialPool
+from lamer.learner.progress import Progress, RunFigures
+from lamer.learner.weight_server import WeightServer, first_weights
+from lamer.learner.weight_stream import WeightStream
 
 __all__ = ["GatewayPlan", "ReferenceFigure", "RunResult", "Tracker", "run_gateway"]
 

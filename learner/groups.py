@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from common.records import Purpose, Task
-from learner.admission import Admission
+from lamer.common.records import Purpose, Task
+from lamer.learner.admission import Admission
 
 
 @dataclass(frozen=True, slots=True)

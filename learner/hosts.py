@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
-from common.messages import (
+from lamer.common.messages import (
     ChunkRequest,
     GroupJoin,
     GroupOffer,
@@ -27,10 +27,10 @@ from common.messages import (
     ModelFilesRequest,
     Role,
 )
-from learner.model_files import read_model_files
-from learner.peers import Link, Peer, PeerTable
-from learner.weight_server import WeightServer
-from learner.weight_stream import WeightStream
+from lamer.learner.model_files import read_model_files
+from lamer.learner.peers import Link, Peer, PeerTable
+from lamer.learner.weight_server import WeightServer
+from lamer.learner.weight_stream import WeightStream
 
 log = logging.getLogger("lamer.gateway")
 

@@ -15,16 +15,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.codec import CodecError, decode_trial
-from common.messages import Ack, Nack, NackKind, TrialDone, TrialFailed
-from common.records import EpisodeStatus, Purpose, Trial, make_trial_id
-from learner.dispatch import Dispatcher
-from learner.evaluating import Evaluation
-from learner.evaluation import is_faulty
-from learner.groups import Acceptance, TrialEntry
-from learner.peers import Link, Peer, PeerTable
-from learner.pool import TrialPool
-from learner.status import RateWindow
+from lamer.common.codec import CodecError, decode_trial
+from lamer.common.messages import Ack, Nack, NackKind, TrialDone, TrialFailed
+from lamer.common.records import EpisodeStatus, Purpose, Trial, make_trial_id
+from lamer.learner.dispatch import Dispatcher
+from lamer.learner.evaluating import Evaluation
+from lamer.learner.evaluation import is_faulty
+from lamer.learner.groups import Acceptance, TrialEntry
+from lamer.learner.peers import Link, Peer, PeerTable
+from lamer.learner.pool import TrialPool
+from lamer.learner.status import RateWindow
 
 log = logging.getLogger("lamer.gateway")
 

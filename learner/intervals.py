@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import BadInput
+from lamer.common.errors import BadInput
 
 Values = npt.NDArray[np.float64]
 

@@ -21,10 +21,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.codec import decode_trial
-from common.errors import BadInput, Missing, RunFailed
-from common.records import Purpose, Trial
-from learner.groups import RestoredGroup, TrialEntry
+from lamer.common.codec import decode_trial
+from lamer.common.errors import BadInput, Missing, RunFailed
+from lamer.common.records import Purpose, Trial
+from lamer.learner.groups import RestoredGroup, TrialEntry
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS groups(

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.codec import decode_trial
-from common.errors import Missing
-from common.records import Trial
+from lamer.common.codec import decode_trial
+from lamer.common.errors import Missing
+from lamer.common.records import Trial
 
 _COLUMNS = "trial_id, state, step, oldest_version, response_tokens, solved_at"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from common.messages import Lease
-from common.records import Purpose
+from lamer.common.messages import Lease
+from lamer.common.records import Purpose
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 
 import torch
 
-from common.settings import LossSettings
+from lamer.common.settings import LossSettings
 
 _LOG_RATIO_LIMIT = 20.0
 _KL_LIMIT = 10.0

@@ -26,10 +26,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from common.messages import Metric
-from common.records import Trial
-from learner.loss import PolicyLoss, ValueLoss, effective_share, ratio
-from learner.samples import Sample
+from lamer.common.messages import Metric
+from lamer.common.records import Trial
+from lamer.learner.loss import PolicyLoss, ValueLoss, effective_share, ratio
+from lamer.learner.samples import Sample
 
 
 def trial_metrics(trials: Sequence[Trial], episodes: int, policy_version: int) -> list[Metric]:

@@ -25,13 +25,13 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from common.errors import BadInput, Missing
-from common.settings import TrainerSettings
-from common.weights import WeightFile, weight_files
-from learner.attention import SHARED_PREFIX, PrefixLayout, plan_layout
-from learner.folders import whole_folder
-from learner.packing import Indices, Pack, pack
-from learner.samples import Sample, SampleKind
+from lamer.common.errors import BadInput, Missing
+from lamer.common.settings import TrainerSettings
+from lamer.common.weights import WeightFile, weight_files
+from lamer.learner.attention import SHARED_PREFIX, PrefixLayout, plan_layout
+from lamer.learner.folders import whole_folder
+from lamer.learner.packing import Indices, Pack, pack
+from lamer.learner.samples import Sample, SampleKind
 
 WEIGHTS = "model.safetensors"
 HEAD_VALUES = 1 << 26

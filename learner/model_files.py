@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from common.messages import ModelFiles
-from common.weights import WEIGHT_SUFFIX, NamedFile
+from lamer.common.messages import ModelFiles
+from lamer.common.weights import WEIGHT_SUFFIX, NamedFile
 
 log = logging.getLogger("lamer.gateway")
 

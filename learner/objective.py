@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 import torch
 
-from common.settings import Settings
-from learner.critic import Critic
-from learner.loss import ResponseTokens, TokenLogprobs, ValueLoss, k3_kl, policy_loss, value_loss
-from learner.metrics import TokenMeter
-from learner.model import PackInput, PolicyModel, TokenScores
-from learner.packing import Pack
+from lamer.common.settings import Settings
+from lamer.learner.critic import Critic
+from lamer.learner.loss import ResponseTokens, TokenLogprobs, ValueLoss, k3_kl, policy_loss, value_loss
+from lamer.learner.metrics import TokenMeter
+from lamer.learner.model import PackInput, PolicyModel, TokenScores
+from lamer.learner.packing import Pack
 
 
 @dataclass(frozen=True, slots=True)

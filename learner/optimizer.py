@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from common.settings import OptimizerSettings
+from lamer.common.settings import OptimizerSettings
 
 
 def learning_rate(settings: OptimizerSettings, step: int, updates: int) -> float:

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import BadInput
-from learner.samples import Sample
+from lamer.common.errors import BadInput
+from lamer.learner.samples import Sample
 
 Indices = npt.NDArray[np.int64]
 

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from common.messages import Metric
-from common.records import Completion, Trial
-from learner.model import WEIGHTS, PolicyModel
-from learner.packing import pack
-from learner.samples import Sample, SampleKind
+from lamer.common.messages import Metric
+from lamer.common.records import Completion, Trial
+from lamer.learner.model import WEIGHTS, PolicyModel
+from lamer.learner.packing import pack
+from lamer.learner.samples import Sample, SampleKind
 
 
 def engine_parity(

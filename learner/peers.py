@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from common.codec import encode_message
-from common.messages import PROTOCOL_VERSION, AnyMessage, Hello, Role
-from common.transport import RouterEndpoint
-from common.weights import ModelFingerprint
+from lamer.common.codec import encode_message
+from lamer.common.messages import PROTOCOL_VERSION, AnyMessage, Hello, Role
+from lamer.common.transport import RouterEndpoint
+from lamer.common.weights import ModelFingerprint
 
 
 @dataclasses.dataclass(slots=True, eq=False)

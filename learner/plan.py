@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from common.keys import ServerKeys
-from common.messages import Metric
-from common.settings import Settings
-from common.weights import ModelFingerprint
-from learner.evaluation import EvaluationResult
+from lamer.common.keys import ServerKeys
+from lamer.common.messages import Metric
+from lamer.common.settings import Settings
+from lamer.common.weights import ModelFingerprint
+from lamer.learner.evaluation import EvaluationResult
 
 
 class Tracker(Protocol):

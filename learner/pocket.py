@@ -22,9 +22,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from common.errors import BadInput
-from common.settings import PocketSettings
-from learner.folders import whole_folder
+from lamer.common.errors import BadInput
+from lamer.common.settings import PocketSettings
+from lamer.learner.folders import whole_folder
 
 PAD_TOKEN = "<pad>"
 EOS_TOKEN = "<eos>"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from common.errors import RunFailed
-from common.records import Purpose, Task, make_trial_id, training_seed
-from common.settings import Settings
-from learner.admission import Admission
-from learner.groups import Group, GroupTable
-from learner.journal import Drop, Journal
-from learner.status import DropCounts
+from lamer.common.errors import RunFailed
+from lamer.common.records import Purpose, Task, make_trial_id, training_seed
+from lamer.common.settings import Settings
+from lamer.learner.admission import Admission
+from lamer.learner.groups import Group, GroupTable
+from lamer.learner.journal import Drop, Journal
+from lamer.learner.status import DropCounts
 
 _DROPS_IN_A_ROW = 16
 

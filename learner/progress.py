@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from common.messages import Metric, Phase, Role, Status
-from learner.batching import Batcher
-from learner.dispatch import Dispatcher
-from learner.evaluation import EvaluationResult, pass_at
-from learner.intake import Intake
-from learner.peers import PeerTable
-from learner.plan import GatewayPlan, RunResult
-from learner.pool import TrialPool
-from learner.weight_server import WeightServer
+from lamer.common.messages import Metric, Phase, Role, Status
+from lamer.learner.batching import Batcher
+from lamer.learner.dispatch import Dispatcher
+from lamer.learner.evaluation import EvaluationResult, pass_at
+from lamer.learner.intake import Intake
+from lamer.learner.peers import PeerTable
+from lamer.learner.plan import GatewayPlan, RunResult
+from lamer.learner.pool import TrialPool
+from lamer.learner.weight_server import WeightServer
 
 
 @dataclass(slots=True)

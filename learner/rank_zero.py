@@ -31,9 +31,9 @@ from torch._C._distributed_c10d import (
     Work,
 )
 
-from common.errors import BadInput
-from common.weights import Bucket
-from learner.update_group import MasterAddress, Update
+from lamer.common.errors import BadInput
+from lamer.common.weights import Bucket
+from lamer.learner.update_group import MasterAddress, Update
 
 log = logging.getLogger("lamer.trainer")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from common.records import Trial
-from learner.update import PolicyUpdater, UpdateResult
+from lamer.common.records import Trial
+from lamer.learner.update import PolicyUpdater, UpdateResult
 
 
 def replay(batches: Iterable[Sequence[Trial]], updater: PolicyUpdater) -> tuple[UpdateResult, ...]:

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from common.records import Trial
+from lamer.common.records import Trial
 
 Rewards: TypeAlias = Sequence[Sequence[float]]
 Returns: TypeAlias = tuple[tuple[float, ...], ...]

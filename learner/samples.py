@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import BadInput
-from common.records import Completion, Logprobs, Purpose, TokenIds, Trial
-from common.settings import AdvantageSettings, CreditSettings
-from learner.advantages import GroupRows, Values, batch_advantages, normalise
-from learner.gae import GaeSettings, TrialSteps, trial_advantages
-from learner.returns import Form, trial_returns
+from lamer.common.errors import BadInput
+from lamer.common.records import Completion, Logprobs, Purpose, TokenIds, Trial
+from lamer.common.settings import AdvantageSettings, CreditSettings
+from lamer.learner.advantages import GroupRows, Values, batch_advantages, normalise
+from lamer.learner.gae import GaeSettings, TrialSteps, trial_advantages
+from lamer.learner.returns import Form, trial_returns
 
 
 class SampleKind(enum.StrEnum):

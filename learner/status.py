@@ -6,9 +6,9 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.messages import Metric
-from learner.evaluation import pass_at
-from learner.groups import TrialEntry
+from lamer.common.messages import Metric
+from lamer.learner.evaluation import pass_at
+from lamer.learner.groups import TrialEntry
 
 WINDOW_SECONDS = 10.0
 

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import msgspec
 
-from common.config import config_hash
-from common.messages import Metric
-from common.settings import Settings
-from learner.diversity import Diversity
-from learner.evaluation import FINAL, INITIAL, EvaluationResult
-from learner.plan import RunResult
+from lamer.common.config import config_hash
+from lamer.common.messages import Metric
+from lamer.common.settings import Settings
+from lamer.learner.diversity import Diversity
+from lamer.learner.evaluation import FINAL, INITIAL, EvaluationResult
+from lamer.learner.plan import RunResult
 
 Json = str | float | int | None | Mapping[str, "Json"] | Sequence["Json"]
 

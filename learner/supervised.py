@@ -25,9 +25,9 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from common.errors import BadInput, RunFailed
-from common.records import TokenIds
-from learner.folders import whole_folder
+from lamer.common.errors import BadInput, RunFailed
+from lamer.common.records import TokenIds
+from lamer.learner.folders import whole_folder
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.index.json")
 

@@ -23,11 +23,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from common import config
-from common.messages import Metric
-from common.settings import Settings
-from learner.evaluation import EVALUATIONS_FOLDER, read_evaluations
-from learner.plan import ReferenceFigure
+from lamer.common import config
+from lamer.common.messages import Metric
+from lamer.common.settings import Settings
+from lamer.learner.evaluation import EVALUATIONS_FOLDER, read_evaluations
+from lamer.learner.plan import ReferenceFigure
 
 log = logging.getLogger("lamer.tracking")
 
@@ -152,7 +152,7 @@ class Tracker:
                 self._warn(f"tracking failed, the run goes on: {type(error).__name__}: {_first_line(error)}")
 
     def _draw(self) -> None:
-        from learner.figures import draw_figures  # noqa: PLC0415 -- matplotlib takes a second, here in the thread
+        from lamer.learner.figures import draw_figures  # noqa: PLC0415 -- matplotlib takes a second, here in the thread
 
         run_dir, tracked = self._tracked.run_dir, self._tracked
         figures = draw_figures(

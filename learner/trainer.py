@@ -6,7 +6,7 @@
 
 torch runs in a worker thread, so that heartbeats go on during an update, and so do weight broadcasts
 (`learner.broadcast`): what concerns them is sorted out of the messages at once. The process ends with the exit code of
-the gateway's Shutdown; started as `python -m learner.trainer` by `lamer learner`.
+the gateway's Shutdown; started as `python -m lamer.learner.trainer` by `lamer learner`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import config
-from common.errors import LamerError
-from common.keys import ClientKeys, load_client_keys
-from common.messages import (
+from lamer.common import config
+from lamer.common.errors import LamerError
+from lamer.common.keys import ClientKeys, load_client_keys
+from lamer.common.messages import (
     PROTOCOL_VERSION,
     AnyMessage,
     Batch,
@@ -38,10 +38,10 @@ from common.messages import (
     UpdateReport,
     Welcome,
 )
-from common.session import Session
-from learner import checkpoint, journal
-from learner.broadcast import Broadcaster
-from learner.update import PolicyUpdater
+from lamer.common.session import Session
+from lamer.learner import checkpoint, journal
+from lamer.learner.broadcast import Broadcaster
+from lamer.learner.update import PolicyUpdater
 
 log = logging.getLogger("lamer.trainer")
 
@@ -182,8 +182,8 @@ async def run_trainer(options: TrainerOptions) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of `python -m learner.trainer`."""
-    parser = argparse.ArgumentParser(prog="python -m learner.trainer", description="the trainer process of a run")
+    """Entry of `python -m lamer.learner.trainer`."""
+    parser = argparse.ArgumentParser(prog="python -m lamer.learner.trainer", description="the trainer process of a run")
     parser.add_argument("--connect", required=True, help="address of the gateway, tcp://host:port")
     parser.add_argument("--keys", required=True, type=Path, help="folder of CURVE keys")
     parser.add_argument("--run-dir", required=True, type=Path, help="folder of the run")

@@ -23,21 +23,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.errors import BadInput, RunFailed
-from common.messages import Metric
-from common.records import Trial
-from common.settings import Settings
-from common.weights import WeightFile
-from learner import checkpoint
-from learner.critic import value_metrics
-from learner.loss import entropy_coefficient, needs_proximal
-from learner.metrics import TokenMeter, sample_metrics, trial_metrics
-from learner.model import PolicyModel
-from learner.objective import Minibatch, Objective, compute_proximal, compute_reference, load_models, load_pack
-from learner.optimizer import Trained, learning_rate
-from learner.packing import pack
-from learner.parity import engine_parity
-from learner.samples import Sample, make_samples, unscored_samples
+from lamer.common.errors import BadInput, RunFailed
+from lamer.common.messages import Metric
+from lamer.common.records import Trial
+from lamer.common.settings import Settings
+from lamer.common.weights import WeightFile
+from lamer.learner import checkpoint
+from lamer.learner.critic import value_metrics
+from lamer.learner.loss import entropy_coefficient, needs_proximal
+from lamer.learner.metrics import TokenMeter, sample_metrics, trial_metrics
+from lamer.learner.model import PolicyModel
+from lamer.learner.objective import Minibatch, Objective, compute_proximal, compute_reference, load_models, load_pack
+from lamer.learner.optimizer import Trained, learning_rate
+from lamer.learner.packing import pack
+from lamer.learner.parity import engine_parity
+from lamer.learner.samples import Sample, make_samples, unscored_samples
 
 CRITIC = "critic."
 """Before the names of a critic's parameters in a checkpoint."""

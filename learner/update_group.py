@@ -18,10 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from common.errors import LamerError
-from common.messages import GroupAction, GroupJoin, GroupOffer, GroupOrder, GroupStage, GroupState, GroupUpdate
-from common.records import Record
-from common.weights import Bucket
+from lamer.common.errors import LamerError
+from lamer.common.messages import GroupAction, GroupJoin, GroupOffer, GroupOrder, GroupStage, GroupState, GroupUpdate
+from lamer.common.records import Record
+from lamer.common.weights import Bucket
 
 log = logging.getLogger("lamer.trainer")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from common.errors import Missing
-from common.messages import HostStatus, Metric, ServerInfo, WeightAnnouncement
-from common.weights import weight_files
+from lamer.common.errors import Missing
+from lamer.common.messages import HostStatus, Metric, ServerInfo, WeightAnnouncement
+from lamer.common.weights import weight_files
 
 
 def first_weights(model_path: Path) -> WeightAnnouncement:

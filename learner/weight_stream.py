@@ -19,11 +19,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import BadInput, LamerError
-from common.messages import ChunkRequest, ManifestRequest, ModelFiles, WeightAnnouncement, WeightChunk, WeightManifest
-from learner.deltas import Payload, Stopped, make_payload
-from learner.model_files import read_model_files
-from learner.weight_server import WeightServer
+from lamer.common.errors import BadInput, LamerError
+from lamer.common.messages import (
+    ChunkRequest,
+    ManifestRequest,
+    ModelFiles,
+    WeightAnnouncement,
+    WeightChunk,
+    WeightManifest,
+)
+from lamer.learner.deltas import Payload, Stopped, make_payload
+from lamer.learner.model_files import read_model_files
+from lamer.learner.weight_server import WeightServer
 
 log = logging.getLogger("lamer.gateway")
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -12,6 +16,18 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+PACKAGES = ("actors", "common", "deploy", "envs", "learner")
+
+
+class NoSecondSpelling(MetaPathFinder):
+    """Refuses `import common` where the repository's root is on the path: it would load a second copy of each class."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if name in PACKAGES:
+            raise ModuleNotFoundError(f"import lamer.{name}, not {name}", name=name)
+
+
+sys.meta_path.insert(0, NoSecondSpelling())
 
 
 @pytest.fixture(scope="session")

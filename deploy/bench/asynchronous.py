@@ -19,9 +19,9 @@ from pathlib import Path
 
 import msgspec
 
-from common.errors import LamerError, RunFailed
-from common.keys import ClientKeys, create_keys, load_client_keys, load_server_keys
-from common.messages import (
+from lamer.common.errors import LamerError, RunFailed
+from lamer.common.keys import ClientKeys, create_keys, load_client_keys, load_server_keys
+from lamer.common.messages import (
     PROTOCOL_VERSION,
     Batch,
     BatchRequest,
@@ -37,8 +37,8 @@ from common.messages import (
     WeightAnnouncement,
     Welcome,
 )
-from common.session import Session
-from common.settings import (
+from lamer.common.session import Session
+from lamer.common.settings import (
     BatchSettings,
     EnvSettings,
     EvaluationSettings,
@@ -49,14 +49,14 @@ from common.settings import (
     TrackingSettings,
     TrialSettings,
 )
-from deploy.bench.report import ProcessLoad, ScheduleFigures
-from deploy.bench.scripted import NAME, write_entry_point
-from deploy.bench.simulated import REQUEST_SECONDS, SimulatedServer, Throughput, process_cpu_seconds
-from deploy.bench.wire import PacedInfo
-from deploy.inference.launch import free_port
-from deploy.processes import end_all, lamer_command, last_error, start
-from learner.gateway import run_gateway
-from learner.plan import GatewayPlan
+from lamer.deploy.bench.report import ProcessLoad, ScheduleFigures
+from lamer.deploy.bench.scripted import NAME, write_entry_point
+from lamer.deploy.bench.simulated import REQUEST_SECONDS, SimulatedServer, Throughput, process_cpu_seconds
+from lamer.deploy.bench.wire import PacedInfo
+from lamer.deploy.inference.launch import free_port
+from lamer.deploy.processes import end_all, lamer_command, last_error, start
+from lamer.learner.gateway import run_gateway
+from lamer.learner.plan import GatewayPlan
 
 CONNECT_SECONDS = 30.0
 STOP_SECONDS = 10.0

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.errors import BadInput, Missing
-from common.settings import PocketSettings
-from common.weights import WEIGHT_SUFFIX
+from lamer.common.errors import BadInput, Missing
+from lamer.common.settings import PocketSettings
+from lamer.common.weights import WEIGHT_SUFFIX
 
 _STEP = 1.0 + 2.0**-7
 """What weights are multiplied with: the least factor that changes every bfloat16."""
@@ -48,7 +48,7 @@ def random_checkpoints(size: str, folder: Path, seed: int) -> Checkpoints:
     from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    from learner.pocket import PAD_TOKEN, pocket_config, train_tokenizer
+    from lamer.learner.pocket import PAD_TOKEN, pocket_config, train_tokenizer
 
     disable_progress_bar()
     sizes, first = SIZES[size], folder / "first"

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from common.errors import BadInput, RunFailed
+from lamer.common.errors import BadInput, RunFailed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -222,8 +222,8 @@ def _make_prompts(plan: EngineBenchPlan, seed: int) -> Prompts:
 
 
 def _embedded(folder: Path, plan: EngineBenchPlan) -> Generate:
-    from deploy.inference.embedded.api import parse_generate
-    from deploy.inference.embedded.engine import Engine, EngineOptions
+    from lamer.deploy.inference.embedded.api import parse_generate
+    from lamer.deploy.inference.embedded.engine import Engine, EngineOptions
 
     total = 2 * plan.requests * (plan.prompt_tokens + plan.new_tokens)
     engine = Engine(EngineOptions(folder, max_running=plan.requests, max_total_tokens=max(total, _CONTEXT)))

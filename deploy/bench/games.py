@@ -16,14 +16,14 @@ from pathlib import Path
 
 import msgspec
 
-from common.errors import LamerError
-from common.records import Task, training_seed
-from common.settings import Settings
-from deploy.supervisor import first_error
-from envs import registry
-from envs.base import EnvironmentFault
-from envs.workers.pool import MIB, PoolCounts, shared_counts
-from envs.workers.process import resident_bytes
+from lamer.common.errors import LamerError
+from lamer.common.records import Task, training_seed
+from lamer.common.settings import Settings
+from lamer.deploy.supervisor import first_error
+from lamer.envs import registry
+from lamer.envs.base import EnvironmentFault
+from lamer.envs.workers.pool import MIB, PoolCounts, shared_counts
+from lamer.envs.workers.process import resident_bytes
 
 EPISODES = 2
 TICK_SECONDS = 0.01

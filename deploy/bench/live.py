@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from common.records import FinishReason
-from deploy.bench.pace import NEVER, Finished, Pace, PacedEngine, Totals
+from lamer.common.records import FinishReason
+from lamer.deploy.bench.pace import NEVER, Finished, Pace, PacedEngine, Totals
 
 
 class DuplicateRequestError(ValueError):

@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from actors.policy import Policy, Request, RequestKind
-from actors.rendering import Renderer
-from actors.trial import TrialLimits, play_trial
-from common.errors import RunFailed
-from common.messages import Lease
-from common.records import Completion, Trial
-from envs.base import Env
+from lamer.actors.policy import Policy, Request, RequestKind
+from lamer.actors.rendering import Renderer
+from lamer.actors.trial import TrialLimits, play_trial
+from lamer.common.errors import RunFailed
+from lamer.common.messages import Lease
+from lamer.common.records import Completion, Trial
+from lamer.envs.base import Env
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from common.records import FinishReason
+from lamer.common.records import FinishReason
 
 NEVER = math.inf
 

@@ -1,6 +1,6 @@
 """A SIMULATED inference server: SGLang's HTTP contract at a GPU's pace, without a model.
 
-    python -m deploy.bench.paced --port 30000 --time-scale 8 --api-key KEY --admin-api-key ADMIN
+    python -m lamer.deploy.bench.paced --port 30000 --time-scale 8 --api-key KEY --admin-api-key ADMIN
 
 `pace` decides on a virtual clock when which request is done, `live` runs that clock `time_scale` times as fast as the
 wall's, and this module puts HTTP around it. Responses are random token ids of the drawn length (`fragments`); `text` is
@@ -24,11 +24,11 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from common.records import FinishReason
-from deploy.bench.fragments import ResponseFragments
-from deploy.bench.live import DuplicateRequestError, LiveEngine
-from deploy.bench.pace import Finished, Pace, ResponseLengths
-from deploy.bench.wire import AdminRequest, GenerateRequest, PacedInfo
+from lamer.common.records import FinishReason
+from lamer.deploy.bench.fragments import ResponseFragments
+from lamer.deploy.bench.live import DuplicateRequestError, LiveEngine
+from lamer.deploy.bench.pace import Finished, Pace, ResponseLengths
+from lamer.deploy.bench.wire import AdminRequest, GenerateRequest, PacedInfo
 
 OPEN_ROUTES = frozenset({"/health", "/health_generate", "/ready"})
 ADMIN_ROUTES = frozenset(
@@ -259,7 +259,9 @@ class PacedServer:
 def parse_options(arguments: list[str] | None = None) -> PacedOptions:
     """The command line as options."""
     default = PacedOptions()
-    parser = argparse.ArgumentParser(prog="python -m deploy.bench.paced", description="A SIMULATED inference server.")
+    parser = argparse.ArgumentParser(
+        prog="python -m lamer.deploy.bench.paced", description="A SIMULATED inference server."
+    )
     parser.add_argument("--host", default=default.host)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--time-scale", type=float, default=default.time_scale)

@@ -13,21 +13,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.inference import InferenceClient, RoutedPolicy
-from actors.rendering import Renderer
-from actors.resuming import Endings
-from actors.routing import Affinity, Router
-from actors.trial import TrialLimits
-from common.errors import BadInput
-from common.messages import Lease, MemoryMode, Sampling
-from common.records import Purpose, Task, make_trial_id, training_seed
-from deploy.bench.asynchronous import AsyncOptions, measure_asynchronous
-from deploy.bench.lockstep import play_batch
-from deploy.bench.pace import Pace
-from deploy.bench.report import ProcessLoad, RolloutReport, ScheduleFigures
-from deploy.bench.scripted import FACTORY, NAME, ScriptedConfig, write_model_folder
-from deploy.bench.simulated import SimulatedServer, Throughput, measure_saturation
-from deploy.bench.wire import PacedInfo
+from lamer.actors.inference import InferenceClient, RoutedPolicy
+from lamer.actors.rendering import Renderer
+from lamer.actors.resuming import Endings
+from lamer.actors.routing import Affinity, Router
+from lamer.actors.trial import TrialLimits
+from lamer.common.errors import BadInput
+from lamer.common.messages import Lease, MemoryMode, Sampling
+from lamer.common.records import Purpose, Task, make_trial_id, training_seed
+from lamer.deploy.bench.asynchronous import AsyncOptions, measure_asynchronous
+from lamer.deploy.bench.lockstep import play_batch
+from lamer.deploy.bench.pace import Pace
+from lamer.deploy.bench.report import ProcessLoad, RolloutReport, ScheduleFigures
+from lamer.deploy.bench.scripted import FACTORY, NAME, ScriptedConfig, write_model_folder
+from lamer.deploy.bench.simulated import SimulatedServer, Throughput, measure_saturation
+from lamer.deploy.bench.wire import PacedInfo
 
 GROUPS = 16
 LOCK_STEP_UPDATES = 3

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actors.inference import InferenceClient, RoutedPolicy
-from actors.policy import InferenceError, Request, RequestKind
-from actors.routing import Router
-from common.errors import RunFailed
-from common.records import Completion, FinishReason
+from lamer.actors.inference import InferenceClient, RoutedPolicy
+from lamer.actors.policy import InferenceError, Request, RequestKind
+from lamer.actors.routing import Router
+from lamer.common.errors import RunFailed
+from lamer.common.records import Completion, FinishReason
 
 PROMPT_TOKENS = 32
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from envs.base import (
+from lamer.envs.base import (
     Env,
     EnvFactory,
     MemoryWindow,
@@ -156,4 +156,4 @@ def write_entry_point(folder: Path) -> None:
     package = folder / "lamer_scripted-1.dist-info"
     package.mkdir(parents=True, exist_ok=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: lamer-scripted\nVersion: 1\n")
-    (package / "entry_points.txt").write_text(f"[lamer.envs]\n{NAME} = deploy.bench.scripted:FACTORY\n")
+    (package / "entry_points.txt").write_text(f"[lamer.envs]\n{NAME} = lamer.deploy.bench.scripted:FACTORY\n")

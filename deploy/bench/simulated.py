@@ -20,14 +20,14 @@ import aiohttp
 import msgspec
 import numpy as np
 
-from actors.inference import InferenceClient, InferenceOptions
-from actors.policy import Request, RequestKind
-from common.messages import ServerInfo
-from deploy.bench.scripted import PROMPT_WORDS, VOCABULARY
-from deploy.bench.wire import PacedInfo
-from deploy.inference.client import ServerClient
-from deploy.inference.launch import free_port
-from deploy.processes import end_all, start
+from lamer.actors.inference import InferenceClient, InferenceOptions
+from lamer.actors.policy import Request, RequestKind
+from lamer.common.messages import ServerInfo
+from lamer.deploy.bench.scripted import PROMPT_WORDS, VOCABULARY
+from lamer.deploy.bench.wire import PacedInfo
+from lamer.deploy.inference.client import ServerClient
+from lamer.deploy.inference.launch import free_port
+from lamer.deploy.processes import end_all, start
 
 HOST = "127.0.0.1"
 START_SECONDS = 60.0
@@ -87,7 +87,7 @@ class SimulatedServer:
         port, api_key, admin_key = free_port(HOST), secrets.token_hex(16), secrets.token_hex(16)
         process = await start(
             (
-                *(sys.executable, "-m", "deploy.bench.paced", "--host", HOST, "--port", str(port)),
+                *(sys.executable, "-m", "lamer.deploy.bench.paced", "--host", HOST, "--port", str(port)),
                 *("--time-scale", str(time_scale), "--api-key", api_key, "--admin-api-key", admin_key),
                 *("--model-path", str(model_path), "--vocabulary", str(VOCABULARY), "--seed", str(seed)),
                 *("--max-running-requests", str(max_running)),

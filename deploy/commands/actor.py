@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.options import Connect, KeysFolder, default_name, log_to, run_async
+from lamer.deploy.commands.options import Connect, KeysFolder, default_name, log_to, run_async
 
 Name = Annotated[str, typer.Option("--name", help="What the learner calls this actor.")]
 Trials = Annotated[int, typer.Option("--trials", min=1, help="Trials played at once.")]
@@ -16,8 +16,8 @@ Model = Annotated[Path | None, typer.Option("--model", metavar="DIR", help="The 
 
 def actor(connect: Connect, keys: KeysFolder, name: Name = "", trials: Trials = 128, model: Model = None) -> None:
     """Play trials for the learner at URL until its run is over."""
-    from actors.worker import ActorOptions, run_actor
-    from common.keys import load_client_keys
+    from lamer.actors.worker import ActorOptions, run_actor
+    from lamer.common.keys import load_client_keys
 
     log_to(None)
     options = ActorOptions(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.options import ConfigFiles, Overrides, read_settings
+from lamer.deploy.commands.options import ConfigFiles, Overrides, read_settings
 
 app = typer.Typer(help="Measure throughput.", no_args_is_help=True)
 Output = Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write the report as JSON.")]
@@ -41,7 +41,7 @@ def rollout(
     """Lock-step RL, lock-step Meta-RL and ours on a simulated server that keeps a GPU's pace."""
     from rich.console import Console
 
-    from deploy.bench.rollout import RolloutBenchOptions, run_rollout_bench
+    from lamer.deploy.bench.rollout import RolloutBenchOptions, run_rollout_bench
 
     bounds = tuple(max_staleness or (4,))
     options = RolloutBenchOptions(scale, time_scale, bounds, seed, actors, output)
@@ -51,8 +51,8 @@ def rollout(
 @app.command()
 def engine(output: Output = None) -> None:
     """The embedded engine beside left-padded `generate` and transformers' continuous batching."""
-    from deploy.bench.engine import run_engine_bench
-    from deploy.report import print_engine_bench
+    from lamer.deploy.bench.engine import run_engine_bench
+    from lamer.deploy.report import print_engine_bench
 
     report = run_engine_bench()
     print_engine_bench(report)
@@ -79,7 +79,7 @@ def weights(
 
     from rich.console import Console
 
-    from deploy.bench.weights import WeightsBenchOptions, run_weights_bench
+    from lamer.deploy.bench.weights import WeightsBenchOptions, run_weights_bench
 
     console = Console()
     options = WeightsBenchOptions(
@@ -111,7 +111,7 @@ def games(
 
     from rich.console import Console
 
-    from deploy.bench.games import GamesBenchOptions, run_games_bench
+    from lamer.deploy.bench.games import GamesBenchOptions, run_games_bench
 
     console = Console(highlight=False)
     options = GamesBenchOptions(games, 60.0 * minutes, output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from deploy.commands.options import ConfigFiles, Overrides, read_settings
+from lamer.deploy.commands.options import ConfigFiles, Overrides, read_settings
 
 app = typer.Typer(help="Show configurations.", no_args_is_help=True)
 
@@ -17,7 +17,7 @@ def group() -> None:
 @app.command()
 def show(config: ConfigFiles, overrides: Overrides = None) -> None:
     """Print every setting of a configuration, checked, with defaults filled in, as YAML."""
-    from common.config import config_hash, to_yaml
+    from lamer.common.config import config_hash, to_yaml
 
     settings = read_settings(config, overrides or [])
     print(f"# hash {config_hash(settings)}")

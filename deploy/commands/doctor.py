@@ -19,9 +19,9 @@ def doctor(connect: Connect = "", keys: Keys = None, server: Server = "", sglang
 
     from rich.console import Console
 
-    from common.errors import Missing
-    from deploy.connectivity import check_joining, check_sglang
-    from deploy.diagnosis import diagnose, table
+    from lamer.common.errors import Missing
+    from lamer.deploy.connectivity import check_joining, check_sglang
+    from lamer.deploy.diagnosis import diagnose, table
 
     findings = (*diagnose(), asyncio.run(check_sglang(sglang_python)), *check_joining(connect, keys, server))
     Console().print(table(findings))

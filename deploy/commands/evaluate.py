@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.options import ConfigFiles, Overrides, Plain, RunName, check_data, read_settings, run_async
-from deploy.commands.train import run_settings
+from lamer.deploy.commands.options import ConfigFiles, Overrides, Plain, RunName, check_data, read_settings, run_async
+from lamer.deploy.commands.train import run_settings
 
 ModelFolder = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model folder, or a run folder: its trained model.")
@@ -24,8 +24,8 @@ def evaluate(
     `evaluation.episodes` may be any number, `evaluation.memory` any mode (none: independent attempts),
     `evaluation.rounds` plays every task again with other sampling seeds.
     """
-    from common.errors import BadInput
-    from deploy.evaluation import check_first_prompts, find_model
+    from lamer.common.errors import BadInput
+    from lamer.deploy.evaluation import check_first_prompts, find_model
 
     folder = find_model(model)
     fixed = [f"model.path={json.dumps(str(folder))}", "batch.updates=0", "evaluation.initial=false"]

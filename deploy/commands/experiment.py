@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.commands.options import run_async
+from lamer.deploy.commands.options import run_async
 
 if TYPE_CHECKING:
-    from deploy.experiments.cells import Cell
-    from deploy.experiments.definition import Experiment
-    from deploy.experiments.state import CellState, Places
+    from lamer.deploy.experiments.cells import Cell
+    from lamer.deploy.experiments.definition import Experiment
+    from lamer.deploy.experiments.state import CellState, Places
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A ready experiment, or a YAML file.", show_default=False)]
 Only = Annotated[
@@ -43,13 +43,13 @@ def experiment(
     """Run what of an experiment is not done yet, and make its page."""
     from importlib.util import find_spec
 
-    from common.errors import BadInput, Missing
+    from lamer.common.errors import BadInput, Missing
 
     if find_spec("matplotlib") is None:
         raise Missing("experiments draw with matplotlib, which is not installed: pip install 'lamer[mlflow]'")
-    from deploy.experiments import definition
-    from deploy.experiments.cells import make_cells
-    from deploy.experiments.state import Places, look
+    from lamer.deploy.experiments import definition
+    from lamer.deploy.experiments.cells import make_cells
+    from lamer.deploy.experiments.state import Places, look
 
     places = Places(folder, results)
     if index:
@@ -73,10 +73,10 @@ def experiment(
 
 async def _run(chosen: Experiment, states: tuple[CellState, ...], places: Places, parallel: int) -> int:
     """Run the cells that are left, make the pages whatever came of them, and give the exit code."""
-    from deploy.experiments.estimate import estimates
-    from deploy.experiments.results import write_result
-    from deploy.experiments.runner import Runner, exit_code
-    from deploy.experiments.state import Stage
+    from lamer.deploy.experiments.estimate import estimates
+    from lamer.deploy.experiments.results import write_result
+    from lamer.deploy.experiments.runner import Runner, exit_code
+    from lamer.deploy.experiments.state import Stage
 
     for state in states:
         if state.stage is Stage.DONE and state.result is not None:
@@ -98,7 +98,7 @@ def _selected(cells: tuple[Cell, ...], only: list[str], seeds: str, chosen: Expe
     """
     from fnmatch import fnmatchcase
 
-    from common.errors import BadInput
+    from lamer.common.errors import BadInput
 
     try:
         wanted = {int(seed) for seed in seeds.split(",")} if seeds else {cell.key.seed for cell in cells}
@@ -120,8 +120,8 @@ def _list_experiments(places: Places) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from deploy.experiments import definition
-    from deploy.experiments.cells import grid
+    from lamer.deploy.experiments import definition
+    from lamer.deploy.experiments.cells import grid
 
     table = Table(box=None, pad_edge=False)
     for heading in ("name", "cells with results", "what it shows"):
@@ -136,8 +136,8 @@ def _print_states(states: tuple[CellState, ...], *, with_commands: bool) -> None
     from rich.console import Console
     from rich.table import Table
 
-    from deploy.experiments.estimate import estimates
-    from deploy.experiments.state import Stage
+    from lamer.deploy.experiments.estimate import estimates
+    from lamer.deploy.experiments.state import Stage
 
     console = Console()
     table = Table(box=None, pad_edge=False)
@@ -164,8 +164,8 @@ def _print_states(states: tuple[CellState, ...], *, with_commands: bool) -> None
 
 def _write_pages(chosen: Experiment, places: Places) -> None:
     """The experiment's page and the index."""
-    from deploy.experiments.page import write_page
-    from deploy.experiments.state import usable_results
+    from lamer.deploy.experiments.page import write_page
+    from lamer.deploy.experiments.state import usable_results
 
     results, left_out = usable_results(chosen, places)
     if left_out:
@@ -178,10 +178,10 @@ def _write_index(places: Places) -> None:
     """The index of the ready experiments, and a page for those that have none yet. Without results of its own an
     experiment is not resolved, which would take a second for each.
     """
-    from deploy.experiments import definition
-    from deploy.experiments.index import write_index
-    from deploy.experiments.page import write_page
-    from deploy.experiments.state import has_results, usable_results
+    from lamer.deploy.experiments import definition
+    from lamer.deploy.experiments.index import write_index
+    from lamer.deploy.experiments.page import write_page
+    from lamer.deploy.experiments.state import has_results, usable_results
 
     known = [
         (each, usable_results(each, places)[0] if has_results(each, places) else {}) for each in definition.read_ready()

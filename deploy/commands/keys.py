@@ -20,7 +20,7 @@ Name = Annotated[str, typer.Option("--name", help="What to call that machine, to
 @app.command()
 def create(folder: Folder, server: Server = None) -> None:
     """Make a new keys folder: a learner's, or with --server a client's."""
-    from common.keys import create_client_keys, create_keys
+    from lamer.common.keys import create_client_keys, create_keys
 
     if server is None:
         create_keys(folder)
@@ -35,7 +35,7 @@ def create(folder: Folder, server: Server = None) -> None:
 @app.command("allow")
 def let_in(folder: Folder, client_key: ClientKey, name: Name) -> None:
     """Let a machine with a pair of its own in; delete its file from DIR/allowed to shut it out."""
-    from common.keys import allow
+    from lamer.common.keys import allow
 
     allow(folder, client_key, name)
     print(f"{name} may connect: its key is in {folder / 'allowed' / f'{name}.key'}")
@@ -44,7 +44,7 @@ def let_in(folder: Folder, client_key: ClientKey, name: Name) -> None:
 @app.command()
 def show(folder: Folder) -> None:
     """Show the public keys of a folder and who is allowed in."""
-    from common.keys import load_client_keys, load_server_keys
+    from lamer.common.keys import load_client_keys, load_server_keys
 
     client = load_client_keys(folder)
     print(f"server   {client.server_public}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.options import (
+from lamer.deploy.commands.options import (
     ConfigFiles,
     Overrides,
     Plain,
@@ -38,10 +38,10 @@ def learner(
     plain: Plain = False,
 ) -> None:
     """Start a run's learner; actors (`lamer actor`) and servers (`lamer serve`) join it from anywhere."""
-    from deploy.learning import run_learner
-    from deploy.panel import make_view
-    from deploy.report import print_results
-    from deploy.runs import open_run
+    from lamer.deploy.learning import run_learner
+    from lamer.deploy.panel import make_view
+    from lamer.deploy.report import print_results
+    from lamer.deploy.runs import open_run
 
     settings = read_settings(config, overrides or [], name)
     check_data(settings)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.options import ConfigFiles, Overrides, check_data, read_settings
+from lamer.deploy.commands.options import ConfigFiles, Overrides, check_data, read_settings
 
 app = typer.Typer(help="Create models.", no_args_is_help=True)
 Output = Annotated[Path, typer.Argument(metavar="DIR", help="The model folder to write.")]
@@ -21,8 +21,8 @@ def group() -> None:
 @app.command()
 def create(output: Output, config: ConfigFiles, overrides: Overrides = None) -> None:
     """Create the configuration's pocket model, its tokenizer trained on the environment's own texts."""
-    from deploy.report import print_metrics
-    from deploy.warmstart import create_model
+    from lamer.deploy.report import print_metrics
+    from lamer.deploy.warmstart import create_model
 
     settings = read_settings(config, overrides or [])
     check_data(settings)

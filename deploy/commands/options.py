@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from common.settings import Settings
+    from lamer.common.settings import Settings
 
 ConfigFiles = Annotated[
     list[Path],
@@ -37,9 +37,9 @@ def read_settings(files: Sequence[Path], overrides: Sequence[str], name: str = "
     import json
     from dataclasses import replace
 
-    from common import config
-    from deploy.evaluation import evaluation_env_config
-    from envs import registry
+    from lamer.common import config
+    from lamer.deploy.evaluation import evaluation_env_config
+    from lamer.envs import registry
 
     settings = config.load(files, overrides)
     options = json.loads(registry.canonical_config(settings.env.name, settings.env.options))
@@ -54,8 +54,8 @@ def check_data(settings: Settings) -> None:
     Raises:
         Missing: it does, for training or for evaluation; the message says which command brings it.
     """
-    from deploy.evaluation import evaluation_env_config
-    from envs import registry
+    from lamer.deploy.evaluation import evaluation_env_config
+    from lamer.envs import registry
 
     env = settings.env
     registry.check_data(env.name, registry.canonical_config(env.name, env.options))
@@ -69,7 +69,7 @@ def check_model_path(settings: Settings) -> None:
     Raises:
         Missing: it is not there, or lacks a file.
     """
-    from deploy.warmstart import check_model
+    from lamer.deploy.warmstart import check_model
 
     if settings.model.path:
         check_model(Path(settings.model.path))

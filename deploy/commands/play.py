@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.options import Overrides, read_settings
+from lamer.deploy.commands.options import Overrides, read_settings
 
 Environment = Annotated[str, typer.Argument(metavar="ENV", help="The environment's name.")]
 Config = Annotated[
@@ -37,10 +37,10 @@ def play(
     """
     from rich.console import Console
 
-    from common.errors import BadInput
-    from deploy.playing import play_here
-    from deploy.terminal import Voice, read_keyboard
-    from envs import registry
+    from lamer.common.errors import BadInput
+    from lamer.deploy.playing import play_here
+    from lamer.deploy.terminal import Voice, read_keyboard
+    from lamer.envs import registry
 
     if policy not in ("human", "random"):
         raise BadInput(f"--policy {policy!r}: it must be human or random")

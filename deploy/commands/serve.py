@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.options import Connect, KeysFolder, default_name, log_to, run_async
+from lamer.deploy.commands.options import Connect, KeysFolder, default_name, log_to, run_async
 
 
 class Engine(enum.StrEnum):
@@ -123,9 +123,9 @@ def serve(
     extra: Extra = None,
 ) -> None:
     """Run an inference server for the learner at URL until its run is over."""
-    from common.keys import load_client_keys
-    from deploy.inference.joining import run_host
-    from deploy.inference.options import HostOptions, read_server_keys
+    from lamer.common.keys import load_client_keys
+    from lamer.deploy.inference.joining import run_host
+    from lamer.deploy.inference.options import HostOptions, read_server_keys
 
     log_to(None)
     options = HostOptions(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.options import Plain, run_async
+from lamer.deploy.commands.options import Plain, run_async
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or name, or its address tcp://host:port.")]
 Keys = Annotated[
@@ -22,11 +22,11 @@ def top(run: Run, keys: Keys = None, plain: Plain = False) -> None:
 
 
 async def _watch(run: str, keys: Path | None, is_plain: bool) -> int:
-    from common.errors import BadInput, Missing
-    from common.keys import load_client_keys
-    from deploy.observer import follow
-    from deploy.panel import make_view
-    from deploy.runs import find_run
+    from lamer.common.errors import BadInput, Missing
+    from lamer.common.keys import load_client_keys
+    from lamer.deploy.observer import follow
+    from lamer.deploy.panel import make_view
+    from lamer.deploy.runs import find_run
 
     if run.startswith("tcp://"):
         if keys is None:

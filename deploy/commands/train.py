@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.commands.options import (
+from lamer.deploy.commands.options import (
     ConfigFiles,
     Overrides,
     Plain,
@@ -21,7 +21,7 @@ from deploy.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from common.settings import Settings
+    from lamer.common.settings import Settings
 
 DryRun = Annotated[
     bool,
@@ -53,8 +53,8 @@ def print_estimate(files: Sequence[Path], overrides: Sequence[str]) -> None:
     Raises:
         LamerError: the configuration can't work, or its environment or its model's sizes are not there.
     """
-    from deploy.dry.report import print_dry_run
-    from deploy.dry.run import dry_run, load_settings
+    from lamer.deploy.dry.report import print_dry_run
+    from lamer.deploy.dry.run import dry_run, load_settings
 
     print_dry_run(dry_run(load_settings(files, overrides)))
 
@@ -65,10 +65,10 @@ async def run_settings(settings: Settings, files: Sequence[Path], is_resume: boo
     Raises:
         LamerError: the run folder or the run itself.
     """
-    from deploy.local import run_local
-    from deploy.panel import make_view
-    from deploy.report import print_results
-    from deploy.runs import open_run
+    from lamer.deploy.local import run_local
+    from lamer.deploy.panel import make_view
+    from lamer.deploy.report import print_results
+    from lamer.deploy.runs import open_run
 
     run = open_run(settings, files, is_resume)
     view = make_view(is_plain)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.options import ConfigFiles, Overrides, check_data, log_to, read_settings
+from lamer.deploy.commands.options import ConfigFiles, Overrides, check_data, log_to, read_settings
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The model folder to start from.")]
 Output = Annotated[Path, typer.Argument(metavar="DIR", help="The model folder to write.")]
@@ -15,8 +15,8 @@ Output = Annotated[Path, typer.Argument(metavar="DIR", help="The model folder to
 
 def warmstart(model: Model, output: Output, config: ConfigFiles, overrides: Overrides = None) -> None:
     """Fine-tune a model on scripted random play, so that it answers in the environment's format."""
-    from deploy.report import print_metrics
-    from deploy.warmstart import warm_start
+    from lamer.deploy.report import print_metrics
+    from lamer.deploy.warmstart import warm_start
 
     log_to(None)
     settings = read_settings(config, overrides or [])

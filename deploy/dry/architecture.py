@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import BadInput, Missing
-from common.settings import ModelSettings, PocketSettings
+from lamer.common.errors import BadInput, Missing
+from lamer.common.settings import ModelSettings, PocketSettings
 
 DESCRIBED = Path(__file__).resolve().parent.parent / "architectures"
 """`NAME.json`: the entries of a model's `config.json` that decide its shapes, and `source`, where they stand."""

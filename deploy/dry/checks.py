@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from common.errors import BadInput
-from common.settings import Settings
-from deploy.dry.architecture import Architecture
-from deploy.dry.memory import GPU_BYTES, TrainerMemory
-from deploy.dry.workload import PromptLengths
+from lamer.common.errors import BadInput
+from lamer.common.settings import Settings
+from lamer.deploy.dry.architecture import Architecture
+from lamer.deploy.dry.memory import GPU_BYTES, TrainerMemory
+from lamer.deploy.dry.workload import PromptLengths
 
 
 def longest_sequence(settings: Settings) -> int:

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.settings import Settings
-from deploy.dry.architecture import Architecture
+from lamer.common.settings import Settings
+from lamer.deploy.dry.architecture import Architecture
 
 GPU_BYTES = 80e9
 """An H100 with 80 GB, before CUDA takes its share."""

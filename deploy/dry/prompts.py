@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.records import TokenIds, Trial
-from common.settings import Settings
-from deploy.dry.workload import PromptLengths
+from lamer.common.records import TokenIds, Trial
+from lamer.common.settings import Settings
+from lamer.deploy.dry.workload import PromptLengths
 
 if TYPE_CHECKING:
-    from actors.rendering import Renderer
+    from lamer.actors.rendering import Renderer
 
 SCRIPTED_TRIALS = 4
 TEMPLATE_TOKENS = 40
@@ -52,8 +52,8 @@ def look(settings: Settings) -> Glimpse:
     Raises:
         BadInput: its options can't be used, or the model's tokenizer can't. Missing: its package can't be imported.
     """
-    from actors.rendering import Renderer
-    from deploy.scripted import play_scripted
+    from lamer.actors.rendering import Renderer
+    from lamer.deploy.scripted import play_scripted
 
     folder = Path(settings.model.path) if settings.model.path else None
     with tempfile.TemporaryDirectory() as name:
@@ -71,7 +71,7 @@ def look(settings: Settings) -> Glimpse:
 
 def _bytes_only(folder: Path, settings: Settings) -> Path:
     """A tokenizer of single bytes: prompts go through it and come back as the text that they were."""
-    from learner.pocket import save_tokenizer, train_tokenizer
+    from lamer.learner.pocket import save_tokenizer, train_tokenizer
 
     save_tokenizer(train_tokenizer((), settings.model.pocket.vocabulary), settings.model.pocket.context, folder)
     return folder
@@ -95,7 +95,7 @@ def _lengths(trials: tuple[Trial, ...], count: Callable[[TokenIds], int], *, is_
 
 
 def _max_turns(trial: Trial) -> int:
-    from envs import registry
+    from lamer.envs import registry
 
     env = registry.make_env(trial.task)
     try:

@@ -10,11 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from common.settings import Settings
-from deploy.dry.memory import GPU_BYTES, TrainerMemory
-from deploy.dry.prompts import SCRIPTED_TRIALS
-from deploy.dry.run import DryRun, TrainerRow
-from deploy.dry.timing import Hardware
+from lamer.common.settings import Settings
+from lamer.deploy.dry.memory import GPU_BYTES, TrainerMemory
+from lamer.deploy.dry.prompts import SCRIPTED_TRIALS
+from lamer.deploy.dry.run import DryRun, TrainerRow
+from lamer.deploy.dry.timing import Hardware
 
 _WIDTH = 100
 

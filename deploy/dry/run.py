@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.settings import Settings
-from deploy.dry.architecture import Architecture, load_architecture
-from deploy.dry.checks import check, longest_sequence, memory_warning
-from deploy.dry.memory import ServerMemory, TrainerMemory, server_memory, trainer_memory
-from deploy.dry.prompts import Glimpse, look
-from deploy.dry.timing import (
+from lamer.common.settings import Settings
+from lamer.deploy.dry.architecture import Architecture, load_architecture
+from lamer.deploy.dry.checks import check, longest_sequence, memory_warning
+from lamer.deploy.dry.memory import ServerMemory, TrainerMemory, server_memory, trainer_memory
+from lamer.deploy.dry.prompts import Glimpse, look
+from lamer.deploy.dry.timing import (
     Hardware,
     RolloutPace,
     operations_per_token,
@@ -19,7 +19,7 @@ from deploy.dry.timing import (
     rollout_seconds,
     training_seconds,
 )
-from deploy.dry.workload import Habits, Load, Workload, expected_load, workload
+from lamer.deploy.dry.workload import Habits, Load, Workload, expected_load, workload
 
 TRAINER_GPUS = (1, 2, 4, 8)
 
@@ -73,7 +73,7 @@ def load_settings(files: Sequence[Path], overrides: Sequence[str]) -> Settings:
     Raises:
         BadInput: it can't be used. Missing: a file, or the environment's data or packages are not there.
     """
-    from deploy.commands.options import check_data, read_settings
+    from lamer.deploy.commands.options import check_data, read_settings
 
     settings = read_settings(files, overrides)
     check_data(settings)
@@ -134,7 +134,7 @@ def _trainer_row(settings: Settings, model: Architecture, work: Workload, gpus: 
 def _memory(
     settings: Settings, model: Architecture, gpus: int, pack_tokens: int, *, is_checkpointed: bool = False
 ) -> TrainerMemory:
-    from learner.model import HEAD_VALUES
+    from lamer.learner.model import HEAD_VALUES
 
     return trainer_memory(
         model,

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.settings import Settings
-from deploy.dry.architecture import Architecture
-from deploy.dry.memory import ServerMemory
-from deploy.dry.workload import Load
+from lamer.common.settings import Settings
+from lamer.deploy.dry.architecture import Architecture
+from lamer.deploy.dry.memory import ServerMemory
+from lamer.deploy.dry.workload import Load
 
 
 @dataclass(frozen=True, slots=True)

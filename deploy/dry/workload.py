@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from common.settings import Settings
+from lamer.common.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common import config
-from common.errors import LamerError
-from common.settings import Settings
-from deploy.commands.options import read_settings
-from deploy.experiments.definition import Arm, Evaluation, Experiment, ExperimentError, Value
-from envs import registry
+from lamer.common import config
+from lamer.common.errors import LamerError
+from lamer.common.settings import Settings
+from lamer.deploy.commands.options import read_settings
+from lamer.deploy.experiments.definition import Arm, Evaluation, Experiment, ExperimentError, Value
+from lamer.envs import registry
 
 _EVALUATION_FREE = ("model.path", "batch.updates", "evaluation.initial")
 """What `lamer eval` sets itself."""

@@ -22,8 +22,8 @@ from typing import Literal
 import msgspec
 import yaml
 
-from common.errors import BadInput, Missing
-from common.schema import suggestion
+from lamer.common.errors import BadInput, Missing
+from lamer.common.schema import suggestion
 
 READY = Path(__file__).resolve().parent / "ready"
 """The experiments that come with lamer."""

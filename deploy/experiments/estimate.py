@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deploy.experiments.page import total_seconds
-from deploy.experiments.state import CellState, Stage
+from lamer.deploy.experiments.page import total_seconds
+from lamer.deploy.experiments.state import CellState, Stage
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.experiments.cells import grid
-from deploy.experiments.definition import Experiment
-from deploy.experiments.page import INTERVALS, finished, state_line
-from deploy.experiments.rows import Results
-from deploy.experiments.state import Places
-from deploy.experiments.tables import table
-from deploy.runs import write_text
+from lamer.deploy.experiments.cells import grid
+from lamer.deploy.experiments.definition import Experiment
+from lamer.deploy.experiments.page import INTERVALS, finished, state_line
+from lamer.deploy.experiments.rows import Results
+from lamer.deploy.experiments.state import Places
+from lamer.deploy.experiments.tables import table
+from lamer.deploy.runs import write_text
 
 _INTRODUCTION = (
     "Made by `lamer experiment --index` from the results that are committed beside the pages. `lamer experiment NAME` "

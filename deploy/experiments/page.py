@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from deploy.experiments.cells import grid
-from deploy.experiments.definition import Experiment
-from deploy.experiments.results import CellResult
-from deploy.experiments.rows import Results
-from deploy.experiments.state import Places
-from deploy.experiments.tables import table
-from deploy.runs import write_text
+from lamer.deploy.experiments.cells import grid
+from lamer.deploy.experiments.definition import Experiment
+from lamer.deploy.experiments.results import CellResult
+from lamer.deploy.experiments.rows import Results
+from lamer.deploy.experiments.state import Places
+from lamer.deploy.experiments.tables import table
+from lamer.deploy.runs import write_text
 
 INTERVALS = (
     "Shares are in percent, means over seeds with their 95% interval: of one seed by bootstrap over its tasks, of "
@@ -25,7 +25,7 @@ def write_page(experiment: Experiment, results: Results, places: Places) -> Path
     Args:
         results: of the experiment's cells, by cell; what is not in the grid is left out.
     """
-    from deploy.experiments import plots
+    from lamer.deploy.experiments import plots
 
     drawn: dict[int, str] = {}
     for index, block in enumerate(experiment.page):

@@ -18,12 +18,12 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from deploy.experiments.cells import value_text
-from deploy.experiments.definition import FINAL, Block, Experiment
-from deploy.experiments.rows import Results, Row, axis_lines, axis_of, make_rows, references
-from deploy.experiments.tables import chosen_k
-from deploy.runs import write_text
-from learner.plots import COLOURS, GREY
+from lamer.deploy.experiments.cells import value_text
+from lamer.deploy.experiments.definition import FINAL, Block, Experiment
+from lamer.deploy.experiments.rows import Results, Row, axis_lines, axis_of, make_rows, references
+from lamer.deploy.experiments.tables import chosen_k
+from lamer.deploy.runs import write_text
+from lamer.learner.plots import COLOURS, GREY
 
 _STYLES = ("-", "--", ":", "-.")
 _SMALLEST_GAP = 0.055

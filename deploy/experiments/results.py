@@ -12,13 +12,13 @@ from pathlib import Path
 
 import msgspec
 
-from common.config import config_hash
-from common.errors import BadInput, RunFailed
-from deploy.experiments.cells import Cell, CellEvaluation, identity
-from deploy.experiments.definition import Value
-from deploy.runs import write_text
-from learner.evaluation import EvaluationResult, read_evaluations
-from learner.figures import Curve, History
+from lamer.common.config import config_hash
+from lamer.common.errors import BadInput, RunFailed
+from lamer.deploy.experiments.cells import Cell, CellEvaluation, identity
+from lamer.deploy.experiments.definition import Value
+from lamer.deploy.runs import write_text
+from lamer.learner.evaluation import EvaluationResult, read_evaluations
+from lamer.learner.figures import Curve, History
 
 MAX_POINTS = 60
 """Most points of a learning curve that a result keeps."""

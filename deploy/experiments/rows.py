@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from deploy.experiments.cells import CellKey, points, value_text
-from deploy.experiments.definition import FINAL, INITIAL, Arm, Axis, Block, Experiment, PaperFigure, Value
-from deploy.experiments.results import CellResult, Measurement
-from deploy.experiments.statistics import Estimate, mean_share
+from lamer.deploy.experiments.cells import CellKey, points, value_text
+from lamer.deploy.experiments.definition import FINAL, INITIAL, Arm, Axis, Block, Experiment, PaperFigure, Value
+from lamer.deploy.experiments.results import CellResult, Measurement
+from lamer.deploy.experiments.statistics import Estimate, mean_share
 
 Results = Mapping[str, CellResult]
 """Results by cell."""

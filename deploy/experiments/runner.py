@@ -19,10 +19,10 @@ from pathlib import Path
 
 import msgspec
 
-from common.errors import BadInput, LamerError, RunFailed
-from deploy import processes
-from deploy.experiments.cells import CellEvaluation
-from deploy.experiments.results import (
+from lamer.common.errors import BadInput, LamerError, RunFailed
+from lamer.deploy import processes
+from lamer.deploy.experiments.cells import CellEvaluation
+from lamer.deploy.experiments.results import (
     CellResult,
     EvaluationRecord,
     Measurement,
@@ -31,7 +31,7 @@ from deploy.experiments.results import (
     model_of,
     write_result,
 )
-from deploy.experiments.state import (
+from lamer.deploy.experiments.state import (
     CellState,
     Places,
     Stage,
@@ -41,7 +41,7 @@ from deploy.experiments.state import (
     set_aside,
     spent_seconds,
 )
-from deploy.supervisor import INTERRUPTED, how_it_ended
+from lamer.deploy.supervisor import INTERRUPTED, how_it_ended
 
 END_SECONDS = 30.0
 PROGRESS_SECONDS = 60.0

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import msgspec
 
-from common import config
-from common.config import config_hash
-from common.errors import LamerError
-from deploy.experiments.cells import Cell, CellEvaluation, differences, grid, identity, make_cells
-from deploy.experiments.definition import Experiment
-from deploy.experiments.results import CellResult, EvaluationRecord, is_finished, read_result, recorded_hash
-from deploy.runs import CONFIG_FILE
+from lamer.common import config
+from lamer.common.config import config_hash
+from lamer.common.errors import LamerError
+from lamer.deploy.experiments.cells import Cell, CellEvaluation, differences, grid, identity, make_cells
+from lamer.deploy.experiments.definition import Experiment
+from lamer.deploy.experiments.results import CellResult, EvaluationRecord, is_finished, read_result, recorded_hash
+from lamer.deploy.runs import CONFIG_FILE
 
 
 class Stage(enum.Enum):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deploy.experiments.cells import value_text
-from deploy.experiments.definition import FINAL, Block, Experiment
-from deploy.experiments.results import CellResult
-from deploy.experiments.rows import Results, Row, axis_lines, axis_of, make_rows, references
-from deploy.experiments.statistics import Estimate
+from lamer.deploy.experiments.cells import value_text
+from lamer.deploy.experiments.definition import FINAL, Block, Experiment
+from lamer.deploy.experiments.results import CellResult
+from lamer.deploy.experiments.rows import Results, Row, axis_lines, axis_of, make_rows, references
+from lamer.deploy.experiments.statistics import Estimate
 
 NOTHING = "–"
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import aiohttp
 
-from common.errors import BadInput, LamerError, Missing
-from common.weights import ModelFingerprint, read_fingerprint
-from deploy.inference import sglang
-from deploy.inference.base import Idling
-from deploy.inference.client import KeyRefused, ServerClient, ServerRefused, trusting
-from deploy.inference.options import HostOptions
+from lamer.common.errors import BadInput, LamerError, Missing
+from lamer.common.weights import ModelFingerprint, read_fingerprint
+from lamer.deploy.inference import sglang
+from lamer.deploy.inference.base import Idling
+from lamer.deploy.inference.client import KeyRefused, ServerClient, ServerRefused, trusting
+from lamer.deploy.inference.options import HostOptions
 
 log = logging.getLogger("lamer.host")
 

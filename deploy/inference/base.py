@@ -10,7 +10,7 @@ import enum
 from pathlib import Path
 from typing import Protocol
 
-from deploy.inference.client import ServerClient
+from lamer.deploy.inference.client import ServerClient
 
 
 class Idling(enum.Enum):

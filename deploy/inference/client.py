@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
-from common.errors import BadInput, LamerError, Missing
+from lamer.common.errors import BadInput, LamerError, Missing
 
 log = logging.getLogger("lamer.host")
 

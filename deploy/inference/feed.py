@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import RunFailed
-from common.messages import WeightAnnouncement
-from common.weights import identity_of, weight_files
-from deploy.inference.delivery.base import DeliveryFailed, Fetched, FolderDelivery, LiveDelivery
+from lamer.common.errors import RunFailed
+from lamer.common.messages import WeightAnnouncement
+from lamer.common.weights import identity_of, weight_files
+from lamer.deploy.inference.delivery.base import DeliveryFailed, Fetched, FolderDelivery, LiveDelivery
 
 log = logging.getLogger("lamer.host")
 

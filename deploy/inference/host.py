@@ -14,9 +14,9 @@ import time
 from collections.abc import Coroutine
 from pathlib import Path
 
-from actors.versions import to_weight_version
-from common.errors import LamerError, RunFailed
-from common.messages import (
+from lamer.actors.versions import to_weight_version
+from lamer.common.errors import LamerError, RunFailed
+from lamer.common.messages import (
     GroupOffer,
     GroupOrder,
     GroupUpdate,
@@ -29,13 +29,13 @@ from common.messages import (
     WeightManifest,
     Welcome,
 )
-from common.session import Session
-from deploy.inference.base import Engine, EngineSource
-from deploy.inference.client import LoadFigures
-from deploy.inference.delivery.base import Fetched, FolderDelivery, LiveDelivery, ServerStuck, Withdrawn
-from deploy.inference.feed import OlderVersion, Ready, WeightFeed
-from deploy.inference.holding import held
-from deploy.inference.updates import SERVER_ERRORS, HalfUpdated, UpdateTimes, apply_folder, apply_live, verify
+from lamer.common.session import Session
+from lamer.deploy.inference.base import Engine, EngineSource
+from lamer.deploy.inference.client import LoadFigures
+from lamer.deploy.inference.delivery.base import Fetched, FolderDelivery, LiveDelivery, ServerStuck, Withdrawn
+from lamer.deploy.inference.feed import OlderVersion, Ready, WeightFeed
+from lamer.deploy.inference.holding import held
+from lamer.deploy.inference.updates import SERVER_ERRORS, HalfUpdated, UpdateTimes, apply_folder, apply_live, verify
 
 log = logging.getLogger("lamer.host")
 

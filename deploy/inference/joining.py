@@ -7,22 +7,22 @@ import logging
 import signal
 from dataclasses import replace
 
-from common.config import from_json
-from common.errors import BadInput
-from common.messages import PROTOCOL_VERSION, Goodbye, Hello, Role
-from common.session import Session
-from common.settings import InferenceSettings
-from common.weights import ModelFingerprint, read_fingerprint
-from deploy.inference.attach import Attacher
-from deploy.inference.base import EngineSource
-from deploy.inference.delivery.base import LiveDelivery
-from deploy.inference.delivery.collective import COLLECTIVES, CollectiveDelivery, check_collective
-from deploy.inference.delivery.folders import make_folder_delivery
-from deploy.inference.delivery.interface import interface_towards
-from deploy.inference.host import Host
-from deploy.inference.launch import Launcher
-from deploy.inference.options import EngineOptions, HostOptions, claim_cache
-from deploy.inference.sglang import has_nvidia_gpu
+from lamer.common.config import from_json
+from lamer.common.errors import BadInput
+from lamer.common.messages import PROTOCOL_VERSION, Goodbye, Hello, Role
+from lamer.common.session import Session
+from lamer.common.settings import InferenceSettings
+from lamer.common.weights import ModelFingerprint, read_fingerprint
+from lamer.deploy.inference.attach import Attacher
+from lamer.deploy.inference.base import EngineSource
+from lamer.deploy.inference.delivery.base import LiveDelivery
+from lamer.deploy.inference.delivery.collective import COLLECTIVES, CollectiveDelivery, check_collective
+from lamer.deploy.inference.delivery.folders import make_folder_delivery
+from lamer.deploy.inference.delivery.interface import interface_towards
+from lamer.deploy.inference.host import Host
+from lamer.deploy.inference.launch import Launcher
+from lamer.deploy.inference.options import EngineOptions, HostOptions, claim_cache
+from lamer.deploy.inference.sglang import has_nvidia_gpu
 
 log = logging.getLogger("lamer.host")
 

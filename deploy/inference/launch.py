@@ -20,13 +20,13 @@ import sys
 from asyncio.subprocess import Process
 from pathlib import Path
 
-from actors.versions import to_weight_version
-from common.errors import BadInput, LamerError, Missing, RunFailed
-from deploy import processes
-from deploy.inference import sglang
-from deploy.inference.base import Idling
-from deploy.inference.client import ServerClient, trusting
-from deploy.inference.options import EngineLaunch, EngineOptions, Start
+from lamer.actors.versions import to_weight_version
+from lamer.common.errors import BadInput, LamerError, Missing, RunFailed
+from lamer.deploy import processes
+from lamer.deploy.inference import sglang
+from lamer.deploy.inference.base import Idling
+from lamer.deploy.inference.client import ServerClient, trusting
+from lamer.deploy.inference.options import EngineLaunch, EngineOptions, Start
 
 log = logging.getLogger("lamer.host")
 
@@ -60,7 +60,7 @@ def embedded_launch(options: EngineOptions, start: Start) -> EngineLaunch:
     """How the embedded engine is started."""
     return EngineLaunch(
         command=(
-            *(sys.executable, "-m", "deploy.inference.embedded", "--model-path", str(start.folder)),
+            *(sys.executable, "-m", "lamer.deploy.inference.embedded", "--model-path", str(start.folder)),
             *("--host", options.host, "--port", str(start.port), "--weight-version", start.weight_version),
             *("--max-running-requests", str(options.max_running), "--max-total-tokens", str(options.cache_tokens)),
             *("--dtype", "float32", "--threads", "1"),

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from common.errors import BadInput
-from common.keys import ClientKeys
-from common.settings import InferenceSettings
+from lamer.common.errors import BadInput
+from lamer.common.keys import ClientKeys
+from lamer.common.settings import InferenceSettings
 
 ANY_ADDRESS = ("0.0.0.0", "::", "")
 

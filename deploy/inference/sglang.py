@@ -24,10 +24,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import BadInput, Missing
-from deploy.inference.base import Idling
-from deploy.inference.client import ServerClient
-from deploy.inference.options import EngineLaunch, EngineOptions, Start
+from lamer.common.errors import BadInput, Missing
+from lamer.deploy.inference.base import Idling
+from lamer.deploy.inference.client import ServerClient
+from lamer.deploy.inference.options import EngineLaunch, EngineOptions, Start
 
 OLDEST = (0, 5, 17)
 SPANS_SINCE = (0, 5, 23)

@@ -21,12 +21,12 @@ from pathlib import Path
 
 import aiohttp
 
-from actors.versions import to_weight_version
-from common.errors import LamerError
-from common.messages import WeightAnnouncement
-from deploy.inference.base import Engine, Idling
-from deploy.inference.client import ServerClient, ServerRefused
-from deploy.inference.delivery.base import DeliveryFailed, LiveDelivery, ServerStuck, Withdrawn
+from lamer.actors.versions import to_weight_version
+from lamer.common.errors import LamerError
+from lamer.common.messages import WeightAnnouncement
+from lamer.deploy.inference.base import Engine, Idling
+from lamer.deploy.inference.client import ServerClient, ServerRefused
+from lamer.deploy.inference.delivery.base import DeliveryFailed, LiveDelivery, ServerStuck, Withdrawn
 
 DRAIN_AHEAD_SECONDS = 0.02
 """Head start of the operation that should get its turn before the load."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from envs.alfworld.games import GameFiles
+from lamer.envs.alfworld.games import GameFiles
 
 log = logging.getLogger("lamer.env")
 

@@ -24,11 +24,11 @@ from pathlib import Path
 import msgspec
 from alfworld.agents.utils.misc import add_task_to_grammar
 
-from envs.alfworld.compiled import CompiledGame, compiled_path, read_compiled
-from envs.alfworld.engine import Engine
-from envs.alfworld.games import GameFiles
-from envs.base import EnvironmentFault
-from envs.seeding import task_rng
+from lamer.envs.alfworld.compiled import CompiledGame, compiled_path, read_compiled
+from lamer.envs.alfworld.engine import Engine
+from lamer.envs.alfworld.games import GameFiles
+from lamer.envs.base import EnvironmentFault
+from lamer.envs.seeding import task_rng
 
 log = logging.getLogger("lamer.worker")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import msgspec
 
-from envs.alfworld.games import SPLITS, UNSOLVABLE_FILE, GameFiles, forget_games, game_names
-from envs.alfworld.houses import house_pool, open_session
-from envs.alfworld.messages import Solve, Way
-from envs.base import EnvironmentFault
-from envs.workers.pool import Session, worker_count
+from lamer.envs.alfworld.games import SPLITS, UNSOLVABLE_FILE, GameFiles, forget_games, game_names
+from lamer.envs.alfworld.houses import house_pool, open_session
+from lamer.envs.alfworld.messages import Solve, Way
+from lamer.envs.base import EnvironmentFault
+from lamer.envs.workers.pool import Session, worker_count
 
 _IN_FLIGHT = 4
 

@@ -21,7 +21,7 @@ from alfworld.agents.utils.misc import Demangler
 from textworld.envs.pddl import PddlEnv, textgen
 from textworld.envs.pddl import logic as pddl_logic
 
-from envs.alfworld.messages import Scene
+from lamer.envs.alfworld.messages import Scene
 
 KEPT_TRANSLATIONS = 16
 """Two of each game, one to play and one to plan with."""

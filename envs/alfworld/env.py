@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from envs.alfworld.houses import House
-from envs.alfworld.messages import Scene
-from envs.alfworld.prompts import AlfworldStyle
-from envs.base import EnvironmentFault, MemoryWindow, MemoryWindows, Observation, PlayView, StepResult
-from envs.prompts import PromptedEnv
+from lamer.envs.alfworld.houses import House
+from lamer.envs.alfworld.messages import Scene
+from lamer.envs.alfworld.prompts import AlfworldStyle
+from lamer.envs.base import EnvironmentFault, MemoryWindow, MemoryWindows, Observation, PlayView, StepResult
+from lamer.envs.prompts import PromptedEnv
 
 SOLVED_REWARD = 10.0
 NOTHING_HAPPENS = "Nothing happens."

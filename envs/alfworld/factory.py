@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from common.errors import BadInput, Missing
-from envs.alfworld.env import AlfworldEnv
-from envs.alfworld.games import IN_DISTRIBUTION, Split, TaskType, find_games, require_engine
-from envs.alfworld.houses import House
-from envs.alfworld.prompts import AlfworldCompactStyle, FullStyle
-from envs.alfworld.references import planner_reference
-from envs.base import EnvFactory, Reference
+from lamer.common.errors import BadInput, Missing
+from lamer.envs.alfworld.env import AlfworldEnv
+from lamer.envs.alfworld.games import IN_DISTRIBUTION, Split, TaskType, find_games, require_engine
+from lamer.envs.alfworld.houses import House
+from lamer.envs.alfworld.prompts import AlfworldCompactStyle, FullStyle
+from lamer.envs.alfworld.references import planner_reference
+from lamer.envs.base import EnvFactory, Reference
 
 
 @dataclass(frozen=True, slots=True)

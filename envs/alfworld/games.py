@@ -17,9 +17,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from common.errors import Missing
-from envs.data import dataset_folder, require_files
-from envs.seeding import task_rng
+from lamer.common.errors import Missing
+from lamer.envs.data import dataset_folder, require_files
+from lamer.envs.seeding import task_rng
 
 DATASET = "alfworld"
 SPLITS = ("train", "valid_seen", "valid_unseen")

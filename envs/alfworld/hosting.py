@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from envs.alfworld.compiling import compile_game, solve_game
-from envs.alfworld.engine import Engine
-from envs.alfworld.games import GameFiles
-from envs.alfworld.messages import AnyRequest, HouseSpec, Plan, Reset, Solve, Step, Way
-from envs.workers.game import Game
+from lamer.envs.alfworld.compiling import compile_game, solve_game
+from lamer.envs.alfworld.engine import Engine
+from lamer.envs.alfworld.games import GameFiles
+from lamer.envs.alfworld.messages import AnyRequest, HouseSpec, Plan, Reset, Solve, Step, Way
+from lamer.envs.workers.game import Game
 
 _DECODER: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
 

@@ -14,14 +14,14 @@ from typing import TypeVar
 
 import msgspec
 
-from envs.alfworld.games import GameFiles
-from envs.alfworld.messages import AnyRequest, HouseSpec, Plan, Reset, Scene, Step, Way
-from envs.base import EnvironmentFault
-from envs.workers.pool import Session, WorkerPool, shared_pool
-from envs.workers.worker import WorkerOptions
+from lamer.envs.alfworld.games import GameFiles
+from lamer.envs.alfworld.messages import AnyRequest, HouseSpec, Plan, Reset, Scene, Step, Way
+from lamer.envs.base import EnvironmentFault
+from lamer.envs.workers.pool import Session, WorkerPool, shared_pool
+from lamer.envs.workers.worker import WorkerOptions
 
 WORKER = WorkerOptions(
-    target="envs.alfworld.hosting:open_house",
+    target="lamer.envs.alfworld.hosting:open_house",
     seconds=300.0,
     # The text of a game must not depend on Python's hash seed; and alfworld makes the folder that ALFWORLD_DATA names.
     environ=(("PYTHONHASHSEED", "0"), ("ALFWORLD_DATA", tempfile.gettempdir())),

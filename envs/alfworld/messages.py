@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from envs.alfworld.games import GameFiles
+from lamer.envs.alfworld.games import GameFiles
 
 
 class HouseSpec(msgspec.Struct, frozen=True, array_like=True):

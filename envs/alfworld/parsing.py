@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from envs.parsing import between_tags
+from lamer.envs.parsing import between_tags
 
 _SPACE = re.compile(r"\s+")
 _ON_A_THING = re.compile(r"(go to|open|close|examine|use) (.+)")

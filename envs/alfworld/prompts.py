@@ -14,10 +14,10 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Sequence
 
-from common.settings import Prompting
-from envs.alfworld.parsing import goal_of, parse_command, parse_number, split_command
-from envs.base import MemoryStep, MemoryWindow, PlayView, ReflectionView
-from envs.prompts import CompactStyle, PromptStyle, join_lines, join_paragraphs, titled
+from lamer.common.settings import Prompting
+from lamer.envs.alfworld.parsing import goal_of, parse_command, parse_number, split_command
+from lamer.envs.base import MemoryStep, MemoryWindow, PlayView, ReflectionView
+from lamer.envs.prompts import CompactStyle, PromptStyle, join_lines, join_paragraphs, titled
 
 _RULES = """\
 You are in a house that you see and act in through text, and you have a household task to do. You see what is in or on \

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from envs.alfworld.compiled import read_compiled
-from envs.alfworld.games import GameFiles
-from envs.base import Reference
+from lamer.envs.alfworld.compiled import read_compiled
+from lamer.envs.alfworld.games import GameFiles
+from lamer.envs.base import Reference
 
 MOST_GAMES = 128
 

@@ -18,10 +18,10 @@ from typing import TypeVar
 
 import msgspec
 
-from common.errors import BadInput
-from envs.datasets.arrival import Member
-from envs.datasets.definition import Chosen, Dataset, Examined, FileState, Source
-from envs.datasets.ledger import Entry, Ledger, hash_tree
+from lamer.common.errors import BadInput
+from lamer.envs.datasets.arrival import Member
+from lamer.envs.datasets.definition import Chosen, Dataset, Examined, FileState, Source
+from lamer.envs.datasets.ledger import Entry, Ledger, hash_tree
 
 STATE_FILE, ANNOTATIONS_FILE, COMPILED_FILE = "initial_state.pddl", "traj_data.json", "game.tw-pddl"
 FILES = (STATE_FILE, ANNOTATIONS_FILE)

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from envs.datasets.arrival import Member
-from envs.datasets.ledger import Ledger
+from lamer.envs.datasets.arrival import Member
+from lamer.envs.datasets.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)

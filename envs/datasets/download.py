@@ -21,9 +21,9 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Protocol
 
-from common.errors import Missing
-from envs.datasets.definition import Source
-from envs.datasets.ledger import hash_file
+from lamer.common.errors import Missing
+from lamer.envs.datasets.definition import Source
+from lamer.envs.datasets.ledger import hash_file
 
 log = logging.getLogger("lamer.data")
 

@@ -19,13 +19,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from common.errors import BadInput, Missing, RunFailed
-from envs.datasets.alfworld import AlfWorld
-from envs.datasets.arrival import members
-from envs.datasets.definition import Dataset, Source
-from envs.datasets.download import Downloader
-from envs.datasets.ledger import Ledger
-from envs.datasets.webshop import WebShop
+from lamer.common.errors import BadInput, Missing, RunFailed
+from lamer.envs.datasets.alfworld import AlfWorld
+from lamer.envs.datasets.arrival import members
+from lamer.envs.datasets.definition import Dataset, Source
+from lamer.envs.datasets.download import Downloader
+from lamer.envs.datasets.ledger import Ledger
+from lamer.envs.datasets.webshop import WebShop
 
 DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (AlfWorld(), WebShop())}
 DOWNLOADS = "downloads"

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from common.errors import BadInput
+from lamer.common.errors import BadInput
 
 LEDGER_FILE = "hashes.json"
 _CHUNK = 1 << 20

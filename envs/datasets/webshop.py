@@ -19,10 +19,10 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
-from common.errors import BadInput
-from envs.datasets.arrival import Member
-from envs.datasets.definition import Chosen, Dataset, Examined, FileState, Source
-from envs.datasets.ledger import Entry, Ledger, hash_stream
+from lamer.common.errors import BadInput
+from lamer.envs.datasets.arrival import Member
+from lamer.envs.datasets.definition import Chosen, Dataset, Examined, FileState, Source
+from lamer.envs.datasets.ledger import Entry, Ledger, hash_stream
 
 MOST_BYTES = 1 << 30
 _DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="

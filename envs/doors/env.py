@@ -9,11 +9,11 @@ from __future__ import annotations
 import random
 import re
 
-from envs.base import MemoryWindow, MemoryWindows, Observation, StepResult
-from envs.doors.game import Doors, Hint
-from envs.doors.prompts import DoorsCompactStyle
-from envs.parsing import between_tags
-from envs.prompts import PromptedEnv, PromptStyle
+from lamer.envs.base import MemoryWindow, MemoryWindows, Observation, StepResult
+from lamer.envs.doors.game import Doors, Hint
+from lamer.envs.doors.prompts import DoorsCompactStyle
+from lamer.envs.parsing import between_tags
+from lamer.envs.prompts import PromptedEnv, PromptStyle
 
 SUCCESS_REWARD = 10.0
 

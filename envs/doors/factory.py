@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from envs.base import EnvFactory, Reference
-from envs.doors.env import DoorsEnv
-from envs.doors.prompts import DoorsCompactStyle, DoorsFullStyle
-from envs.doors.references import doors_references
+from lamer.envs.base import EnvFactory, Reference
+from lamer.envs.doors.env import DoorsEnv
+from lamer.envs.doors.prompts import DoorsCompactStyle, DoorsFullStyle
+from lamer.envs.doors.references import doors_references
 
 
 @dataclass(frozen=True, slots=True)

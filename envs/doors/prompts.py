@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.settings import Prompting
-from envs.base import MemoryStep, MemoryWindow, PlayView, ReflectionView
-from envs.prompts import CompactStyle, PromptStyle, join_lines, join_paragraphs, titled
+from lamer.common.settings import Prompting
+from lamer.envs.base import MemoryStep, MemoryWindow, PlayView, ReflectionView
+from lamer.envs.prompts import CompactStyle, PromptStyle, join_lines, join_paragraphs, titled
 
 _RULES = """\
 You are looking for a prize. It lies behind one of {doors} closed doors in a row, numbered from 1 (left) to {doors} \

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from fractions import Fraction
 
-from envs.base import Reference
+from lamer.envs.base import Reference
 
 
 @functools.cache

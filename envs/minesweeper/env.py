@@ -6,12 +6,12 @@ import random
 from types import MappingProxyType
 from typing import Literal
 
-from envs.base import MemoryWindow, MemoryWindows, Observation, StepResult
-from envs.minesweeper.field import Opening
-from envs.minesweeper.generator import Layout
-from envs.minesweeper.parsing import render_cell
-from envs.minesweeper.prompts import MinesweeperStyle
-from envs.prompts import PromptedEnv
+from lamer.envs.base import MemoryWindow, MemoryWindows, Observation, StepResult
+from lamer.envs.minesweeper.field import Opening
+from lamer.envs.minesweeper.generator import Layout
+from lamer.envs.minesweeper.parsing import render_cell
+from lamer.envs.minesweeper.prompts import MinesweeperStyle
+from lamer.envs.prompts import PromptedEnv
 
 RewardScheme = Literal["paper", "shaped", "even"]
 

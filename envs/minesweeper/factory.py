@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from common.errors import BadInput
-from envs.base import EnvFactory, Reference
-from envs.minesweeper.env import MinesweeperEnv, RewardScheme
-from envs.minesweeper.generator import draw_layout
-from envs.minesweeper.parsing import LARGEST_NAMED
-from envs.minesweeper.prompts import DenseStyle, FullStyle, MinesweeperCompactStyle, MinesweeperStyle
-from envs.minesweeper.references import minesweeper_references
+from lamer.common.errors import BadInput
+from lamer.envs.base import EnvFactory, Reference
+from lamer.envs.minesweeper.env import MinesweeperEnv, RewardScheme
+from lamer.envs.minesweeper.generator import draw_layout
+from lamer.envs.minesweeper.parsing import LARGEST_NAMED
+from lamer.envs.minesweeper.prompts import DenseStyle, FullStyle, MinesweeperCompactStyle, MinesweeperStyle
+from lamer.envs.minesweeper.references import minesweeper_references
 
 
 @dataclass(frozen=True, slots=True)

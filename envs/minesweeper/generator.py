@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from envs.minesweeper.field import Cell, Minefield, Opening
-from envs.seeding import task_rng
+from lamer.envs.minesweeper.field import Cell, Minefield, Opening
+from lamer.envs.seeding import task_rng
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from envs.minesweeper.field import Cell
-from envs.parsing import between_tags
+from lamer.envs.minesweeper.field import Cell
+from lamer.envs.parsing import between_tags
 
 LARGEST_NAMED = 9
 """Rows and columns of the largest board whose cells have names: "i9" is the last."""

@@ -13,11 +13,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
-from common.settings import Prompting
-from envs.base import MemoryStep, MemoryWindow, PlayView, ReflectionView
-from envs.minesweeper.field import Cell, Minefield
-from envs.minesweeper.parsing import cell_name, parse_cell, parse_name
-from envs.prompts import CompactStyle, PromptStyle, join_paragraphs, titled
+from lamer.common.settings import Prompting
+from lamer.envs.base import MemoryStep, MemoryWindow, PlayView, ReflectionView
+from lamer.envs.minesweeper.field import Cell, Minefield
+from lamer.envs.minesweeper.parsing import cell_name, parse_cell, parse_name
+from lamer.envs.prompts import CompactStyle, PromptStyle, join_paragraphs, titled
 
 _RULES = """\
 You are playing Minesweeper. The board has {size} rows and {size} columns and hides {mines} mines. \

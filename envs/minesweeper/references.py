@@ -15,11 +15,11 @@ import random
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from common.records import EVALUATION_SEED
-from envs.base import Reference
-from envs.minesweeper.field import Cell, Minefield, Opening, neighbours_of
-from envs.minesweeper.generator import Layout, draw_layout
-from envs.seeding import task_rng
+from lamer.common.records import EVALUATION_SEED
+from lamer.envs.base import Reference
+from lamer.envs.minesweeper.field import Cell, Minefield, Opening, neighbours_of
+from lamer.envs.minesweeper.generator import Layout, draw_layout
+from lamer.envs.seeding import task_rng
 
 MOST_BOARDS = 1000
 LEAST_BOARDS = 50

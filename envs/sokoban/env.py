@@ -6,13 +6,13 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from envs.base import MemoryWindow, MemoryWindows, Observation, StepResult
-from envs.prompts import PromptedEnv
-from envs.sokoban.generator import Layout
-from envs.sokoban.parsing import STILL, Move, parse_moves, render_moves
-from envs.sokoban.prompts import SokobanStyle
-from envs.sokoban.room import Direction, Position, Room, is_solved, move
-from envs.sokoban.solver import is_deadlocked
+from lamer.envs.base import MemoryWindow, MemoryWindows, Observation, StepResult
+from lamer.envs.prompts import PromptedEnv
+from lamer.envs.sokoban.generator import Layout
+from lamer.envs.sokoban.parsing import STILL, Move, parse_moves, render_moves
+from lamer.envs.sokoban.prompts import SokobanStyle
+from lamer.envs.sokoban.room import Direction, Position, Room, is_solved, move
+from lamer.envs.sokoban.solver import is_deadlocked
 
 RewardScheme = Literal["paper", "shaped"]
 

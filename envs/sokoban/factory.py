@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from common.errors import BadInput
-from common.records import EVALUATION_SEED
-from envs.base import EnvFactory, Reference
-from envs.sokoban.env import RewardScheme, SokobanEnv, SokobanRules
-from envs.sokoban.generator import Layout, RoomLimits, draw_layout
-from envs.sokoban.levels import read_levels
-from envs.sokoban.prompts import FullStyle, SokobanCompactStyle
-from envs.sokoban.references import Attempt, sokoban_references
+from lamer.common.errors import BadInput
+from lamer.common.records import EVALUATION_SEED
+from lamer.envs.base import EnvFactory, Reference
+from lamer.envs.sokoban.env import RewardScheme, SokobanEnv, SokobanRules
+from lamer.envs.sokoban.generator import Layout, RoomLimits, draw_layout
+from lamer.envs.sokoban.levels import read_levels
+from lamer.envs.sokoban.prompts import FullStyle, SokobanCompactStyle
+from lamer.envs.sokoban.references import Attempt, sokoban_references
 
 _CELLS_PER_BOX = 5
 _MOST_BOXES = 5

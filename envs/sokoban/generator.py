@@ -17,9 +17,9 @@ import functools
 import random
 from dataclasses import dataclass
 
-from envs.base import EnvironmentFault
-from envs.seeding import task_rng
-from envs.sokoban.room import Direction, Position, Room
+from lamer.envs.base import EnvironmentFault
+from lamer.envs.seeding import task_rng
+from lamer.envs.sokoban.room import Direction, Position, Room
 
 _TURN_CHANCE = 0.35
 _WIDEN_CHANCE = 0.7

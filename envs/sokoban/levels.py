@@ -10,9 +10,9 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import BadInput, Missing
-from envs.sokoban.generator import Layout
-from envs.sokoban.room import Position, Room
+from lamer.common.errors import BadInput, Missing
+from lamer.envs.sokoban.generator import Layout
+from lamer.envs.sokoban.room import Position, Room
 
 _KEY = "env.options.levels"
 _WALL, _PLAYER, _BOX, _TARGET = "#", "@+", "$*", ".*+"

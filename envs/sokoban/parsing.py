@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from envs.sokoban.room import Direction
+from lamer.envs.sokoban.room import Direction
 
 Move = Direction | Literal["still"]
 

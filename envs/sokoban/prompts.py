@@ -8,10 +8,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
-from common.settings import Prompting
-from envs.base import MemoryStep, MemoryWindow, PlayView, ReflectionView
-from envs.prompts import CompactStyle, PromptStyle, join_lines, join_paragraphs, titled
-from envs.sokoban.room import Position, Room, symbols
+from lamer.common.settings import Prompting
+from lamer.envs.base import MemoryStep, MemoryWindow, PlayView, ReflectionView
+from lamer.envs.prompts import CompactStyle, PromptStyle, join_lines, join_paragraphs, titled
+from lamer.envs.sokoban.room import Position, Room, symbols
 
 _RULES = """\
 You are playing Sokoban: you walk through a room and push boxes.

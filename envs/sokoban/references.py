@@ -13,11 +13,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from envs.base import Reference
-from envs.seeding import task_rng
-from envs.sokoban.generator import Layout
-from envs.sokoban.room import Direction, is_solved, move
-from envs.sokoban.solver import solve
+from lamer.envs.base import Reference
+from lamer.envs.seeding import task_rng
+from lamer.envs.sokoban.generator import Layout
+from lamer.envs.sokoban.room import Direction, is_solved, move
+from lamer.envs.sokoban.solver import solve
 
 SEARCHED = 5000
 

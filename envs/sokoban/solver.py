@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from envs.sokoban.room import Direction, Position, Room, is_solved, move
+from lamer.envs.sokoban.room import Direction, Position, Room, is_solved, move
 
 
 @dataclass(frozen=True, slots=True)

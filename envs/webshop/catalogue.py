@@ -20,9 +20,9 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from common.errors import BadInput
-from envs.data import require_files
-from envs.seeding import task_rng
+from lamer.common.errors import BadInput
+from lamer.envs.data import require_files
+from lamer.envs.seeding import task_rng
 
 DATASET = "webshop"
 CatalogueSize = Literal["small", "full"]

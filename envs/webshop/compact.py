@@ -18,14 +18,25 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from envs.base import MemoryStep, MemoryWindow, PlayView, ReflectionView
-from envs.parsing import between_tags
-from envs.prompts import CompactStyle, join_lines
-from envs.webshop.actions import BACK, BUY, DESCRIPTION, FEATURES, NEXT, PREVIOUS, Action, click, parse_action, search
-from envs.webshop.catalogue import Option, Product
-from envs.webshop.pages import fields
-from envs.webshop.prompts import Scene, WebshopStyle
-from envs.webshop.session import Page
+from lamer.envs.base import MemoryStep, MemoryWindow, PlayView, ReflectionView
+from lamer.envs.parsing import between_tags
+from lamer.envs.prompts import CompactStyle, join_lines
+from lamer.envs.webshop.actions import (
+    BACK,
+    BUY,
+    DESCRIPTION,
+    FEATURES,
+    NEXT,
+    PREVIOUS,
+    Action,
+    click,
+    parse_action,
+    search,
+)
+from lamer.envs.webshop.catalogue import Option, Product
+from lamer.envs.webshop.pages import fields
+from lamer.envs.webshop.prompts import Scene, WebshopStyle
+from lamer.envs.webshop.session import Page
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

@@ -11,16 +11,16 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from envs.base import Observation, StepResult
-from envs.prompts import PromptedEnv
-from envs.webshop.actions import Action
-from envs.webshop.goals import Goal
-from envs.webshop.nouns import Nouns
-from envs.webshop.pages import SEPARATOR, page_text
-from envs.webshop.prompts import WINDOWS, Scene, WebshopStyle
-from envs.webshop.reward import judge
-from envs.webshop.session import Page, Visit, follow
-from envs.webshop.shop import Shop
+from lamer.envs.base import Observation, StepResult
+from lamer.envs.prompts import PromptedEnv
+from lamer.envs.webshop.actions import Action
+from lamer.envs.webshop.goals import Goal
+from lamer.envs.webshop.nouns import Nouns
+from lamer.envs.webshop.pages import SEPARATOR, page_text
+from lamer.envs.webshop.prompts import WINDOWS, Scene, WebshopStyle
+from lamer.envs.webshop.reward import judge
+from lamer.envs.webshop.session import Page, Visit, follow
+from lamer.envs.webshop.shop import Shop
 
 RewardScheme = Literal["paper", "score"]
 

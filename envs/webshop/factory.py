@@ -9,18 +9,18 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from common.errors import BadInput
-from common.records import EVALUATION_SEED
-from envs.base import EnvFactory, Reference
-from envs.data import dataset_folder
-from envs.webshop.catalogue import DATASET, CatalogueSize, check_files
-from envs.webshop.compact import WebshopCompactStyle
-from envs.webshop.env import RewardScheme, ShoppingRules, WebshopEnv
-from envs.webshop.goals import Goal, GoalKind
-from envs.webshop.nouns import NounSource, has_spacy, nouns_by
-from envs.webshop.oracle import shopping_references
-from envs.webshop.prompts import FullStyle
-from envs.webshop.shop import load_shop, load_split
+from lamer.common.errors import BadInput
+from lamer.common.records import EVALUATION_SEED
+from lamer.envs.base import EnvFactory, Reference
+from lamer.envs.data import dataset_folder
+from lamer.envs.webshop.catalogue import DATASET, CatalogueSize, check_files
+from lamer.envs.webshop.compact import WebshopCompactStyle
+from lamer.envs.webshop.env import RewardScheme, ShoppingRules, WebshopEnv
+from lamer.envs.webshop.goals import Goal, GoalKind
+from lamer.envs.webshop.nouns import NounSource, has_spacy, nouns_by
+from lamer.envs.webshop.oracle import shopping_references
+from lamer.envs.webshop.prompts import FullStyle
+from lamer.envs.webshop.shop import load_shop, load_split
 
 _REFERENCE_GOALS = 100
 

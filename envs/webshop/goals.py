@@ -20,8 +20,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from envs.seeding import task_rng
-from envs.webshop.catalogue import DATASET, Instruction, Product, option_value
+from lamer.envs.seeding import task_rng
+from lamer.envs.webshop.catalogue import DATASET, Instruction, Product, option_value
 
 GoalKind = Literal["synthetic", "human"]
 Choice = tuple[str, str]

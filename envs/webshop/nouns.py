@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal
 
-from common.errors import Missing
+from lamer.common.errors import Missing
 
 NounSource = Literal["spacy", "rules"]
 Nouns = Callable[[str], tuple[str, ...]]

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 
 from rapidfuzz import fuzz
 
-from envs.base import Reference
-from envs.seeding import task_rng
-from envs.webshop.actions import BACK, BUY, NEXT, PREVIOUS, Action, click, search
-from envs.webshop.env import WebshopEnv
-from envs.webshop.goals import Goal
-from envs.webshop.session import Page, Visit
+from lamer.envs.base import Reference
+from lamer.envs.seeding import task_rng
+from lamer.envs.webshop.actions import BACK, BUY, NEXT, PREVIOUS, Action, click, search
+from lamer.envs.webshop.env import WebshopEnv
+from lamer.envs.webshop.goals import Goal
+from lamer.envs.webshop.session import Page, Visit
 
 Shopper = Callable[[WebshopEnv, random.Random], str]
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from envs.webshop.actions import DESCRIPTION, FEATURES
-from envs.webshop.catalogue import Product
-from envs.webshop.session import Page, Visit
+from lamer.envs.webshop.actions import DESCRIPTION, FEATURES
+from lamer.envs.webshop.catalogue import Product
+from lamer.envs.webshop.session import Page, Visit
 
 SEPARATOR = " [SEP] "
 

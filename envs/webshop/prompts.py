@@ -15,14 +15,14 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from common.settings import Prompting
-from envs import history
-from envs.base import MemoryStep, MemoryWindow, MemoryWindows, PlayView, ReflectionView
-from envs.parsing import between_tags
-from envs.prompts import PromptStyle, join_lines, join_paragraphs, titled
-from envs.webshop.actions import Action, parse_action, search
-from envs.webshop.pages import cut_fields, page_text
-from envs.webshop.session import Visit, available, can_search
+from lamer.common.settings import Prompting
+from lamer.envs import history
+from lamer.envs.base import MemoryStep, MemoryWindow, MemoryWindows, PlayView, ReflectionView
+from lamer.envs.parsing import between_tags
+from lamer.envs.prompts import PromptStyle, join_lines, join_paragraphs, titled
+from lamer.envs.webshop.actions import Action, parse_action, search
+from lamer.envs.webshop.pages import cut_fields, page_text
+from lamer.envs.webshop.session import Visit, available, can_search
 
 
 @dataclass(frozen=True, slots=True)

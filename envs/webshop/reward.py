@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 from rapidfuzz import fuzz, utils
 
-from envs.webshop.catalogue import Product
-from envs.webshop.goals import Choice, Goal
-from envs.webshop.nouns import Nouns
+from lamer.envs.webshop.catalogue import Product
+from lamer.envs.webshop.goals import Choice, Goal
+from lamer.envs.webshop.nouns import Nouns
 
 _SIMILAR = 85
 

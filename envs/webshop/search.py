@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import Stemmer
 
-from envs.webshop.catalogue import Product
+from lamer.envs.webshop.catalogue import Product
 
 K1 = 0.9
 B = 0.4

@@ -16,10 +16,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 
-from envs.webshop.actions import BACK, BUY, DETAILS, NEXT, PREVIOUS, SEARCH_BUTTON, Action, click, squeeze
-from envs.webshop.catalogue import Product
-from envs.webshop.goals import Choice
-from envs.webshop.shop import Shop
+from lamer.envs.webshop.actions import BACK, BUY, DETAILS, NEXT, PREVIOUS, SEARCH_BUTTON, Action, click, squeeze
+from lamer.envs.webshop.catalogue import Product
+from lamer.envs.webshop.goals import Choice
+from lamer.envs.webshop.shop import Shop
 
 PAGE_SIZE = 10
 

@@ -9,9 +9,9 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from envs.webshop.catalogue import CatalogueSize, Product, load_products
-from envs.webshop.goals import GoalKind, Split, make_goals, split_goals
-from envs.webshop.search import SearchIndex, product_text
+from lamer.envs.webshop.catalogue import CatalogueSize, Product, load_products
+from lamer.envs.webshop.goals import GoalKind, Split, make_goals, split_goals
+from lamer.envs.webshop.search import SearchIndex, product_text
 
 MOST_HITS = 50
 

@@ -19,9 +19,9 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
-from common.errors import BadInput
-from envs.workers.messages import Call, Drop
-from envs.workers.worker import STOP_SECONDS, Ending, Worker, WorkerOptions
+from lamer.common.errors import BadInput
+from lamer.envs.workers.messages import Call, Drop
+from lamer.envs.workers.worker import STOP_SECONDS, Ending, Worker, WorkerOptions
 
 WORKERS_VARIABLE = "LAMER_ENV_WORKERS"
 MIB = 1024 * 1024

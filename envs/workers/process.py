@@ -1,6 +1,6 @@
 """The worker process: hosts games until its owner closes the connection or ends, however it ends.
 
-    python -m envs.workers.process MODULE:FUNCTION SOCKET LIFELINE
+    python -m lamer.envs.workers.process MODULE:FUNCTION SOCKET LIFELINE
 
 SOCKET and LIFELINE are inherited file descriptors. Requests come over the socket, one at a time. Nothing is ever sent
 over the lifeline, a pipe whose other end the owner alone holds: when the owner is gone, killed or not, reading it ends
@@ -21,8 +21,8 @@ from pathlib import Path
 
 import msgspec
 
-from envs.workers.game import Game, Opener, load_opener
-from envs.workers.messages import Broken, Call, Done, Drop, Failed, Reply, Request, receive, send
+from lamer.envs.workers.game import Game, Opener, load_opener
+from lamer.envs.workers.messages import Broken, Call, Done, Drop, Failed, Reply, Request, receive, send
 
 log = logging.getLogger("lamer.worker")
 

@@ -20,16 +20,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
-from envs.base import EnvironmentFault
-from envs.workers.messages import Broken, Drop, Failed, Reply, Request, receive, send
+from lamer.envs.base import EnvironmentFault
+from lamer.envs.workers.messages import Broken, Drop, Failed, Reply, Request, receive, send
 
 log = logging.getLogger("lamer.worker")
 
-ROOT = Path(__file__).resolve().parents[2]
 STOP_SECONDS = 5.0
 _DECODER: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
@@ -144,11 +142,10 @@ class Worker:
             self._end(ending, waiting)
 
     def _start(self, theirs: socket.socket, lifeline: int) -> subprocess.Popen[bytes]:
-        paths = (str(ROOT), os.environ.get("PYTHONPATH", ""))
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **dict(self._options.environ)}
+        environ = {**os.environ, **dict(self._options.environ)}
         descriptors = (theirs.fileno(), lifeline)
         return subprocess.Popen(
-            [sys.executable, "-m", "envs.workers.process", self._options.target, *map(str, descriptors)],
+            [sys.executable, "-m", "lamer.envs.workers.process", self._options.target, *map(str, descriptors)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=descriptors,

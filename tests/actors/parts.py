@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from actors.policy import Request, RequestKind
-from actors.rendering import Renderer
-from actors.trial import TrialLimits
-from common.messages import Lease, MemoryMode, Sampling
-from common.records import Completion, FinishReason, Purpose, Task, VersionSpan, make_trial_id
-from envs.base import (
+from lamer.actors.policy import Request, RequestKind
+from lamer.actors.rendering import Renderer
+from lamer.actors.trial import TrialLimits
+from lamer.common.messages import Lease, MemoryMode, Sampling
+from lamer.common.records import Completion, FinishReason, Purpose, Task, VersionSpan, make_trial_id
+from lamer.envs.base import (
     Env,
     EnvironmentFault,
     MemoryWindow,

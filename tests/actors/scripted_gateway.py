@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TypeVar
 
-from common.codec import decode_message, encode_message
-from common.config import to_json
-from common.keys import ClientKeys, create_keys, load_client_keys, load_server_keys
-from common.messages import AnyMessage, Heartbeat, Hello, Reject, Welcome
-from common.settings import Settings
-from common.transport import RouterEndpoint
-from common.weights import ModelFingerprint
-from learner.peers import Expectation
+from lamer.common.codec import decode_message, encode_message
+from lamer.common.config import to_json
+from lamer.common.keys import ClientKeys, create_keys, load_client_keys, load_server_keys
+from lamer.common.messages import AnyMessage, Heartbeat, Hello, Reject, Welcome
+from lamer.common.settings import Settings
+from lamer.common.transport import RouterEndpoint
+from lamer.common.weights import ModelFingerprint
+from lamer.learner.peers import Expectation
 
 MessageT = TypeVar("MessageT")
 

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 from aiohttp import web
 
-from actors.generation import GenerateBody
-from common.messages import ServerInfo
+from lamer.actors.generation import GenerateBody
+from lamer.common.messages import ServerInfo
 from tests.actors.parts import encode
 
 Answer = Callable[[GenerateBody], web.Response]

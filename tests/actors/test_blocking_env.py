@@ -10,14 +10,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from actors.episode import Stage
-from actors.policy import Request
-from actors.trial import TrialPlay
-from common.messages import MemoryMode
-from common.records import Completion, EpisodeStatus
-from envs.base import Observation, StepResult
-from envs.workers.pool import PoolLimits, Session, WorkerPool
-from envs.workers.worker import WorkerOptions
+from lamer.actors.episode import Stage
+from lamer.actors.policy import Request
+from lamer.actors.trial import TrialPlay
+from lamer.common.messages import MemoryMode
+from lamer.common.records import Completion, EpisodeStatus
+from lamer.envs.base import Observation, StepResult
+from lamer.envs.workers.pool import PoolLimits, Session, WorkerPool
 from tests.actors.parts import LIMITS, CounterEnv, lease, plain_renderer, respond
 from tests.envs.workers import echo
 
@@ -60,7 +59,7 @@ class Player:
 
 @pytest.fixture
 def pool() -> Iterator[WorkerPool]:
-    made = WorkerPool(WorkerOptions(echo.OPENER), PoolLimits(workers=2))
+    made = WorkerPool(echo.OPTIONS, PoolLimits(workers=2))
     yield made
     made.close()
 
@@ -78,7 +77,7 @@ async def test_a_killed_worker_ends_its_episode_as_environment_error_and_the_nex
     assert [episode.status for episode in failed.episodes] == [EpisodeStatus.ENVIRONMENT_ERROR]
     assert len(failed.episodes[0].turns) == 1, "the turn before the crash"
     assert not failed.is_trainable
-    assert "the worker process of tests.envs.workers.echo:open_echo died" in play.failure
+    assert "the worker process of echo:open_echo died" in play.failure
     solved = await trial(SlowEnv(pool), Player()).run()
     assert solved.solved_at == 0
     assert pool.counts().crashed == 1

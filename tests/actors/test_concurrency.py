@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from actors.concurrency import ConcurrencyLimit
-from common.messages import ServerInfo
+from lamer.actors.concurrency import ConcurrencyLimit
+from lamer.common.messages import ServerInfo
 
 CAPACITY = 64
 

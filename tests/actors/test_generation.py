@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from actors.generation import BadAnswer, check_ids, decode_answer, encode_request, error_message, refusal
-from actors.policy import ContextOverflow, InferenceRefused, Request, RequestKind
-from actors.versions import UnknownVersion, to_policy_version, to_weight_version
-from common.records import FinishReason, VersionSpan
+from lamer.actors.generation import BadAnswer, check_ids, decode_answer, encode_request, error_message, refusal
+from lamer.actors.policy import ContextOverflow, InferenceRefused, Request, RequestKind
+from lamer.actors.versions import UnknownVersion, to_policy_version, to_weight_version
+from lamer.common.records import FinishReason, VersionSpan
 
 
 def request(ids: tuple[int, ...] = (3, 4), top_k: int = 0) -> Request:

@@ -19,9 +19,9 @@ pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no open
 
 ASK = """
 import asyncio, sys, numpy as np
-from actors.inference import InferenceClient, InferenceOptions, ServerUnavailable
-from actors.policy import Request, RequestKind
-from common.messages import ServerInfo
+from lamer.actors.inference import InferenceClient, InferenceOptions, ServerUnavailable
+from lamer.actors.policy import Request, RequestKind
+from lamer.common.messages import ServerInfo
 
 async def ask():
     request = Request(np.array([1], dtype=np.int32), 16, (), 1.0, 1.0, 0, 1, RequestKind.PLAY)

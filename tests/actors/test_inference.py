@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from actors.inference import InferenceClient, InferenceOptions, RoutedPolicy
-from actors.policy import ContextOverflow, InferenceError, InferenceRefused, Request, RequestKind
-from actors.routing import Affinity, Router
-from common.messages import ServerInfo
+from lamer.actors.inference import InferenceClient, InferenceOptions, RoutedPolicy
+from lamer.actors.policy import ContextOverflow, InferenceError, InferenceRefused, Request, RequestKind
+from lamer.actors.routing import Affinity, Router
+from lamer.common.messages import ServerInfo
 from tests.actors.parts import encode
 from tests.actors.sglang_server import Answer, refusing, saying, serving
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from actors.outbox import RESEND_SECONDS, Outbox
-from common.messages import TrialDone
+from lamer.actors.outbox import RESEND_SECONDS, Outbox
+from lamer.common.messages import TrialDone
 
 
 def done(slot: int, size: int = 10) -> TrialDone:

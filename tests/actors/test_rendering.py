@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.rendering import ChatTemplate, Renderer
-from common.errors import BadInput, Missing
+from lamer.actors.rendering import ChatTemplate, Renderer
+from lamer.common.errors import BadInput, Missing
 from tests.actors.parts import TEMPLATE, byte_tokenizer, encode, write_model
 
 # What published templates use: loop controls, tojson, generation, namespaces, slices, raise_exception.

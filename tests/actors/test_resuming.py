@@ -12,13 +12,13 @@ from aiohttp import web
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from actors import inference
-from actors.generation import GenerateBody
-from actors.inference import InferenceClient, InferenceOptions, RoutedPolicy
-from actors.policy import InferenceError, Request, RequestKind, retry_seed
-from actors.resuming import Endings
-from actors.routing import Router
-from common.records import Completion, FinishReason, VersionSpan
+from lamer.actors import inference
+from lamer.actors.generation import GenerateBody
+from lamer.actors.inference import InferenceClient, InferenceOptions, RoutedPolicy
+from lamer.actors.policy import InferenceError, Request, RequestKind, retry_seed
+from lamer.actors.resuming import Endings
+from lamer.actors.routing import Router
+from lamer.common.records import Completion, FinishReason, VersionSpan
 from tests.actors.parts import byte_tokenizer, encode
 from tests.actors.sglang_server import refusing, saying, serving
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from actors.routing import Affinity, Place, Router
-from common.messages import ServerInfo
+from lamer.actors.routing import Affinity, Place, Router
+from lamer.common.messages import ServerInfo
 
 
 def server(

@@ -9,14 +9,14 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from actors.policy import Request, RequestKind
-from actors.shortening import Cut, cuts
-from actors.trial import TrialLimits, play_trial
-from common.codec import encode_trial
-from common.messages import MemoryMode
-from common.records import Completion, EpisodeStatus, Task, Trial
-from envs import registry
-from envs.base import Env, MemoryWindow, MemoryWindows, Observation, PlayView, ReflectionView, StepResult
+from lamer.actors.policy import Request, RequestKind
+from lamer.actors.shortening import Cut, cuts
+from lamer.actors.trial import TrialLimits, play_trial
+from lamer.common.codec import encode_trial
+from lamer.common.messages import MemoryMode
+from lamer.common.records import Completion, EpisodeStatus, Task, Trial
+from lamer.envs import registry
+from lamer.envs.base import Env, MemoryWindow, MemoryWindows, Observation, PlayView, ReflectionView, StepResult
 from tests.actors.parts import CounterEnv, lease, plain_renderer, respond
 
 UNBOUNDED = 2**30
@@ -226,7 +226,7 @@ def outcomes(trial: Trial) -> list[tuple[str | None, float, str]]:
 
 def test_a_shorter_view_of_past_attempts_leaves_doors_its_last_opening() -> None:
     """A style that counts steps from the end must never be handed a window of none."""
-    from actors.memory import AttemptMemory, Memory
+    from lamer.actors.memory import AttemptMemory, Memory
 
     env = registry.make_env(Task("doors", registry.canonical_config("doors", {}), 0))
     memory, attempt = Memory(env, MemoryMode.TRAJECTORY), AttemptMemory(env)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from actors.episode import Stage
-from actors.policy import ContextOverflow, InferenceError, RequestKind, retry_seed, sampling_seed
-from actors.trial import TrialLimits, TrialPlay, play_trial
-from common.codec import decode_trial, encode_trial
-from common.messages import MemoryMode
-from common.records import EpisodeStatus, Purpose, Task, Trial
-from common.settings import Prompting
-from envs import registry
-from envs.base import EnvironmentFault
+from lamer.actors.episode import Stage
+from lamer.actors.policy import ContextOverflow, InferenceError, RequestKind, retry_seed, sampling_seed
+from lamer.actors.trial import TrialLimits, TrialPlay, play_trial
+from lamer.common.codec import decode_trial, encode_trial
+from lamer.common.messages import MemoryMode
+from lamer.common.records import EpisodeStatus, Purpose, Task, Trial
+from lamer.common.settings import Prompting
+from lamer.envs import registry
+from lamer.envs.base import EnvironmentFault
 from tests.actors.parts import LIMITS, BrokenEnv, CounterEnv, ScriptedPolicy, lease, plain_renderer
 
 SOLVE = "<action>3</action>"

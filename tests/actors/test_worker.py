@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from actors import outbox, pool
-from actors.worker import ActorOptions, run_actor
-from common.codec import decode_trial
-from common.errors import BadInput, Missing
-from common.messages import (
+from lamer.actors import outbox, pool
+from lamer.actors.worker import ActorOptions, run_actor
+from lamer.common.codec import decode_trial
+from lamer.common.errors import BadInput, Missing
+from lamer.common.messages import (
     Ack,
     Goodbye,
     Lease,
@@ -29,11 +29,11 @@ from common.messages import (
     TrialDone,
     TrialFailed,
 )
-from common.records import EpisodeStatus, Purpose, Task, Trial
-from common.settings import EnvSettings, InferenceSettings, Settings, TrialSettings
-from common.weights import NamedFile, read_fingerprint
-from envs import registry
-from learner.peers import Expectation
+from lamer.common.records import EpisodeStatus, Purpose, Task, Trial
+from lamer.common.settings import EnvSettings, InferenceSettings, Settings, TrialSettings
+from lamer.common.weights import NamedFile, read_fingerprint
+from lamer.envs import registry
+from lamer.learner.peers import Expectation
 from tests.actors.parts import lease, write_model
 from tests.actors.scripted_gateway import ScriptedGateway, scripted_gateway
 from tests.actors.sglang_server import SglangServer, refusing, saying, serving

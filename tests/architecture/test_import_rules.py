@@ -47,7 +47,8 @@ class Import:
 
     @property
     def top(self) -> str:
-        return self.module.partition(".")[0]
+        """Our package without `lamer.`, or the foreign one."""
+        return self.module.removeprefix("lamer.").partition(".")[0]
 
     def __str__(self) -> str:
         return f"{self.path.relative_to(ROOT)}:{self.line} imports {self.module}"
@@ -64,12 +65,17 @@ def imports(path: Path) -> Iterator[Import]:
             yield from (Import(path, node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno} is a relative import"
-            yield Import(path, node.lineno, node.module or "")
+            assert node.module is not None
+            if node.module == "lamer":
+                yield from (Import(path, node.lineno, f"lamer.{alias.name}") for alias in node.names)
+            else:
+                yield Import(path, node.lineno, node.module)
 
 
 def loaded_by(code: str) -> set[str]:
-    """Top-level modules that a fresh interpreter holds after running `code`."""
-    script = f"import sys\n{code}\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}), sep='\\n')"
+    """What a fresh interpreter holds after running `code`: our packages as lamer.X, others by their first name."""
+    names = "{'.'.join(name.split('.')[: 2 if name.startswith('lamer.') else 1]) for name in sys.modules}"
+    script = f"import sys\n{code}\nprint(*sorted({names}), sep='\\n')"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
@@ -107,28 +113,38 @@ def test_only_the_transport_imports_zmq() -> None:
 
 @pytest.mark.parametrize("name", WITHOUT_TORCH)
 def test_the_algorithm_and_the_gateway_load_no_torch(name: str) -> None:
-    module = name.removesuffix(".py").replace("/", ".")
+    module = "lamer." + name.removesuffix(".py").replace("/", ".")
     assert loaded_by(f"import {module}") & {"torch", "transformers"} == set()
 
 
 def test_an_actor_loads_no_torch_and_no_learner() -> None:
-    assert loaded_by("import actors.worker") & {"torch", "transformers", "mlflow", "learner", "deploy"} == set()
+    assert (
+        loaded_by("import lamer.actors.worker") & {"torch", "transformers", "mlflow", "lamer.learner", "lamer.deploy"}
+        == set()
+    )
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = "from deploy.cli import app\ntry: app(['--help'], prog_name='lamer')\nexcept SystemExit: pass"
+    code = "from lamer.deploy.cli import app\ntry: app(['--help'], prog_name='lamer')\nexcept SystemExit: pass"
     heavy = {"torch", "transformers", "mlflow", "aiohttp", "numpy", "omegaconf", "zmq", "tokenizers", "matplotlib"}
     assert loaded_by(code) & heavy == set()
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_no_other_distribution_claims_our_package_names(package: str) -> None:
-    owners = importlib.metadata.packages_distributions().get(package, [])
-    assert set(owners) <= {"lamer"}, f"package {package} is also installed by {owners}: our imports may find theirs"
+def test_no_other_distribution_claims_our_package_name() -> None:
+    owners = importlib.metadata.packages_distributions().get("lamer", [])
+    assert set(owners) <= {"lamer"}, f"the package lamer is also installed by {owners}: our imports may find theirs"
+
+
+def test_everything_of_ours_is_imported_as_lamer() -> None:
+    """A bare `import common` would load a second copy of each class."""
+    files = [*(path for package in PACKAGES for path in sources(package)), *sorted((ROOT / "tests").rglob("*.py"))]
+    bare = [str(each) for path in files for each in imports(path) if each.module.partition(".")[0] in PACKAGES]
+    assert bare == []
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_package_is_typed_and_every_folder_of_modules_is_a_package(package: str) -> None:
-    assert (ROOT / package / "py.typed").is_file()
+def test_every_package_is_linked_into_lamer_and_every_folder_of_modules_is_a_package(package: str) -> None:
+    assert (ROOT / "src" / "lamer" / "py.typed").is_file()
+    assert (ROOT / "src" / "lamer" / package).resolve() == ROOT / package
     folders = {path.parent for path in sources(package)}
     assert [str(folder) for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from common.config import load
-from common.errors import Missing
-from deploy.bench.games import GamesBenchOptions, run_games_bench
+from lamer.common.config import load
+from lamer.common.errors import Missing
+from lamer.deploy.bench.games import GamesBenchOptions, run_games_bench
 
 
 async def test_games_are_played_side_by_side_until_time_is_over(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from actors.inference import InferenceClient, RoutedPolicy
-from actors.policy import Request, RequestKind
-from actors.routing import Router
-from deploy.bench.scripted import PROMPT_WORDS, write_model_folder
-from deploy.bench.simulated import SimulatedServer, Throughput, measure_saturation
+from lamer.actors.inference import InferenceClient, RoutedPolicy
+from lamer.actors.policy import Request, RequestKind
+from lamer.actors.routing import Router
+from lamer.deploy.bench.scripted import PROMPT_WORDS, write_model_folder
+from lamer.deploy.bench.simulated import SimulatedServer, Throughput, measure_saturation
 
 CAPACITY = 32
 TRIALS = 3 * CAPACITY

@@ -7,14 +7,14 @@ import asyncio
 import numpy as np
 import pytest
 
-from actors.policy import InferenceError, Request, RequestKind
-from actors.rendering import Renderer
-from actors.trial import TrialLimits
-from common.errors import RunFailed
-from common.messages import Lease, MemoryMode, Sampling
-from common.records import Completion, FinishReason, Purpose, Task, VersionSpan
-from deploy.bench.lockstep import LockStep, Position, Seat, play_batch
-from deploy.bench.scripted import ScriptedConfig, ScriptedFactory, write_model_folder
+from lamer.actors.policy import InferenceError, Request, RequestKind
+from lamer.actors.rendering import Renderer
+from lamer.actors.trial import TrialLimits
+from lamer.common.errors import RunFailed
+from lamer.common.messages import Lease, MemoryMode, Sampling
+from lamer.common.records import Completion, FinishReason, Purpose, Task, VersionSpan
+from lamer.deploy.bench.lockstep import LockStep, Position, Seat, play_batch
+from lamer.deploy.bench.scripted import ScriptedConfig, ScriptedFactory, write_model_folder
 
 PLAY, REFLECT = RequestKind.PLAY, RequestKind.REFLECT
 

@@ -6,8 +6,8 @@ import statistics
 
 import pytest
 
-from common.records import FinishReason
-from deploy.bench.pace import NEVER, Finished, Pace, PacedEngine, ResponseLengths
+from lamer.common.records import FinishReason
+from lamer.deploy.bench.pace import NEVER, Finished, Pace, PacedEngine, ResponseLengths
 
 PREFILL_700 = 0.3 * 700 / 45_000
 ALONE = 0.006 + 0.000035

@@ -12,9 +12,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from deploy.bench.pace import Pace
-from deploy.bench.paced import PacedOptions, PacedServer
-from deploy.inference.client import ServerClient, ServerRefused
+from lamer.deploy.bench.pace import Pace
+from lamer.deploy.bench.paced import PacedOptions, PacedServer
+from lamer.deploy.inference.client import ServerClient, ServerRefused
 
 SLOW = Pace(step_seconds=1000.0)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from common.errors import BadInput, RunFailed
-from deploy.bench.asynchronous import AsyncOptions, measure_asynchronous
-from deploy.bench.report import ProcessLoad, RolloutReport, ScheduleFigures
-from deploy.bench.rollout import METARL, RL, RolloutBenchOptions, make_leases, run_rollout_bench
-from deploy.bench.scripted import write_model_folder
-from deploy.bench.simulated import SimulatedServer
+from lamer.common.errors import BadInput, RunFailed
+from lamer.deploy.bench.asynchronous import AsyncOptions, measure_asynchronous
+from lamer.deploy.bench.report import ProcessLoad, RolloutReport, ScheduleFigures
+from lamer.deploy.bench.rollout import METARL, RL, RolloutBenchOptions, make_leases, run_rollout_bench
+from lamer.deploy.bench.scripted import write_model_folder
+from lamer.deploy.bench.simulated import SimulatedServer
 
 
 def test_asynchronous_rollout_beats_lock_step_and_metarl_in_lock_step_costs_most(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.rendering import Renderer
-from deploy.bench.scripted import (
+from lamer.actors.rendering import Renderer
+from lamer.deploy.bench.scripted import (
     PROMPT_WORDS,
     ScriptedConfig,
     ScriptedFactory,
@@ -18,9 +18,7 @@ from deploy.bench.scripted import (
     write_entry_point,
     write_model_folder,
 )
-from envs.base import PlayView
-
-CHECKOUT = Path(__file__).resolve().parents[2]
+from lamer.envs.base import PlayView
 
 
 def test_episodes_take_the_designs_turns_and_succeed_with_045() -> None:
@@ -59,9 +57,7 @@ def test_every_prompt_has_700_tokens_and_trials_part_after_their_first_response(
 
 def test_another_process_finds_it_through_the_entry_point(tmp_path: Path) -> None:
     write_entry_point(tmp_path)
-    command = (
-        "from envs import registry; print(registry.get('scripted').name, registry.canonical_config('scripted', {}))"
-    )
-    path = f"{CHECKOUT}:{tmp_path}"
-    done = subprocess.run([sys.executable, "-c", command], env={"PYTHONPATH": path}, capture_output=True, check=True)
+    show = "print(registry.get('scripted').name, registry.canonical_config('scripted', {}))"
+    command = [sys.executable, "-c", f"from lamer.envs import registry; {show}"]
+    done = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, check=True)
     assert done.stdout.decode().split() == ["scripted", "{}"]

@@ -12,11 +12,11 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from common.errors import BadInput, Missing, RunFailed
-from common.records import Completion, FinishReason, VersionSpan
-from deploy.bench.checkpoints import checkpoints_like
-from deploy.bench.saturation import Answered, Round, make_work
-from deploy.bench.weights import (
+from lamer.common.errors import BadInput, Missing, RunFailed
+from lamer.common.records import Completion, FinishReason, VersionSpan
+from lamer.deploy.bench.checkpoints import checkpoints_like
+from lamer.deploy.bench.saturation import Answered, Round, make_work
+from lamer.deploy.bench.weights import (
     MODES,
     ModeRounds,
     Update,
@@ -25,7 +25,7 @@ from deploy.bench.weights import (
     mode_figures,
     run_weights_bench,
 )
-from deploy.bench.weights_report import Spread
+from lamer.deploy.bench.weights_report import Spread
 from tests.learner.builders import write_model
 
 

@@ -114,7 +114,7 @@ class Machine:
         output = self.folder / f"{arguments[0]}-{len(list(self.folder.glob('*.out')))}.out"
         with output.open("wb") as file:
             process = subprocess.Popen(
-                self.enter(sys.executable, "-m", "deploy.cli", *arguments),
+                self.enter(sys.executable, "-m", "lamer.deploy.cli", *arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

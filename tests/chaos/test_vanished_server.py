@@ -24,9 +24,9 @@ connection.recv(1)
 """
 ASKING = """
 import asyncio, sys, numpy as np
-from actors import inference
-from actors.policy import Request, RequestKind
-from common.messages import ServerInfo
+from lamer.actors import inference
+from lamer.actors.policy import Request, RequestKind
+from lamer.common.messages import ServerInfo
 
 inference.VANISHED_SECONDS, inference._PROBE_SECONDS = int(sys.argv[2]), int(sys.argv[3])
 
@@ -47,10 +47,7 @@ PATIENCE = (4, 1)
 
 def start(machine: Machine, script: str, *arguments: str) -> subprocess.Popen[str]:
     command = machine.enter(sys.executable, "-c", script, *arguments)
-    checkout = str(Path(__file__).parents[2])
-    return subprocess.Popen(
-        ("env", f"PYTHONPATH={checkout}", *command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
 
 
 def test_a_request_to_a_machine_that_was_cut_off_fails_soon(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from common.codec import (
+from lamer.common.codec import (
     FLOAT32_EXT,
     INT32_EXT,
     CodecError,
@@ -17,8 +17,19 @@ from common.codec import (
     encode_message,
     encode_trial,
 )
-from common.messages import MESSAGE_TYPES, Ack, Batch, Heartbeat, Hello, Lease, MemoryMode, Role, Sampling, TrialDone
-from common.records import (
+from lamer.common.messages import (
+    MESSAGE_TYPES,
+    Ack,
+    Batch,
+    Heartbeat,
+    Hello,
+    Lease,
+    MemoryMode,
+    Role,
+    Sampling,
+    TrialDone,
+)
+from lamer.common.records import (
     Completion,
     Episode,
     EpisodeStatus,

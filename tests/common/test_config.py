@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from common import config
-from common.config import PACKAGED, config_hash, differing_keys, from_json, load, parameters, to_json, to_yaml
-from common.errors import BadInput, Missing
-from common.messages import MemoryMode
-from common.schema import ConfigError
-from common.settings import Settings
+from lamer.common import config
+from lamer.common.config import PACKAGED, config_hash, differing_keys, from_json, load, parameters, to_json, to_yaml
+from lamer.common.errors import BadInput, Missing
+from lamer.common.messages import MemoryMode
+from lamer.common.schema import ConfigError
+from lamer.common.settings import Settings
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -70,7 +70,7 @@ def test_a_file_in_the_working_folder_wins_over_a_packaged_one(tmp_path: Path, m
 
 @pytest.mark.parametrize("path", sorted(PACKAGED.rglob("*.yaml")), ids=lambda path: str(path.relative_to(PACKAGED)))
 def test_every_packaged_configuration_loads(path: Path) -> None:
-    from envs import registry
+    from lamer.envs import registry
 
     settings = load([path])
     registry.decode_config(settings.env.name, settings.env.options)

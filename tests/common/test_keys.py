@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import BadInput, Missing
-from common.keys import allow, create_client_keys, create_keys, load_client_keys, load_server_keys
+from lamer.common.errors import BadInput, Missing
+from lamer.common.keys import allow, create_client_keys, create_keys, load_client_keys, load_server_keys
 
 
 def test_a_new_folder_holds_pairs_that_know_each_other(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import BadInput
-from common.model_files import cache_root, keep_model_files
-from common.weights import NamedFile
+from lamer.common.errors import BadInput
+from lamer.common.model_files import cache_root, keep_model_files
+from lamer.common.weights import NamedFile
 
 FILES = (NamedFile("config.json", b"{}"), NamedFile("tokenizer.json", b"words" * 1000))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from common.reachability import why_unreachable
-from common.transport import RouterEndpoint, make_key_pair
+from lamer.common.reachability import why_unreachable
+from lamer.common.transport import RouterEndpoint, make_key_pair
 
 
 async def test_a_port_at_which_nothing_listens() -> None:

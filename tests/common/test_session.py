@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from common.codec import MAX_MESSAGE_BYTES, CodecError, decode_message, encode_message
-from common.errors import BadInput, Missing
-from common.keys import ClientKeys, create_keys, load_client_keys, load_server_keys
-from common.messages import (
+from lamer.common.codec import MAX_MESSAGE_BYTES, CodecError, decode_message, encode_message
+from lamer.common.errors import BadInput, Missing
+from lamer.common.keys import ClientKeys, create_keys, load_client_keys, load_server_keys
+from lamer.common.messages import (
     PROTOCOL_VERSION,
     Ack,
     AnyMessage,
@@ -28,8 +28,8 @@ from common.messages import (
     TrialDone,
     Welcome,
 )
-from common.session import OUTBOX_MESSAGES, Session
-from common.transport import DealerEndpoint, RouterEndpoint
+from lamer.common.session import OUTBOX_MESSAGES, Session
+from lamer.common.transport import DealerEndpoint, RouterEndpoint
 
 HELLO = Hello(PROTOCOL_VERSION, PROTOCOL_VERSION, Role.ACTOR, "actor", capacity=2)
 TIMEOUT = 10.0

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from actors.inference import InferenceClient, InferenceOptions, RoutedPolicy
-from actors.policy import Request, RequestKind
-from actors.resuming import Endings
-from actors.routing import Affinity, Place, Router
-from common.messages import ServerInfo
-from common.records import Completion, FinishReason
+from lamer.actors.inference import InferenceClient, InferenceOptions, RoutedPolicy
+from lamer.actors.policy import Request, RequestKind
+from lamer.actors.resuming import Endings
+from lamer.actors.routing import Affinity, Place, Router
+from lamer.common.messages import ServerInfo
+from lamer.common.records import Completion, FinishReason
 from tests.contract.served import END_ID, VOCABULARY, Served
 
 TOKENS = 800

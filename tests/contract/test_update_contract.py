@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from common.keys import ClientKeys
-from common.messages import WeightAnnouncement
-from common.transport import make_key_pair
-from deploy.inference.attach import AttachedServer, Attacher
-from deploy.inference.client import ServerRefused
-from deploy.inference.options import HostOptions, ServerKeys
-from deploy.inference.updates import UpdateTimes, apply_folder
+from lamer.common.keys import ClientKeys
+from lamer.common.messages import WeightAnnouncement
+from lamer.common.transport import make_key_pair
+from lamer.deploy.inference.attach import AttachedServer, Attacher
+from lamer.deploy.inference.client import ServerRefused
+from lamer.deploy.inference.options import HostOptions, ServerKeys
+from lamer.deploy.inference.updates import UpdateTimes, apply_folder
 from tests.contract.served import Served
 from tests.contract.test_control_contract import LONG, PROMPT, gap, spans
 

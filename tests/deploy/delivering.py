@@ -1,73 +1,29 @@
-"""What tests of delivery are made of: a gateway with a scripted trainer, hosts that only fetch, a proxy that cuts."""
+"""What tests of delivery are made of: a gateway with a scripted trainer, a proxy that cuts."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from common.keys import ClientKeys
-from common.messages import (
+from lamer.common.messages import (
     AnyMessage,
     ChunkRequest,
     ManifestRequest,
     ModelFilesRequest,
     Published,
     Role,
-    Shutdown,
     WeightAnnouncement,
 )
-from common.session import Session
-from common.settings import GatewaySettings
-from deploy.inference.delivery.stream import StreamDelivery
-from learner.weight_server import WeightServer
-from learner.weight_stream import WeightStream
-from tests.learner.scripted import TIMEOUT, Run, hello, make_run
+from lamer.common.session import Session
+from lamer.common.settings import GatewaySettings
+from lamer.deploy.inference.delivery.stream import StreamDelivery
+from lamer.learner.weight_server import WeightServer
+from lamer.learner.weight_stream import WeightStream
+from tests.learner.scripted import TIMEOUT, Run, make_run
 from tests.learner.weights import TinyModel
-
-
-@dataclass
-class FetchingHost:
-    """A host without a server: knows what was announced last, and fetches into its cache."""
-
-    session: Session
-    delivery: StreamDelivery
-    announced: dict[int, WeightAnnouncement] = field(default_factory=dict)
-    came: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def follow(self) -> None:
-        while True:
-            message = await self.session.receive()
-            if isinstance(message, Shutdown):
-                return
-            if isinstance(message, WeightAnnouncement):
-                self.announced[message.version] = message
-                self.came.set()
-            else:
-                self.delivery.take(message)
-
-    async def announcement(self, version: int) -> WeightAnnouncement:
-        """Version `version` as it was announced."""
-        while version not in self.announced:
-            self.came.clear()
-            await self.came.wait()
-        return self.announced[version]
-
-
-@contextlib.asynccontextmanager
-async def fetching_host(url: str, keys: ClientKeys, cache: Path, anchor_every: int = 0) -> AsyncIterator[FetchingHost]:
-    """A host that is connected to the gateway at `url`."""
-    session = await Session.open(url, keys, hello(Role.HOST, cache.name), 5.0)
-    host = FetchingHost(session, StreamDelivery(cache, session.send, anchor_every))
-    following = asyncio.create_task(host.follow())
-    try:
-        yield host
-    finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
-        await session.close("test is over")
 
 
 @dataclass

@@ -15,12 +15,12 @@ import aiohttp
 import numpy as np
 import psutil
 
-from common.messages import Hello, HostStatus, ServerInfo, Shutdown, WeightAnnouncement
-from common.settings import InferenceSettings, Settings
-from common.weights import WeightFile, weight_files
-from deploy.inference.joining import run_host
-from deploy.inference.launch import embedded_launch
-from deploy.inference.options import EngineOptions, HostOptions, Start
+from lamer.common.messages import Hello, HostStatus, ServerInfo, Shutdown, WeightAnnouncement
+from lamer.common.settings import InferenceSettings, Settings
+from lamer.common.weights import WeightFile, weight_files
+from lamer.deploy.inference.joining import run_host
+from lamer.deploy.inference.launch import embedded_launch
+from lamer.deploy.inference.options import EngineOptions, HostOptions, Start
 from tests.actors.scripted_gateway import ScriptedGateway, scripted_gateway
 from tests.contract.served import reference_logprobs
 
@@ -94,7 +94,9 @@ def engines() -> list[psutil.Process]:
 def is_engine(process: psutil.Process) -> bool:
     """Whether this is an inference server, embedded or SGLang."""
     command = process.cmdline()
-    return "deploy.inference.embedded" in command or any(word.endswith("sglang_guard/start.py") for word in command)
+    return "lamer.deploy.inference.embedded" in command or any(
+        word.endswith("sglang_guard/start.py") for word in command
+    )
 
 
 async def ask(server: ServerInfo, route: str, body: object = None) -> Any:  # noqa: ANN401 - JSON

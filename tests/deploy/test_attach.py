@@ -17,10 +17,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from common.errors import BadInput
-from common.weights import read_fingerprint
-from deploy.inference.launch import free_port
-from deploy.inference.options import ServerKeys
+from lamer.common.errors import BadInput
+from lamer.common.weights import read_fingerprint
+from lamer.deploy.inference.launch import free_port
+from lamer.deploy.inference.options import ServerKeys
 from tests.contract.served import write_models
 from tests.deploy.hosts import announce, ask, host_scene, serves, start_server
 from tests.integration.processes import Started, start

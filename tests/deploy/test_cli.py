@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from common.keys import create_keys
-from deploy.cli import app
+from lamer.common.keys import create_keys
+from lamer.deploy.cli import app
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +151,6 @@ def test_ctrl_c_is_130_and_prints_no_traceback(monkeypatch: pytest.MonkeyPatch) 
     def interrupted(folder: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("common.keys.create_keys", interrupted)
+    monkeypatch.setattr("lamer.common.keys.create_keys", interrupted)
     result = lamer("keys", "create", "new")
     assert (result.exit_code, result.stderr) == (130, "")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from common.errors import BadInput
-from common.messages import (
+from lamer.common.errors import BadInput
+from lamer.common.messages import (
     AnyMessage,
     GroupAction,
     GroupJoin,
@@ -24,12 +24,12 @@ from common.messages import (
     GroupUpdate,
     WeightAnnouncement,
 )
-from common.settings import InferenceSettings
-from common.weights import Bucket, WeightFile
-from deploy.inference.client import ServerClient, ServerRefused
-from deploy.inference.delivery.base import ServerStuck, Withdrawn
-from deploy.inference.delivery.collective import CollectiveDelivery, CollectiveLimits, check_collective
-from deploy.inference.delivery.interface import interface_towards
+from lamer.common.settings import InferenceSettings
+from lamer.common.weights import Bucket, WeightFile
+from lamer.deploy.inference.client import ServerClient, ServerRefused
+from lamer.deploy.inference.delivery.base import ServerStuck, Withdrawn
+from lamer.deploy.inference.delivery.collective import CollectiveDelivery, CollectiveLimits, check_collective
+from lamer.deploy.inference.delivery.interface import interface_towards
 
 LIMITS = CollectiveLimits(probe=1.0, join=1.0, offer=0.3, go=5.0, bucket=0.5, rejoin=0.05, longest_rejoin=0.1)
 BUCKETS = tuple(Bucket((name,), ("float32",), ((2,),)) for name in ("a", "b", "c"))

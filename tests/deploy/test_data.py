@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from deploy import datasets
-from deploy.cli import app
-from envs.datasets.definition import Source
-from envs.datasets.download import Downloader
-from envs.datasets.filling import find
+from lamer.deploy import datasets
+from lamer.deploy.cli import app
+from lamer.envs.datasets.definition import Source
+from lamer.envs.datasets.download import Downloader
+from lamer.envs.datasets.filling import find
 from tests.envs.archives import ATTRIBUTES, INSTRUCTIONS, PRODUCTS, game, write_files, write_zip
 from tests.envs.file_server import FileServer, serving_files
 

@@ -15,9 +15,9 @@ import msgspec
 import pytest
 import torch
 
-from common.codec import decode_message, encode_message
-from common.errors import BadInput
-from common.messages import (
+from lamer.common.codec import decode_message, encode_message
+from lamer.common.errors import BadInput
+from lamer.common.messages import (
     AnyMessage,
     ChunkRequest,
     ManifestRequest,
@@ -28,12 +28,14 @@ from common.messages import (
     WeightChunk,
     WeightManifest,
 )
-from common.transport import DealerEndpoint
-from common.weights import Block, Encoding, NamedFile, WeightFile, weight_files
-from deploy.inference.delivery import stream
-from deploy.inference.delivery.base import DeliveryFailed
-from deploy.inference.delivery.folders import AutoDelivery, PathDelivery, StreamDelivery, make_folder_delivery
-from tests.deploy.delivering import Loopback, Proxy, fetching_host, learner
+from lamer.common.transport import DealerEndpoint
+from lamer.common.weights import Block, Encoding, NamedFile, WeightFile, weight_files
+from lamer.deploy.inference.delivery import stream
+from lamer.deploy.inference.delivery.base import DeliveryFailed
+from lamer.deploy.inference.delivery.folders import AutoDelivery, PathDelivery, StreamDelivery, make_folder_delivery
+from tests.deploy import fetching_host as fetching
+from tests.deploy.delivering import Loopback, Proxy, learner
+from tests.deploy.fetching_host import fetching_host
 from tests.learner.scripted import TIMEOUT, hello
 from tests.learner.weights import TinyModel, same_weights
 
@@ -178,7 +180,7 @@ async def test_a_host_process_killed_in_a_download_goes_on_where_it_was(tmp_path
     async def start(url: str) -> asyncio.subprocess.Process:
         arguments = (url, str(tmp_path / "keys"), str(tmp_path / "cache"))
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.deploy.fetching_host", *arguments), stdout=asyncio.subprocess.PIPE
+            *(sys.executable, fetching.__file__, *arguments), stdout=asyncio.subprocess.PIPE
         )
 
     async with learner(tmp_path, TinyModel(vocabulary=600_000)) as run, Proxy(run.url) as proxy:

@@ -12,17 +12,17 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from common.config import load
-from common.errors import BadInput, Missing
-from common.settings import ModelSettings, OptimizerSettings, Settings, TrainerSettings
-from deploy.cli import app
-from deploy.dry.architecture import Architecture, described, load_architecture
-from deploy.dry.checks import check, longest_sequence, memory_warning
-from deploy.dry.memory import activation_bytes, logit_bytes, server_memory, trainer_memory
-from deploy.dry.prompts import estimate_tokens
-from deploy.dry.report import print_dry_run
-from deploy.dry.run import dry_run, load_settings
-from deploy.dry.timing import (
+from lamer.common.config import load
+from lamer.common.errors import BadInput, Missing
+from lamer.common.settings import ModelSettings, OptimizerSettings, Settings, TrainerSettings
+from lamer.deploy.cli import app
+from lamer.deploy.dry.architecture import Architecture, described, load_architecture
+from lamer.deploy.dry.checks import check, longest_sequence, memory_warning
+from lamer.deploy.dry.memory import activation_bytes, logit_bytes, server_memory, trainer_memory
+from lamer.deploy.dry.prompts import estimate_tokens
+from lamer.deploy.dry.report import print_dry_run
+from lamer.deploy.dry.run import dry_run, load_settings
+from lamer.deploy.dry.timing import (
     Hardware,
     RolloutPace,
     operations_per_token,
@@ -30,9 +30,9 @@ from deploy.dry.timing import (
     rollout_seconds,
     training_seconds,
 )
-from deploy.dry.workload import Habits, Load, PromptLengths, episodes_per_trial, workload
-from learner.model import PolicyModel
-from learner.packing import pack
+from lamer.deploy.dry.workload import Habits, Load, PromptLengths, episodes_per_trial, workload
+from lamer.learner.model import PolicyModel
+from lamer.learner.packing import pack
 from tests.learner.builders import sample, write_model
 
 QWEN = Architecture("qwen3-4b", "", 4_022_468_096, 151936, 2560, 9728, 36, 32, 8, 128, 40960, True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from deploy.inference.embedded.cache import CacheShape, KVCache
-from deploy.inference.embedded.prefix import BLOCK, PrefixIndex, hash_blocks
-from deploy.inference.embedded.sampling import sample, uniform_noise
-from deploy.inference.embedded.table import RunningTable
+from lamer.deploy.inference.embedded.cache import CacheShape, KVCache
+from lamer.deploy.inference.embedded.prefix import BLOCK, PrefixIndex, hash_blocks
+from lamer.deploy.inference.embedded.sampling import sample, uniform_noise
+from lamer.deploy.inference.embedded.table import RunningTable
 
 
 def tokens(*, first: int, count: int) -> np.ndarray:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-from deploy.inference.embedded.attention import Chunk
-from deploy.inference.embedded.decoder import fits
-from deploy.inference.embedded.model import PackedModel, StepInput
-from deploy.inference.embedded.products import matmul_transposed, padded_length
+from lamer.deploy.inference.embedded.attention import Chunk
+from lamer.deploy.inference.embedded.decoder import fits
+from lamer.deploy.inference.embedded.model import PackedModel, StepInput
+from lamer.deploy.inference.embedded.products import matmul_transposed, padded_length
 
 VOCABULARY = 96
 CONTEXT = 768

@@ -11,7 +11,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def run_engine(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deploy.inference.embedded", *flags]
+    command = [sys.executable, "-m", "lamer.deploy.inference.embedded", *flags]
     return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False)
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from common import config
-from common.errors import BadInput
-from common.settings import Settings
-from deploy.cli import app
-from deploy.evaluation import check_first_prompts, evaluation_env_config, find_model
-from deploy.warmstart import create_model
-from envs import registry
-from envs.base import Env, EnvFactory
+from lamer.common import config
+from lamer.common.errors import BadInput
+from lamer.common.settings import Settings
+from lamer.deploy.cli import app
+from lamer.deploy.evaluation import check_first_prompts, evaluation_env_config, find_model
+from lamer.deploy.warmstart import create_model
+from lamer.envs import registry
+from lamer.envs.base import Env, EnvFactory
 
 
 def lamer(*arguments: str) -> Result:

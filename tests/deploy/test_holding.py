@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from deploy.inference.holding import held
+from lamer.deploy.inference.holding import held
 
 
 def files(folder: Path) -> dict[str, str]:

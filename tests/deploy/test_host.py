@@ -12,12 +12,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from common.errors import BadInput, Missing, RunFailed
-from common.keys import ClientKeys
-from common.transport import make_key_pair
-from common.weights import read_fingerprint
-from deploy.inference import feed, host
-from deploy.inference.options import EngineOptions, HostOptions
+from lamer.common.errors import BadInput, Missing, RunFailed
+from lamer.common.keys import ClientKeys
+from lamer.common.transport import make_key_pair
+from lamer.common.weights import read_fingerprint
+from lamer.deploy.inference import feed, host
+from lamer.deploy.inference.options import EngineOptions, HostOptions
 from tests.contract.served import write_models
 from tests.deploy.hosts import PROMPT, SETTINGS, announce, ask, host_scene, serves
 

@@ -10,16 +10,16 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from common.codec import encode_trial
-from common.errors import BadInput, Missing
-from common.records import Trial
-from common.settings import EnvSettings, ModelSettings, PocketSettings, Settings, WarmstartSettings
-from deploy.inspect import find_renderer, inspect_run, trial_list, trial_view
-from deploy.scripted import play_scripted
-from deploy.warmstart import create_model
-from learner.groups import TrialEntry
-from learner.journal import Journal
-from learner.journal_reader import JournalReader, TrialFilter
+from lamer.common.codec import encode_trial
+from lamer.common.errors import BadInput, Missing
+from lamer.common.records import Trial
+from lamer.common.settings import EnvSettings, ModelSettings, PocketSettings, Settings, WarmstartSettings
+from lamer.deploy.inspect import find_renderer, inspect_run, trial_list, trial_view
+from lamer.deploy.scripted import play_scripted
+from lamer.deploy.warmstart import create_model
+from lamer.learner.groups import TrialEntry
+from lamer.learner.journal import Journal
+from lamer.learner.journal_reader import JournalReader, TrialFilter
 
 SETTINGS = Settings(
     model=ModelSettings(
@@ -146,7 +146,7 @@ def test_text_that_looks_like_markup_is_shown_as_it_is(run: Path, trials: tuple[
     )
     reader = JournalReader(run / "journal.db")
     row, _ = reader.trial(trial.trial_id)
-    from deploy.inspect import trial_view
+    from lamer.deploy.inspect import trial_view
 
     screen = io.StringIO()
     Console(file=screen, width=160).print(trial_view(row, changed, find_renderer(run)))
@@ -170,7 +170,7 @@ def test_a_file_that_is_no_journal_is_named(tmp_path: Path) -> None:
 
 
 def test_a_configured_model_serves_for_decoding_before_any_weights_were_written(folder: Path, tmp_path: Path) -> None:
-    from common import config
+    from lamer.common import config
 
     settings = replace(SETTINGS, model=replace(SETTINGS.model, path=str(folder / "weights" / "v1")))
     (tmp_path / "config.yaml").write_text(config.to_yaml(settings))

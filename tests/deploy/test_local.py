@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SUPERVISE = """
 import asyncio, sys
 from pathlib import Path
-from common.errors import LamerError
-from deploy.supervisor import Child, Rest, Supervisor
+from lamer.common.errors import LamerError
+from lamer.deploy.supervisor import Child, Rest, Supervisor
 
 folder, main, *helpers = sys.argv[1:]
 folder = Path(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from deploy.cli import app
+from lamer.deploy.cli import app
 from tests.envs.installed import VAULT, install
 
 CONFIG = "env: {name: vault}\nevaluation: {tasks: 4, split: hard}\n"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from common.config import PACKAGED, load, parameters
-from deploy.dry.architecture import described_names
-from envs import registry
+from lamer.common.config import PACKAGED, load, parameters
+from lamer.deploy.dry.architecture import described_names
+from lamer.envs import registry
 
 PAPER = PACKAGED / "paper"
 RL = ("ppo", "rloo", "grpo", "gigpo")
@@ -150,7 +150,7 @@ def test_the_environments_that_are_there_take_the_papers_options(name: str) -> N
 
 
 def test_every_architecture_that_can_be_named_is_described() -> None:
-    from common.settings import ModelSettings
+    from lamer.common.settings import ModelSettings
 
     choices = ModelSettings.__dataclass_fields__["architecture"].metadata["choices"]
     assert set(choices) - {""} == set(described_names())

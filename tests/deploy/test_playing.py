@@ -13,16 +13,16 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from actors.policy import RequestKind
-from actors.trial import TrialLimits, play_trial
-from common.messages import MemoryMode
-from common.records import EpisodeStatus, Task
-from common.settings import EnvSettings, Settings, TrialSettings
-from deploy.cli import app
-from deploy.playing import play_here
-from deploy.scripted import play_scripted
-from deploy.terminal import Voice, cut_after, in_tags, read_keyboard
-from envs import registry
+from lamer.actors.policy import RequestKind
+from lamer.actors.trial import TrialLimits, play_trial
+from lamer.common.messages import MemoryMode
+from lamer.common.records import EpisodeStatus, Task
+from lamer.common.settings import EnvSettings, Settings, TrialSettings
+from lamer.deploy.cli import app
+from lamer.deploy.playing import play_here
+from lamer.deploy.scripted import play_scripted
+from lamer.deploy.terminal import Voice, cut_after, in_tags, read_keyboard
+from lamer.envs import registry
 from tests.actors.parts import ScriptedPolicy, lease, plain_renderer, write_model
 from tests.envs.installed import VAULT, install
 

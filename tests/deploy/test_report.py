@@ -11,15 +11,15 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from common.messages import Phase, Sampling, Status
-from common.settings import Settings
-from deploy.panel import PlainView, plain_line, render
-from deploy.report import episodes_table, print_results, read_results, results_table
-from learner.diversity import Diversity
-from learner.evaluation import EpisodeFigures, EvaluationResult, write_evaluation
-from learner.intervals import Interval
-from learner.plan import ReferenceFigure, RunResult
-from learner.summary import write_summary
+from lamer.common.messages import Phase, Sampling, Status
+from lamer.common.settings import Settings
+from lamer.deploy.panel import PlainView, plain_line, render
+from lamer.deploy.report import episodes_table, print_results, read_results, results_table
+from lamer.learner.diversity import Diversity
+from lamer.learner.evaluation import EpisodeFigures, EvaluationResult, write_evaluation
+from lamer.learner.intervals import Interval
+from lamer.learner.plan import ReferenceFigure, RunResult
+from lamer.learner.summary import write_summary
 
 STATUS = Status(
     run="doors-001",

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from common import config
-from common.errors import BadInput, Missing
-from common.settings import RunSettings, Settings
-from deploy.runs import find_run, locked, open_run, write_text
+from lamer.common import config
+from lamer.common.errors import BadInput, Missing
+from lamer.common.settings import RunSettings, Settings
+from lamer.deploy.runs import find_run, locked, open_run, write_text
 
 FILES = (Path("configs/doors.yaml"),)
 
@@ -83,8 +83,8 @@ def test_resume_without_a_run_says_so(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from common.settings import Settings
-from deploy.runs import RunFolder, locked
+from lamer.common.settings import Settings
+from lamer.deploy.runs import RunFolder, locked
 with locked(RunFolder(Path(sys.argv[1]), Settings(), False)):
     print("held", flush=True)
     sys.stdin.read()

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import BadInput, Missing
-from deploy.inference import sglang
-from deploy.inference.base import Idling
-from deploy.inference.options import EngineLaunch, EngineOptions, Start
+from lamer.common.errors import BadInput, Missing
+from lamer.deploy.inference import sglang
+from lamer.deploy.inference.base import Idling
+from lamer.deploy.inference.options import EngineLaunch, EngineOptions, Start
 
 OPTIONS = EngineOptions("sglang", "127.0.0.1", 30000, 16, 8192, tensor_parallel=2, data_parallel=3)
 START = Start(Path("model"), "7", 30001, "api-secret", "admin-secret")

@@ -14,10 +14,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from common.errors import BadInput, Missing
-from common.messages import MemoryMode
-from common.records import Trial
-from common.settings import (
+from lamer.common.errors import BadInput, Missing
+from lamer.common.messages import MemoryMode
+from lamer.common.records import Trial
+from lamer.common.settings import (
     EnvSettings,
     ModelSettings,
     PocketSettings,
@@ -26,8 +26,8 @@ from common.settings import (
     TrialSettings,
     WarmstartSettings,
 )
-from deploy.scripted import Encoder, play_scripted
-from deploy.warmstart import check_model, create_model, default_cache, model_key, prepare_model, warm_start
+from lamer.deploy.scripted import Encoder, play_scripted
+from lamer.deploy.warmstart import check_model, create_model, default_cache, model_key, prepare_model, warm_start
 
 DOORS = 5
 SETTINGS = Settings(

@@ -7,8 +7,8 @@ from pathlib import Path
 VAULT = """
 import random
 from dataclasses import dataclass
-from envs.base import *
-from envs.data import dataset_folder, require_files
+from lamer.envs.base import *
+from lamer.envs.data import dataset_folder, require_files
 
 @dataclass(frozen=True)
 class VaultConfig:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import BadInput, Missing
-from envs.datasets.arrival import members
-from envs.datasets.definition import FileState
-from envs.datasets.filling import find, place
-from envs.datasets.ledger import LEDGER_FILE, Ledger
+from lamer.common.errors import BadInput, Missing
+from lamer.envs.datasets.arrival import members
+from lamer.envs.datasets.definition import FileState
+from lamer.envs.datasets.filling import find, place
+from lamer.envs.datasets.ledger import LEDGER_FILE, Ledger
 from tests.envs.archives import (
     ANNOTATIONS,
     ATTRIBUTES,

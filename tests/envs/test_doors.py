@@ -8,10 +8,10 @@ from collections import Counter
 
 import pytest
 
-from envs.base import MemoryStep, PastAttempt, PlayView, ReflectionView
-from envs.doors.env import DoorsEnv
-from envs.doors.prompts import DoorsFullStyle
-from envs.doors.references import doors_references
+from lamer.envs.base import MemoryStep, PastAttempt, PlayView, ReflectionView
+from lamer.envs.doors.env import DoorsEnv
+from lamer.envs.doors.prompts import DoorsFullStyle
+from lamer.envs.doors.references import doors_references
 
 
 def count_tokens(text: str) -> int:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import Missing
-from envs.datasets.definition import Source
-from envs.datasets.download import Downloader
+from lamer.common.errors import Missing
+from lamer.envs.datasets.definition import Source
+from lamer.envs.datasets.download import Downloader
 from tests.envs.file_server import FileServer, serving_files
 
 CONTENT = random.Random(1).randbytes(300_000)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from envs import history
-from envs.base import MemoryStep, MemoryWindow, PastAttempt
+from lamer.envs import history
+from lamer.envs.base import MemoryStep, MemoryWindow, PastAttempt
 
 REFERENCE_WINDOWS = {
     "sokoban": (MemoryWindow(7, 2), MemoryWindow(7, 7), MemoryWindow(7, 2)),

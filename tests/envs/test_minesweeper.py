@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from common.errors import BadInput
-from common.records import Task
-from envs import registry
-from envs.base import Env, MemoryStep, PastAttempt, PlayView, ReflectionView
-from envs.minesweeper.env import MinesweeperEnv, RewardScheme
-from envs.minesweeper.generator import Layout, draw_layout
-from envs.minesweeper.parsing import cell_name, parse_cell, parse_name, render_cell
-from envs.minesweeper.prompts import DenseStyle, FullStyle
+from lamer.common.errors import BadInput
+from lamer.common.records import Task
+from lamer.envs import registry
+from lamer.envs.base import Env, MemoryStep, PastAttempt, PlayView, ReflectionView
+from lamer.envs.minesweeper.env import MinesweeperEnv, RewardScheme
+from lamer.envs.minesweeper.generator import Layout, draw_layout
+from lamer.envs.minesweeper.parsing import cell_name, parse_cell, parse_name, render_cell
+from lamer.envs.minesweeper.prompts import DenseStyle, FullStyle
 
 
 def make(options: dict[str, Any], seed: int = 0) -> Env:

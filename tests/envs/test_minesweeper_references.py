@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from common.records import EVALUATION_SEED, Task
-from envs import registry
-from envs.minesweeper.field import Cell
-from envs.minesweeper.generator import Layout, draw_layout
-from envs.minesweeper.references import PLAYERS, Player, deduce, minesweeper_references, solved_at
+from lamer.common.records import EVALUATION_SEED, Task
+from lamer.envs import registry
+from lamer.envs.minesweeper.field import Cell
+from lamer.envs.minesweeper.generator import Layout, draw_layout
+from lamer.envs.minesweeper.references import PLAYERS, Player, deduce, minesweeper_references, solved_at
 
 RANDOM, REMEMBERING, LOGIC, LOGIC_REMEMBERING = PLAYERS
 ENDLESS = 10**6

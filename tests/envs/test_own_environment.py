@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from common import config
-from common.records import EpisodeStatus, Task, Trial
-from deploy.cli import app
-from deploy.scripted import play_scripted
-from envs import registry
+from lamer.common import config
+from lamer.common.records import EpisodeStatus, Task, Trial
+from lamer.deploy.cli import app
+from lamer.deploy.scripted import play_scripted
+from lamer.envs import registry
 from tests.actors.parts import write_model
 from tests.envs.installed import install
 from tests.integration.processes import start, updates

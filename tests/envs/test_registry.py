@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import BadInput, Missing
-from common.records import Task
-from common.settings import Prompting
-from envs import registry
-from envs.base import PlayView
+from lamer.common.errors import BadInput, Missing
+from lamer.common.records import Task
+from lamer.common.settings import Prompting
+from lamer.envs import registry
+from lamer.envs.base import PlayView
 
 PACKAGE = """
 import random
 from dataclasses import dataclass
-from envs.base import *
+from lamer.envs.base import *
 
 @dataclass(frozen=True)
 class MazeConfig:
@@ -148,18 +148,18 @@ def test_two_environments_of_one_name_are_refused(site: Path) -> None:
 
 
 def test_importing_the_registry_imports_no_environment() -> None:
-    code = "import sys, envs.registry; print([m for m in sys.modules if m.startswith('envs.') and m.count('.') > 1])"
-    environ = {**os.environ, "PYTHONPATH": str(Path(registry.__file__).parent.parent)}
-    result = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    loaded = "[name for name in sys.modules if name.startswith('lamer.envs.') and name.count('.') > 2]"
+    code = f"import sys, lamer.envs.registry; print({loaded})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
 
 STATES = """
 import json, sys
-from common.records import Task
-from common.settings import Prompting
-from envs import registry
-from envs.base import PlayView
+from lamer.common.records import Task
+from lamer.common.settings import Prompting
+from lamer.envs import registry
+from lamer.envs.base import PlayView
 for env, config, seed in json.load(sys.stdin):
     print(json.dumps(registry.make_env(Task(env, config, seed)).reset().text))
 """
@@ -174,7 +174,7 @@ def test_the_same_task_starts_equal_in_another_process_with_another_hash_seed() 
     ]
     tasks = [(name, registry.canonical_config(name, options), seed) for name, options in cases for seed in range(5)]
     here = [registry.make_env(Task(*task)).reset().text for task in tasks]
-    environ = {**os.environ, "PYTHONPATH": str(Path(registry.__file__).parent.parent), "PYTHONHASHSEED": "12345"}
+    environ = {**os.environ, "PYTHONHASHSEED": "12345"}
     result = subprocess.run(
         [sys.executable, "-c", STATES], env=environ, input=json.dumps(tasks), capture_output=True, text=True, check=True
     )

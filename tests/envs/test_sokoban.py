@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from common.errors import BadInput
-from common.records import EVALUATION_SEED, Task
-from envs import registry
-from envs.base import Env, MemoryStep, PastAttempt, PlayView, ReflectionView
-from envs.sokoban.env import RewardScheme, SokobanEnv, SokobanRules, shaped_reward
-from envs.sokoban.factory import SokobanConfig, layout_of
-from envs.sokoban.generator import Layout
-from envs.sokoban.parsing import STILL, Move, parse_moves
-from envs.sokoban.prompts import FullStyle
-from envs.sokoban.references import Attempt, sokoban_references, solution_length
-from envs.sokoban.room import Direction, Position, Room, is_solved, move
-from envs.sokoban.solver import Search, is_deadlocked, pushes_left, solve
+from lamer.common.errors import BadInput
+from lamer.common.records import EVALUATION_SEED, Task
+from lamer.envs import registry
+from lamer.envs.base import Env, MemoryStep, PastAttempt, PlayView, ReflectionView
+from lamer.envs.sokoban.env import RewardScheme, SokobanEnv, SokobanRules, shaped_reward
+from lamer.envs.sokoban.factory import SokobanConfig, layout_of
+from lamer.envs.sokoban.generator import Layout
+from lamer.envs.sokoban.parsing import STILL, Move, parse_moves
+from lamer.envs.sokoban.prompts import FullStyle
+from lamer.envs.sokoban.references import Attempt, sokoban_references, solution_length
+from lamer.envs.sokoban.room import Direction, Position, Room, is_solved, move
+from lamer.envs.sokoban.solver import Search, is_deadlocked, pushes_left, solve
 
 CODES: tuple[Move, ...] = (STILL, Direction.UP, Direction.DOWN, Direction.LEFT, Direction.RIGHT)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from common.errors import BadInput, LamerError, Missing
-from common.records import Task
-from envs import registry
-from envs.base import Env
+from lamer.common.errors import BadInput, LamerError, Missing
+from lamer.common.records import Task
+from lamer.envs import registry
+from lamer.envs.base import Env
 
 LEVELS = "; 0\n#####\n#@$.#\n#####\n\n; 7\n######\n#+$  #\n# *  #\n######\n"
 

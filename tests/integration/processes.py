@@ -99,7 +99,7 @@ def start(arguments: Sequence[str], folder: Path, name: str) -> Started:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
     with output.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.cli", *arguments],
+            [sys.executable, "-m", "lamer.deploy.cli", *arguments],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=file,

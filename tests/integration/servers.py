@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from actors import worker
-from actors.routing import Affinity, Place, Router
-from actors.worker import ActorOptions, run_actor
-from common.keys import load_client_keys
-from common.messages import ServerInfo
+from lamer.actors import worker
+from lamer.actors.routing import Affinity, Place, Router
+from lamer.actors.worker import ActorOptions, run_actor
+from lamer.common.keys import load_client_keys
+from lamer.common.messages import ServerInfo
 from tests.integration.processes import TINY, Started, last_step, wait_until
 from tests.integration.test_by_hand import free_port
 from tests.integration.test_kills import check_journal
 
-PROCESSES = {"sglang": "sglang_guard/start.py", "embedded": "deploy.inference.embedded"}
+PROCESSES = {"sglang": "sglang_guard/start.py", "embedded": "lamer.deploy.inference.embedded"}
 """How an argument of a server's command line ends."""
 LONGEST_SECONDS = 400.0
 SHARE_SECONDS = 10.0

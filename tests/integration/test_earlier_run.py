@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from learner import journal
+from lamer.learner import journal
 from tests.integration.processes import Started, start
 
 pytestmark = pytest.mark.timeout(300)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from common.codec import decode_trial
-from common.records import Trial
-from learner.evaluation import read_evaluations
+from lamer.common.codec import decode_trial
+from lamer.common.records import Trial
+from lamer.learner.evaluation import read_evaluations
 from tests.integration.processes import TINY, Started, updates
 
 pytestmark = pytest.mark.timeout(300)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from learner import journal
+from lamer.learner import journal
 from tests.integration.processes import Started, count, last_step, updates, wait_until
 
 pytestmark = pytest.mark.timeout(300)
@@ -50,9 +50,9 @@ def test_a_synchronous_run_trains_on_its_own_version_and_a_plain_loop_gives_the_
 
 def _replay(run: Path, output: Path) -> dict[str, np.ndarray]:
     """The parameters that a plain loop over the recorded trials gives, from the run's version 0."""
-    from common import config
-    from learner.replay import replay
-    from learner.update import PolicyUpdater
+    from lamer.common import config
+    from lamer.learner.replay import replay
+    from lamer.learner.update import PolicyUpdater
 
     settings = config.load([run / "config.yaml"])
     model = Path(json.loads((run / "summary.json").read_text())["model"])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from common.records import (
+from lamer.common.records import (
     Completion,
     Episode,
     EpisodeStatus,
@@ -21,7 +21,7 @@ from common.records import (
     Turn,
     VersionSpan,
 )
-from learner.samples import Sample, SampleKind
+from lamer.learner.samples import Sample, SampleKind
 
 VOCABULARY = 64
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.codec import encode_trial
-from common.keys import ClientKeys, create_keys, load_client_keys, load_server_keys
-from common.messages import (
+from lamer.common.codec import encode_trial
+from lamer.common.keys import ClientKeys, create_keys, load_client_keys, load_server_keys
+from lamer.common.messages import (
     PROTOCOL_VERSION,
     Ack,
     AnyMessage,
@@ -35,7 +35,7 @@ from common.messages import (
     WeightAnnouncement,
     Welcome,
 )
-from common.records import (
+from lamer.common.records import (
     Completion,
     Episode,
     EpisodeStatus,
@@ -44,17 +44,17 @@ from common.records import (
     Turn,
     VersionSpan,
 )
-from common.session import Session
-from common.settings import (
+from lamer.common.session import Session
+from lamer.common.settings import (
     BatchSettings,
     EvaluationSettings,
     GatewaySettings,
     Settings,
     TrialSettings,
 )
-from common.weights import WeightFile
-from learner.gateway import GatewayPlan, RunResult, run_gateway
-from learner.journal import read_batch
+from lamer.common.weights import WeightFile
+from lamer.learner.gateway import GatewayPlan, RunResult, run_gateway
+from lamer.learner.journal import read_batch
 
 TIMEOUT = 20.0
 FILES = (WeightFile("model.safetensors", 7, "digest"),)

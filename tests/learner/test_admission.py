@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.records import Purpose, Task
-from learner.admission import Admission
-from learner.groups import GroupTable, RestoredGroup, TrialEntry
+from lamer.common.records import Purpose, Task
+from lamer.learner.admission import Admission
+from lamer.learner.groups import GroupTable, RestoredGroup, TrialEntry
 
 
 def test_admission_leaves_room_for_max_staleness_plus_one_batches_ahead_of_the_applied_version() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.settings import AdvantageSettings
-from learner.advantages import (
+from lamer.common.settings import AdvantageSettings
+from lamer.learner.advantages import (
     GroupRows,
     Normalise,
     Values,

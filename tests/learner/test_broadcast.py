@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch._C._distributed_c10d import BroadcastOptions, PrefixStore, ProcessGroupGloo, Store, TCPStore
 
-from common.errors import BadInput
-from common.messages import (
+from lamer.common.errors import BadInput
+from lamer.common.messages import (
     GroupAction,
     GroupJoin,
     GroupOffer,
@@ -25,8 +25,8 @@ from common.messages import (
     GroupState,
     GroupUpdate,
 )
-from learner.rank_zero import Entered, Outcomes, TorchRankZero, check_backend, group_address, plan_buckets
-from learner.update_group import Limits, MasterAddress, Stage, Update, UpdateGroup
+from lamer.learner.rank_zero import Entered, Outcomes, TorchRankZero, check_backend, group_address, plan_buckets
+from lamer.learner.update_group import Limits, MasterAddress, Stage, Update, UpdateGroup
 
 LIMITS = Limits(settle=1.0, join=10.0, ready=20.0, send=30.0)
 SECONDS = 15.0

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.errors import BadInput, Missing
-from common.settings import (
+from lamer.common.errors import BadInput, Missing
+from lamer.common.settings import (
     BatchSettings,
     LossSettings,
     OptimizerSettings,
@@ -20,8 +20,8 @@ from common.settings import (
     TrainerSettings,
     TrialSettings,
 )
-from learner import checkpoint
-from learner.update import PolicyUpdater
+from lamer.learner import checkpoint
+from lamer.learner.update import PolicyUpdater
 from tests.learner.builders import play_batch, write_model
 
 SETTINGS = Settings(

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from common.errors import BadInput
-from common.records import Trial
-from common.settings import (
+from lamer.common.errors import BadInput
+from lamer.common.records import Trial
+from lamer.common.settings import (
     AdvantageSettings,
     BatchSettings,
     CreditSettings,
@@ -23,12 +23,12 @@ from common.settings import (
     TrainerSettings,
     TrialSettings,
 )
-from learner import checkpoint
-from learner.critic import Critic, value_metrics
-from learner.model import PolicyModel
-from learner.packing import pack
-from learner.samples import Sample
-from learner.update import PolicyUpdater, UpdateResult
+from lamer.learner import checkpoint
+from lamer.learner.critic import Critic, value_metrics
+from lamer.learner.model import PolicyModel
+from lamer.learner.packing import pack
+from lamer.learner.samples import Sample
+from lamer.learner.update import PolicyUpdater, UpdateResult
 from tests.learner.builders import completion, play_batch, sample, trial, turn, write_model
 
 SETTINGS = Settings(

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from common.records import Episode, EpisodeStatus
-from learner.diversity import diversity, entropy, trajectory
+from lamer.common.records import Episode, EpisodeStatus
+from lamer.learner.diversity import diversity, entropy, trajectory
 from tests.learner.builders import completion, turn
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from common.messages import MemoryMode
-from common.records import EpisodeStatus
-from common.settings import EvaluationSettings, Settings, TrialSettings
-from learner.evaluating import Evaluation, evaluation_plan
-from learner.groups import Acceptance
+from lamer.common.messages import MemoryMode
+from lamer.common.records import EpisodeStatus
+from lamer.common.settings import EvaluationSettings, Settings, TrialSettings
+from lamer.learner.evaluating import Evaluation, evaluation_plan
+from lamer.learner.groups import Acceptance
 from tests.learner.test_evaluation import FAILED, SOLVED, played
 
 

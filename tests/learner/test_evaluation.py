@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import BadInput
-from common.messages import MemoryMode, Sampling
-from common.records import Episode, EpisodeStatus, Purpose, Task, Trial
-from learner.evaluation import (
+from lamer.common.errors import BadInput
+from lamer.common.messages import MemoryMode, Sampling
+from lamer.common.records import Episode, EpisodeStatus, Purpose, Task, Trial
+from lamer.learner.evaluation import (
     EvaluationPlan,
     EvaluationResult,
     TaskOutcome,
@@ -27,7 +27,7 @@ from learner.evaluation import (
     task_shares,
     write_evaluation,
 )
-from learner.intervals import Interval
+from lamer.learner.intervals import Interval
 from tests.learner.builders import completion, reflection, turn
 from tests.learner.scripted import make_trial
 from tests.learner.test_leases import lease

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.messages import MemoryMode, Sampling
-from learner.evaluation import EvaluationResult
-from learner.evaluation_figures import draw_evaluations, draw_progress
-from learner.figures import draw_figures
-from learner.intervals import Interval
-from learner.plan import ReferenceFigure
+from lamer.common.messages import MemoryMode, Sampling
+from lamer.learner.evaluation import EvaluationResult
+from lamer.learner.evaluation_figures import draw_evaluations, draw_progress
+from lamer.learner.figures import draw_figures
+from lamer.learner.intervals import Interval
+from lamer.learner.plan import ReferenceFigure
 
 REFERENCES = (ReferenceFigure("best_policy", (0.2, 0.6, 1.0)), ReferenceFigure("independent", (0.2, 0.36, 0.488)))
 FINAL = EvaluationResult(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from common.codec import encode_trial
-from common.messages import Lease, MemoryMode, Role, TrialDone
-from common.records import EpisodeStatus, Purpose, Trial
-from common.settings import BatchSettings, EvaluationSettings
-from learner.evaluation import EvaluationResult, read_evaluations
+from lamer.common.codec import encode_trial
+from lamer.common.messages import Lease, MemoryMode, Role, TrialDone
+from lamer.common.records import EpisodeStatus, Purpose, Trial
+from lamer.common.settings import BatchSettings, EvaluationSettings
+from lamer.learner.evaluation import EvaluationResult, read_evaluations
 from tests.learner.scripted import TIMEOUT, Actor, Host, Play, Run, Trainer, make_run, make_trial, play_at_once
 from tests.learner.test_gateway import play_whole_run, rows, until
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from learner.gae import GaeSettings, TrialAdvantages, TrialSteps, episode_advantages, trial_advantages
-from learner.returns import Form, cross_episode_returns
+from lamer.learner.gae import GaeSettings, TrialAdvantages, TrialSteps, episode_advantages, trial_advantages
+from lamer.learner.returns import Form, cross_episode_returns
 
 HALVES = GaeSettings("paper", step_discount=0.5, trial_discount=0.5, gae_lambda=0.5)
 

@@ -13,10 +13,10 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from common.codec import encode_trial
-from common.errors import BadInput, Missing, RunFailed
-from common.keys import create_keys, load_client_keys
-from common.messages import (
+from lamer.common.codec import encode_trial
+from lamer.common.errors import BadInput, Missing, RunFailed
+from lamer.common.keys import create_keys, load_client_keys
+from lamer.common.messages import (
     Ack,
     BatchRequest,
     Hello,
@@ -31,10 +31,10 @@ from common.messages import (
     TrialDone,
     TrialFailed,
 )
-from common.records import EpisodeStatus, Purpose, Trial
-from common.session import Session
-from common.settings import BatchSettings, EvaluationSettings, GatewaySettings
-from learner.gateway import RunResult
+from lamer.common.records import EpisodeStatus, Purpose, Trial
+from lamer.common.session import Session
+from lamer.common.settings import BatchSettings, EvaluationSettings, GatewaySettings
+from lamer.learner.gateway import RunResult
 from tests.learner.scripted import (
     TIMEOUT,
     Actor,

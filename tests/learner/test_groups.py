@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from common.records import Purpose, Task
-from learner.admission import Admission
-from learner.groups import Acceptance, GroupTable, RestoredGroup, TrialEntry
+from lamer.common.records import Purpose, Task
+from lamer.learner.admission import Admission
+from lamer.learner.groups import Acceptance, GroupTable, RestoredGroup, TrialEntry
 
 
 def make_table(

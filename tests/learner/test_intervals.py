@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.errors import BadInput
-from learner.intervals import Interval, bootstrap_intervals, wilson_interval
+from lamer.common.errors import BadInput
+from lamer.learner.intervals import Interval, bootstrap_intervals, wilson_interval
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from common.codec import encode_trial
-from common.errors import BadInput, Missing, RunFailed
-from common.messages import Lease, MemoryMode, Sampling
-from common.records import Purpose, Task, Trial, make_trial_id
-from learner.groups import TrialEntry
-from learner.journal import Drop, Journal, read_batch
+from lamer.common.codec import encode_trial
+from lamer.common.errors import BadInput, Missing, RunFailed
+from lamer.common.messages import Lease, MemoryMode, Sampling
+from lamer.common.records import Purpose, Task, Trial, make_trial_id
+from lamer.learner.groups import TrialEntry
+from lamer.learner.journal import Drop, Journal, read_batch
 from tests.learner.scripted import make_trial
 
 

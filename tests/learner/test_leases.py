@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from common.messages import Lease, MemoryMode, Sampling
-from common.records import Purpose, Task, make_trial_id
-from learner.leases import LeaseTable
+from lamer.common.messages import Lease, MemoryMode, Sampling
+from lamer.common.records import Purpose, Task, make_trial_id
+from lamer.learner.leases import LeaseTable
 
 
 def lease(group_id: int, slot: int = 0, purpose: Purpose = Purpose.TRAIN, seconds: float = 10.0) -> Lease:

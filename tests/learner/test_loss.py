@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from common.settings import LossSettings
-from learner.loss import (
+from lamer.common.settings import LossSettings
+from lamer.learner.loss import (
     ResponseTokens,
     TokenLogprobs,
     clipped_losses,

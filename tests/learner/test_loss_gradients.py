@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.settings import LossSettings
-from learner.loss import ResponseTokens, TokenLogprobs, k3_kl, policy_loss, value_loss
+from lamer.common.settings import LossSettings
+from lamer.learner.loss import ResponseTokens, TokenLogprobs, k3_kl, policy_loss, value_loss
 
 STEP = 1e-6
 VOCABULARY = 5

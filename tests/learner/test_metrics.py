@@ -8,8 +8,8 @@ import msgspec
 import pytest
 import torch
 
-from learner.loss import PolicyLoss
-from learner.metrics import TokenMeter, trial_metrics
+from lamer.learner.loss import PolicyLoss
+from lamer.learner.metrics import TokenMeter, trial_metrics
 from tests.learner.builders import completion, reflection, trial, turn
 
 NO_LIMIT = torch.zeros(5, dtype=torch.bool)

@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, CohereConfig, CohereForCausalLM, PreTrainedModel
 
-from common.errors import BadInput, Missing
-from common.settings import AdvantageSettings, CreditSettings, TrainerSettings
-from learner import model as model_module
-from learner.model import PolicyModel, TokenScores
-from learner.packing import Pack, pack
-from learner.samples import Sample, make_samples
+from lamer.common.errors import BadInput, Missing
+from lamer.common.settings import AdvantageSettings, CreditSettings, TrainerSettings
+from lamer.learner import model as model_module
+from lamer.learner.model import PolicyModel, TokenScores
+from lamer.learner.packing import Pack, pack
+from lamer.learner.samples import Sample, make_samples
 from tests.learner.builders import VOCABULARY, play_batch, sample, write_model
 
 CPU = TrainerSettings(device="cpu")

@@ -13,12 +13,12 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.rendering import Renderer
-from common.errors import BadInput
-from common.settings import PocketSettings
-from learner.folders import whole_folder
-from learner.pocket import TAGS, create_pocket, train_tokenizer
-from learner.supervised import Example, FineTuning, fine_tune, token_losses
+from lamer.actors.rendering import Renderer
+from lamer.common.errors import BadInput
+from lamer.common.settings import PocketSettings
+from lamer.learner.folders import whole_folder
+from lamer.learner.pocket import TAGS, create_pocket, train_tokenizer
+from lamer.learner.supervised import Example, FineTuning, fine_tune, token_losses
 
 TEXTS = ["Open a door: 3 is closed.\n# _ X #\nleft\n>", "<action>12</action>", "<remark>left 4</remark>"] * 4
 SIZES = PocketSettings(

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from common.records import Trial
-from learner.returns import Form, TrialReturns, cross_episode_returns, discounted_sums, trial_returns
+from lamer.common.records import Trial
+from lamer.learner.returns import Form, TrialReturns, cross_episode_returns, discounted_sums, trial_returns
 from tests.learner.builders import reflection, trial, turn
 
 WORKED = [[0.0, 0.0, 0.0], [0.0, 0.0], [0.0, 10.0]]

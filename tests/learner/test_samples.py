@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.errors import BadInput
-from common.records import Purpose, Trial, VersionSpan
-from common.settings import AdvantageSettings, CreditSettings
-from learner.samples import SampleKind, make_samples, unscored_samples
+from lamer.common.errors import BadInput
+from lamer.common.records import Purpose, Trial, VersionSpan
+from lamer.common.settings import AdvantageSettings, CreditSettings
+from lamer.learner.samples import SampleKind, make_samples, unscored_samples
 from tests.learner.builders import completion, play_batch, reflection, trial, turn
 
 CREDIT = CreditSettings(step_discount=1.0, trial_discount=1.0)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from common.messages import Metric
-from common.records import Purpose
-from learner.groups import TrialEntry
-from learner.status import BatchFigures, DropCounts, RateWindow
+from lamer.common.messages import Metric
+from lamer.common.records import Purpose
+from lamer.learner.groups import TrialEntry
+from lamer.learner.status import BatchFigures, DropCounts, RateWindow
 
 
 def test_rates_are_over_the_last_ten_seconds() -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from common.config import config_hash
-from common.messages import MemoryMode, Metric, Sampling
-from common.settings import Settings
-from learner.diversity import Diversity
-from learner.evaluation import EvaluationResult, TaskOutcome
-from learner.intervals import Interval
-from learner.plan import ReferenceFigure, RunResult
-from learner.summary import throughput, write_summary
+from lamer.common.config import config_hash
+from lamer.common.messages import MemoryMode, Metric, Sampling
+from lamer.common.settings import Settings
+from lamer.learner.diversity import Diversity
+from lamer.learner.evaluation import EvaluationResult, TaskOutcome
+from lamer.learner.intervals import Interval
+from lamer.learner.plan import ReferenceFigure, RunResult
+from lamer.learner.summary import throughput, write_summary
 
 FINAL = EvaluationResult(
     name="final",

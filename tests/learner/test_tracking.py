@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from common.messages import Metric
-from common.settings import Settings, TrackingSettings
-from learner.evaluation import write_evaluation
-from learner.tracking import TrackedRun, Tracker, mlflow_name, tags
+from lamer.common.messages import Metric
+from lamer.common.settings import Settings, TrackingSettings
+from lamer.learner.evaluation import write_evaluation
+from lamer.learner.tracking import TrackedRun, Tracker, mlflow_name, tags
 from tests.learner.test_evaluation_figures import FINAL
 
 pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'lamer[mlflow]'")

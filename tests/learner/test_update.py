@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from common.errors import BadInput, RunFailed
-from common.records import Completion, Trial, VersionSpan
-from common.settings import (
+from lamer.common.errors import BadInput, RunFailed
+from lamer.common.records import Completion, Trial, VersionSpan
+from lamer.common.settings import (
     AdvantageSettings,
     BatchSettings,
     CreditSettings,
@@ -25,11 +25,11 @@ from common.settings import (
     TrainerSettings,
     TrialSettings,
 )
-from learner.optimizer import learning_rate
-from learner.packing import pack
-from learner.replay import replay
-from learner.samples import make_samples
-from learner.update import PolicyUpdater, UpdateResult, split_minibatches
+from lamer.learner.optimizer import learning_rate
+from lamer.learner.packing import pack
+from lamer.learner.replay import replay
+from lamer.learner.samples import make_samples
+from lamer.learner.update import PolicyUpdater, UpdateResult, split_minibatches
 from tests.learner.builders import completion, play_batch, reflection, sample, trial, turn, write_model
 
 SETTINGS = Settings(

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from common.messages import HostStatus, ServerInfo, WeightAnnouncement
-from common.weights import WeightFile
-from learner.weight_server import WeightServer
+from lamer.common.messages import HostStatus, ServerInfo, WeightAnnouncement
+from lamer.common.weights import WeightFile
+from lamer.learner.weight_server import WeightServer
 
 
 def weights(version: int, digest: str = "") -> WeightAnnouncement:

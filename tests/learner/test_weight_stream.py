@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.messages import ChunkRequest, ManifestRequest, WeightManifest
-from common.weights import Encoding
-from learner import weight_stream
-from learner.weight_server import WeightServer
-from learner.weight_stream import WeightStream
+from lamer.common.messages import ChunkRequest, ManifestRequest, WeightManifest
+from lamer.common.weights import Encoding
+from lamer.learner import weight_stream
+from lamer.learner.weight_server import WeightServer
+from lamer.learner.weight_stream import WeightStream
 from tests.learner.weights import TinyModel
 
 

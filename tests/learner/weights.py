@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from common.messages import WeightAnnouncement
-from common.weights import weight_files
+from lamer.common.messages import WeightAnnouncement
+from lamer.common.weights import weight_files
 
 
 class TinyModel:

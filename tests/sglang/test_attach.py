@@ -15,11 +15,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from common.messages import ServerInfo
-from deploy.inference import sglang
-from deploy.inference.client import trusting
-from deploy.inference.launch import free_port
-from deploy.inference.options import EngineOptions, ServerKeys, Start
+from lamer.common.messages import ServerInfo
+from lamer.deploy.inference import sglang
+from lamer.deploy.inference.client import trusting
+from lamer.deploy.inference.launch import free_port
+from lamer.deploy.inference.options import EngineOptions, ServerKeys, Start
 from tests.contract.served import HOST, START_SECONDS, write_models
 from tests.deploy.hosts import SETTINGS, announce, ask, host_scene, serves
 

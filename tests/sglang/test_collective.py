@@ -16,13 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from common.messages import GroupJoin, GroupState, Published, Role, ServerInfo, Servers
-from common.session import Session
-from common.settings import GatewaySettings, InferenceSettings
-from common.weights import weight_files
-from deploy.inference.launch import Launcher
-from deploy.inference.options import EngineOptions
-from learner.broadcast import Broadcaster
+from lamer.common.messages import GroupJoin, GroupState, Published, Role, ServerInfo, Servers
+from lamer.common.session import Session
+from lamer.common.settings import GatewaySettings, InferenceSettings
+from lamer.common.weights import weight_files
+from lamer.deploy.inference.launch import Launcher
+from lamer.deploy.inference.options import EngineOptions
+from lamer.learner.broadcast import Broadcaster
 from tests.contract.served import VOCABULARY, Served, write_models
 from tests.integration.processes import Started, start, updates
 from tests.learner.scripted import Run, make_run

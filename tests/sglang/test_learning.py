@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from learner import journal
-from learner.intervals import Interval, wilson_interval
+from lamer.learner import journal
+from lamer.learner.intervals import Interval, wilson_interval
 from tests.integration.processes import Started, updates
 from tests.sglang.conftest import Say
 from tests.sglang.figures import describe, figures

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.messages import WeightAnnouncement
-from common.weights import weight_files
-from deploy.inference.delivery.base import FolderDelivery
-from deploy.inference.delivery.folders import PathDelivery
-from deploy.inference.launch import EngineProcess, Launcher
-from deploy.inference.options import EngineOptions
-from deploy.inference.updates import apply_folder
+from lamer.common.messages import WeightAnnouncement
+from lamer.common.weights import weight_files
+from lamer.deploy.inference.delivery.base import FolderDelivery
+from lamer.deploy.inference.delivery.folders import PathDelivery
+from lamer.deploy.inference.launch import EngineProcess, Launcher
+from lamer.deploy.inference.options import EngineOptions
+from lamer.deploy.inference.updates import apply_folder
 from tests.contract.served import VOCABULARY, Served, write_models
 from tests.deploy.delivering import Loopback
 from tests.sglang.conftest import Say

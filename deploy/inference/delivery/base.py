@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from common.errors import LamerError
-from common.messages import AnyMessage, WeightAnnouncement
-from deploy.inference.client import ServerClient
+from lamer.common.errors import LamerError
+from lamer.common.messages import AnyMessage, WeightAnnouncement
+from lamer.deploy.inference.client import ServerClient
 
 Mail = Callable[[AnyMessage], Awaitable[None]]
 

@@ -12,11 +12,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.messages import WeightAnnouncement
-from common.model_files import keep_model_files
-from common.weights import NamedFile
-from deploy.inference.delivery.base import DeliveryFailed
-from deploy.inference.delivery.checks import check_folder
+from lamer.common.messages import WeightAnnouncement
+from lamer.common.model_files import keep_model_files
+from lamer.common.weights import NamedFile
+from lamer.deploy.inference.delivery.base import DeliveryFailed
+from lamer.deploy.inference.delivery.checks import check_folder
 
 KEPT_FOLDERS = 2
 KEPT_COMPANIONS = 2

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from common.weights import WEIGHT_SUFFIX, WeightFile
-from deploy.inference.delivery.base import DeliveryFailed
-from learner.folders import file_digest
+from lamer.common.weights import WEIGHT_SUFFIX, WeightFile
+from lamer.deploy.inference.delivery.base import DeliveryFailed
+from lamer.learner.folders import file_digest
 
 INDEX = "model.safetensors.index.json"
 

@@ -20,9 +20,9 @@ import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
-from actors.versions import to_weight_version
-from common.errors import BadInput
-from common.messages import (
+from lamer.actors.versions import to_weight_version
+from lamer.common.errors import BadInput
+from lamer.common.messages import (
     AnyMessage,
     GroupAction,
     GroupJoin,
@@ -34,10 +34,10 @@ from common.messages import (
     WeightAnnouncement,
     Welcome,
 )
-from common.settings import InferenceSettings
-from deploy.inference.client import ServerClient
-from deploy.inference.delivery.base import DeliveryFailed, Mail, ServerStuck, Withdrawn
-from deploy.inference.delivery.group_client import SERVER_ERRORS, GroupClient
+from lamer.common.settings import InferenceSettings
+from lamer.deploy.inference.client import ServerClient
+from lamer.deploy.inference.delivery.base import DeliveryFailed, Mail, ServerStuck, Withdrawn
+from lamer.deploy.inference.delivery.group_client import SERVER_ERRORS, GroupClient
 
 log = logging.getLogger("lamer.host")
 

@@ -11,11 +11,11 @@ import logging
 import time
 from pathlib import Path
 
-from common.errors import BadInput
-from common.messages import AnyMessage, WeightAnnouncement
-from deploy.inference.delivery.base import DeliveryFailed, Fetched, FolderDelivery, Mail
-from deploy.inference.delivery.checks import check_folder
-from deploy.inference.delivery.stream import StreamDelivery
+from lamer.common.errors import BadInput
+from lamer.common.messages import AnyMessage, WeightAnnouncement
+from lamer.deploy.inference.delivery.base import DeliveryFailed, Fetched, FolderDelivery, Mail
+from lamer.deploy.inference.delivery.checks import check_folder
+from lamer.deploy.inference.delivery.stream import StreamDelivery
 
 log = logging.getLogger("lamer.host")
 

@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager
 import aiohttp
 import msgspec
 
-from common.messages import GroupOffer
-from common.weights import Bucket
-from deploy.inference.client import ServerClient, ServerRefused
+from lamer.common.messages import GroupOffer
+from lamer.common.weights import Bucket
+from lamer.deploy.inference.client import ServerClient, ServerRefused
 
 SERVER_ERRORS = (ServerRefused, OSError, aiohttp.ClientError)
 """What a request to the server may raise; a timeout is an OSError."""

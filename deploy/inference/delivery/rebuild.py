@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from common.blocks import BLOCK_BYTES, block_digest, decode_block, largest_frame
-from common.errors import BadInput
-from common.messages import WeightAnnouncement, WeightManifest
-from common.tensors import StoredTensor, TensorFolder, parse_header
-from common.weights import WEIGHT_SUFFIX, Block, Encoding, StreamedFile
-from deploy.inference.delivery.base import DeliveryFailed
-from deploy.inference.delivery.checks import check_index
-from learner.folders import whole_folder
+from lamer.common.blocks import BLOCK_BYTES, block_digest, decode_block, largest_frame
+from lamer.common.errors import BadInput
+from lamer.common.messages import WeightAnnouncement, WeightManifest
+from lamer.common.tensors import StoredTensor, TensorFolder, parse_header
+from lamer.common.weights import WEIGHT_SUFFIX, Block, Encoding, StreamedFile
+from lamer.deploy.inference.delivery.base import DeliveryFailed
+from lamer.deploy.inference.delivery.checks import check_index
+from lamer.learner.folders import whole_folder
 
 AHEAD = 4
 """Blocks that are read and decoded before the first of them is written."""

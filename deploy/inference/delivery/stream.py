@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
-from common.errors import BadInput
-from common.messages import (
+from lamer.common.errors import BadInput
+from lamer.common.messages import (
     AnyMessage,
     ChunkRequest,
     ManifestRequest,
@@ -30,10 +30,10 @@ from common.messages import (
     WeightManifest,
     Welcome,
 )
-from deploy.inference.delivery.base import DeliveryFailed, Fetched, Mail
-from deploy.inference.delivery.cache import HeldWeights, WeightCache
-from deploy.inference.delivery.checks import check_names
-from deploy.inference.delivery.rebuild import Damaged, Parts, check_manifest, rebuild
+from lamer.deploy.inference.delivery.base import DeliveryFailed, Fetched, Mail
+from lamer.deploy.inference.delivery.cache import HeldWeights, WeightCache
+from lamer.deploy.inference.delivery.checks import check_names
+from lamer.deploy.inference.delivery.rebuild import Damaged, Parts, check_manifest, rebuild
 
 log = logging.getLogger("lamer.host")
 

@@ -1,6 +1,6 @@
 """The embedded inference engine: SGLang's HTTP contract on a torch + transformers forward, for machines without a GPU.
 
-    __main__.py     flags, exit codes, `python -m deploy.inference.embedded`
+    __main__.py     flags, exit codes, `python -m lamer.deploy.inference.embedded`
     server.py       aiohttp routes and lifetime;  auth.py: which key opens which route;  api.py: JSON bodies -> records
     engine.py       owner of everything below: submit, abort, pause, continue, weight updates, the step loop
     scheduler.py    continuous batching: waiting queue, admission, the next step, what a step's tokens finish

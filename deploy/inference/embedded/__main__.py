@@ -1,4 +1,4 @@
-"""`python -m deploy.inference.embedded`: serves one model folder until SIGTERM or SIGINT.
+"""`python -m lamer.deploy.inference.embedded`: serves one model folder until SIGTERM or SIGINT.
 
 Prints `ready http://host:port` once it answers. Exit codes: 0 stopped, 2 a folder or flag that can't be used, 3 the
 address is taken.
@@ -13,12 +13,12 @@ import os
 import sys
 from pathlib import Path
 
-from common.errors import LamerError
+from lamer.common.errors import LamerError
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The flags, with SGLang's names where it has them."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.inference.embedded", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lamer.deploy.inference.embedded", description=__doc__)
     parser.add_argument("--model-path", required=True, help="transformers model folder")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=30000, help="0: a free one")
@@ -39,14 +39,14 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> None:
     """Binds, loads, serves. Raises LamerError."""
-    from deploy.inference.embedded.server import bind
+    from lamer.deploy.inference.embedded.server import bind
 
     listener = bind(options.host, options.port)  # first: a taken address is known before a model is loaded
     import torch
 
-    from deploy.inference.embedded.auth import Keys
-    from deploy.inference.embedded.engine import Engine, EngineOptions
-    from deploy.inference.embedded.server import serve
+    from lamer.deploy.inference.embedded.auth import Keys
+    from lamer.deploy.inference.embedded.engine import Engine, EngineOptions
+    from lamer.deploy.inference.embedded.server import serve
 
     torch.set_num_threads(options.threads)
     engine = Engine(

@@ -17,9 +17,9 @@ from typing import TypeVar, cast
 import msgspec
 import numpy as np
 
-from common.errors import BadInput
-from deploy.inference.embedded.engine import Engine, PauseMode
-from deploy.inference.embedded.sequence import (
+from lamer.common.errors import BadInput
+from lamer.deploy.inference.embedded.engine import Engine, PauseMode
+from lamer.deploy.inference.embedded.sequence import (
     Finish,
     Generated,
     IdArray,

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from deploy.inference.embedded.cache import KVCache
-from deploy.inference.embedded.products import matmul_transposed
-from deploy.inference.embedded.table import RowArray
+from lamer.deploy.inference.embedded.cache import KVCache
+from lamer.deploy.inference.embedded.products import matmul_transposed
+from lamer.deploy.inference.embedded.table import RowArray
 
 SHORT = 128
 _BLOCK = 160

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from deploy.inference.embedded.prefix import PrefixIndex
-from deploy.inference.embedded.sequence import IdArray
+from lamer.deploy.inference.embedded.prefix import PrefixIndex
+from lamer.deploy.inference.embedded.sequence import IdArray
 
 _ROUND = 32
 _MOST_ROWS = 2048

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 
-from deploy.inference.embedded.products import matmul_transposed
+from lamer.deploy.inference.embedded.products import matmul_transposed
 
 MODEL_TYPES = frozenset({"llama", "qwen2", "qwen3"})
 _ROPE_TYPES = frozenset({"default", "linear", "llama3"})  # angles depend on the position only

@@ -15,11 +15,11 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import BadInput
-from deploy.inference.embedded.model import PackedModel
-from deploy.inference.embedded.scheduler import Scheduler
-from deploy.inference.embedded.sequence import Sequence
-from deploy.inference.embedded.text import TextCodec
+from lamer.common.errors import BadInput
+from lamer.deploy.inference.embedded.model import PackedModel
+from lamer.deploy.inference.embedded.scheduler import Scheduler
+from lamer.deploy.inference.embedded.sequence import Sequence
+from lamer.deploy.inference.embedded.text import TextCodec
 
 _LOOP_TURNS = 3
 

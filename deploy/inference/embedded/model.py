@@ -20,13 +20,13 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from common.errors import BadInput
-from deploy.inference.embedded.attention import Chunk, StepLayout, attend, plan_layout
-from deploy.inference.embedded.cache import CacheShape, KVCache
-from deploy.inference.embedded.decoder import DirectDecoder, fits
-from deploy.inference.embedded.products import padded_length
-from deploy.inference.embedded.table import RowArray
-from deploy.inference.embedded.weights import load_in_place
+from lamer.common.errors import BadInput
+from lamer.deploy.inference.embedded.attention import Chunk, StepLayout, attend, plan_layout
+from lamer.deploy.inference.embedded.cache import CacheShape, KVCache
+from lamer.deploy.inference.embedded.decoder import DirectDecoder, fits
+from lamer.deploy.inference.embedded.products import padded_length
+from lamer.deploy.inference.embedded.table import RowArray
+from lamer.deploy.inference.embedded.weights import load_in_place
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}

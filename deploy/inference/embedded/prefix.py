@@ -7,7 +7,7 @@ current weights, and `clear` drops all of them: nothing computed by older weight
 
 from __future__ import annotations
 
-from deploy.inference.embedded.sequence import IdArray
+from lamer.deploy.inference.embedded.sequence import IdArray
 
 BLOCK = 16
 

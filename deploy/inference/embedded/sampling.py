@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from deploy.inference.embedded.sequence import IdArray, LogprobArray, TopLogprobs
-from deploy.inference.embedded.table import RowArray, RunningTable
+from lamer.deploy.inference.embedded.sequence import IdArray, LogprobArray, TopLogprobs
+from lamer.deploy.inference.embedded.table import RowArray, RunningTable
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from deploy.inference.embedded.attention import Chunk
-from deploy.inference.embedded.model import PackedModel, StepInput
-from deploy.inference.embedded.prefix import BLOCK, hash_blocks
-from deploy.inference.embedded.sampling import Sampled, sample
-from deploy.inference.embedded.sequence import Finish, Sequence
-from deploy.inference.embedded.table import RowArray, RunningTable
-from deploy.inference.embedded.text import TextCodec
+from lamer.deploy.inference.embedded.attention import Chunk
+from lamer.deploy.inference.embedded.model import PackedModel, StepInput
+from lamer.deploy.inference.embedded.prefix import BLOCK, hash_blocks
+from lamer.deploy.inference.embedded.sampling import Sampled, sample
+from lamer.deploy.inference.embedded.sequence import Finish, Sequence
+from lamer.deploy.inference.embedded.table import RowArray, RunningTable
+from lamer.deploy.inference.embedded.text import TextCodec
 
 PREFILL_TOKENS = 2048
 _SPARE = 1.25

@@ -18,8 +18,8 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from common.errors import BadInput, Missing
-from deploy.inference.embedded.api import (
+from lamer.common.errors import BadInput, Missing
+from lamer.deploy.inference.embedded.api import (
     AbortBody,
     Generation,
     PauseBody,
@@ -29,9 +29,9 @@ from deploy.inference.embedded.api import (
     make_reply,
     parse_generate,
 )
-from deploy.inference.embedded.auth import Keys
-from deploy.inference.embedded.engine import DuplicateRequest, Engine
-from deploy.inference.embedded.sequence import Generated, Sequence
+from lamer.deploy.inference.embedded.auth import Keys
+from lamer.deploy.inference.embedded.engine import DuplicateRequest, Engine
+from lamer.deploy.inference.embedded.sequence import Generated, Sequence
 
 _MOST_BODY_BYTES = 64 * 1024 * 1024
 _SHUTDOWN_SECONDS = 1.0

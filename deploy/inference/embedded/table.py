@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from deploy.inference.embedded.sequence import Generated, IdArray, LogprobArray, Sequence
+from lamer.deploy.inference.embedded.sequence import Generated, IdArray, LogprobArray, Sequence
 
 RowArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]

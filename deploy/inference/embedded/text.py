@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from common.errors import BadInput
-from deploy.inference.embedded.sequence import Finish, IdArray, SamplingParams
-from deploy.inference.embedded.table import BoolArray
+from lamer.common.errors import BadInput
+from lamer.deploy.inference.embedded.sequence import Finish, IdArray, SamplingParams
+from lamer.deploy.inference.embedded.table import BoolArray
 
 _MORE_TOKENS = 8
 

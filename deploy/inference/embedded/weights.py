@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from common.errors import BadInput
+from lamer.common.errors import BadInput
 
 
 def shard_paths(folder: Path) -> tuple[Path, ...]:

@@ -12,14 +12,14 @@ import sys
 import time
 from pathlib import Path
 
-from common.messages import MemoryMode, Sampling
-from common.settings import Settings
-from deploy.commands.options import read_settings
-from deploy.runs import RunFolder, open_run
-from learner.evaluation import EvaluationResult, write_evaluation
-from learner.intervals import Interval
-from learner.plan import ReferenceFigure, RunResult
-from learner.summary import write_summary
+from lamer.common.messages import MemoryMode, Sampling
+from lamer.common.settings import Settings
+from lamer.deploy.commands.options import read_settings
+from lamer.deploy.runs import RunFolder, open_run
+from lamer.learner.evaluation import EvaluationResult, write_evaluation
+from lamer.learner.intervals import Interval
+from lamer.learner.plan import ReferenceFigure, RunResult
+from lamer.learner.summary import write_summary
 
 
 def main(arguments: list[str]) -> int:

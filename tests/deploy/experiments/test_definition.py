@@ -8,12 +8,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from common.errors import BadInput, LamerError, Missing
-from common.settings import Settings
-from deploy.cli import app
-from deploy.experiments import definition
-from deploy.experiments.cells import differences, grid, identity, make_cells
-from deploy.experiments.definition import ExperimentError, parse
+from lamer.common.errors import BadInput, LamerError, Missing
+from lamer.common.settings import Settings
+from lamer.deploy.cli import app
+from lamer.deploy.experiments import definition
+from lamer.deploy.experiments.cells import differences, grid, identity, make_cells
+from lamer.deploy.experiments.definition import ExperimentError, parse
 
 GRID = yaml.safe_load((Path(__file__).parent / "grid.yaml").read_text())
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploy.experiments import plots
-from deploy.experiments.cells import make_cells
-from deploy.experiments.definition import Experiment, parse
-from deploy.experiments.estimate import estimates
-from deploy.experiments.index import index
-from deploy.experiments.page import page, write_page
-from deploy.experiments.results import CellResult, EvaluationRecord, LearningCurve, Measurement
-from deploy.experiments.state import CellState, Places, Stage
-from deploy.experiments.statistics import mean_share
+from lamer.deploy.experiments import plots
+from lamer.deploy.experiments.cells import make_cells
+from lamer.deploy.experiments.definition import Experiment, parse
+from lamer.deploy.experiments.estimate import estimates
+from lamer.deploy.experiments.index import index
+from lamer.deploy.experiments.page import page, write_page
+from lamer.deploy.experiments.results import CellResult, EvaluationRecord, LearningCurve, Measurement
+from lamer.deploy.experiments.state import CellState, Places, Stage
+from lamer.deploy.experiments.statistics import mean_share
 
 GRID = yaml.safe_load((Path(__file__).parent / "grid.yaml").read_text())
 

@@ -14,23 +14,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.errors import RunFailed
-from deploy.experiments.cells import make_cells
-from deploy.experiments.definition import Experiment, parse
-from deploy.experiments.results import read_result
-from deploy.experiments.runner import Report, Runner, exit_code
-from deploy.experiments.state import Places, Stage, look
+from lamer.common.errors import RunFailed
+from lamer.deploy.experiments.cells import make_cells
+from lamer.deploy.experiments.definition import Experiment, parse
+from lamer.deploy.experiments.results import read_result
+from lamer.deploy.experiments.runner import Report, Runner, exit_code
+from lamer.deploy.experiments.state import Places, Stage, look
 
 pytestmark = pytest.mark.timeout(300)
 
 HERE = Path(__file__).parent
-CHECKOUT = HERE.parents[2]
 GRID = yaml.safe_load((HERE / "grid.yaml").read_text())
 
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
-    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
     (tmp_path / "runs").mkdir()
     for name in ("grid", "other"):
         (tmp_path / "runs" / name).mkdir()
@@ -71,9 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("finished")
     (folder / "runs" / "grid").mkdir(parents=True)
     places = Places(folder / "runs", folder / "results")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(CHECKOUT))
-        return Finished(asyncio.run(run(grid(), places)), places)
+    return Finished(asyncio.run(run(grid(), places)), places)
 
 
 def test_a_crashed_cell_is_reported_and_the_others_go_on(finished: Finished) -> None:

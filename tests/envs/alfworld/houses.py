@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from common.records import Task
-from envs import registry
-from envs.alfworld.env import AlfworldEnv
-from envs.alfworld.games import GameFiles
-from envs.alfworld.houses import House
-from envs.alfworld.messages import Scene
+from lamer.common.records import Task
+from lamer.envs import registry
+from lamer.envs.alfworld.env import AlfworldEnv
+from lamer.envs.alfworld.games import GameFiles
+from lamer.envs.alfworld.houses import House
+from lamer.envs.alfworld.messages import Scene
 
 needs_engine = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("textworld", "fast_downward", "alfworld")),

@@ -1,6 +1,6 @@
 """TextWorld as it comes, on one compiled game: reads {"game": ..., "commands": [...]}, prints what it says after each.
 
-python -m tests.envs.alfworld.stock < request.json
+python stock.py < request.json
 """
 
 from __future__ import annotations

@@ -15,16 +15,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from envs.alfworld.compiled import read_compiled
-from envs.alfworld.dataset import compile_dataset
-from envs.alfworld.env import AlfworldEnv
-from envs.alfworld.factory import FACTORY, AlfworldConfig
-from envs.alfworld.games import GameFiles, TaskType, find_games
-from envs.alfworld.houses import WORKER, House, house_pool
-from envs.alfworld.prompts import FullStyle
-from envs.base import EnvironmentFault
-from envs.workers.pool import PoolLimits, WorkerPool, close_shared
-from envs.workers.worker import ROOT
+from lamer.envs.alfworld.compiled import read_compiled
+from lamer.envs.alfworld.dataset import compile_dataset
+from lamer.envs.alfworld.env import AlfworldEnv
+from lamer.envs.alfworld.factory import FACTORY, AlfworldConfig
+from lamer.envs.alfworld.games import GameFiles, TaskType, find_games
+from lamer.envs.alfworld.houses import WORKER, House, house_pool
+from lamer.envs.alfworld.prompts import FullStyle
+from lamer.envs.base import EnvironmentFault
+from lamer.envs.workers.pool import PoolLimits, WorkerPool, close_shared
 from tests.envs.alfworld.houses import GAME, UNSOLVABLE, make, needs_engine, unpack_mini, write_game
 
 pytestmark = needs_engine
@@ -75,9 +74,9 @@ def test_textworld_as_it_comes_says_the_same(pool: WorkerPool, dataset: Path) ->
 CLOSING = """
 import msgspec, sys
 from pathlib import Path
-from envs.alfworld.compiling import compile_game
-from envs.alfworld.engine import Engine
-from envs.alfworld.games import GameFiles
+from lamer.envs.alfworld.compiling import compile_game
+from lamer.envs.alfworld.engine import Engine
+from lamer.envs.alfworld.games import GameFiles
 game = msgspec.to_builtins(compile_game(GameFiles(Path(sys.argv[1]), sys.argv[2])))
 first, second = Engine(game), Engine(game)
 first.reset(), second.reset()
@@ -94,7 +93,7 @@ def test_a_process_outlives_the_games_that_it_closed(dataset: Path) -> None:
     # Unloading a copy of the planner's library ends the process later on, at its end at the latest (exit code -11).
     command = [sys.executable, "-c", CLOSING, str(dataset), f"train/{GAME}"]
     environ = {**os.environ, "ALFWORLD_DATA": tempfile.gettempdir()}
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split()) == (0, ["4", "4"]), done.stderr
 
 
@@ -127,9 +126,9 @@ def compare(env: AlfworldEnv, files: GameFiles) -> None:
     game = read_compiled(files)
     assert game is not None
     request = json.dumps({"game": msgspec.to_builtins(game), "commands": commands})
-    command = [sys.executable, "-m", "tests.envs.alfworld.stock"]
+    command = [sys.executable, str(Path(__file__).with_name("stock.py"))]
     environ = {**os.environ, "ALFWORLD_DATA": tempfile.gettempdir()}
-    done = subprocess.run(command, input=request, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, input=request, env=environ, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == seen
 
 

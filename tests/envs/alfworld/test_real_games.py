@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from envs.alfworld.env import AlfworldEnv
-from envs.alfworld.games import OUT_OF_DISTRIBUTION, SPLITS, TASK_TYPES, GameFiles, find_games, game_names
-from envs.alfworld.houses import WORKER, House
-from envs.alfworld.prompts import FullStyle
-from envs.workers.pool import PoolLimits, WorkerPool
+from lamer.envs.alfworld.env import AlfworldEnv
+from lamer.envs.alfworld.games import OUT_OF_DISTRIBUTION, SPLITS, TASK_TYPES, GameFiles, find_games, game_names
+from lamer.envs.alfworld.houses import WORKER, House
+from lamer.envs.alfworld.prompts import FullStyle
+from lamer.envs.workers.pool import PoolLimits, WorkerPool
 from tests.envs.alfworld.houses import needs_engine, unpack_mini
 
 pytestmark = needs_engine

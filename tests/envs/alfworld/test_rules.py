@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import BadInput, Missing
-from common.settings import Prompting
-from envs import registry
-from envs.alfworld.env import AlfworldEnv
-from envs.alfworld.factory import AlfworldConfig
-from envs.alfworld.games import UNSOLVABLE_FILE, find_games, require_engine
-from envs.alfworld.parsing import goal_of, parse_command, parse_number, split_command
-from envs.alfworld.prompts import AlfworldCompactStyle, AlfworldStyle, FullStyle
-from envs.base import EnvironmentFault, MemoryStep, PastAttempt, PlayView, ReflectionView
+from lamer.common.errors import BadInput, Missing
+from lamer.common.settings import Prompting
+from lamer.envs import registry
+from lamer.envs.alfworld.env import AlfworldEnv
+from lamer.envs.alfworld.factory import AlfworldConfig
+from lamer.envs.alfworld.games import UNSOLVABLE_FILE, find_games, require_engine
+from lamer.envs.alfworld.parsing import goal_of, parse_command, parse_number, split_command
+from lamer.envs.alfworld.prompts import AlfworldCompactStyle, AlfworldStyle, FullStyle
+from lamer.envs.base import EnvironmentFault, MemoryStep, PastAttempt, PlayView, ReflectionView
 from tests.envs.alfworld.houses import DollsHouse, write_game
 
 COMMANDS = ("go to desk 1", "look", "take mug 1 from desk 1")

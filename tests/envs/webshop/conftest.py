@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from envs.webshop.catalogue import ATTRIBUTE_FILES, PRODUCT_FILES, find_file
+from lamer.envs.webshop.catalogue import ATTRIBUTE_FILES, PRODUCT_FILES, find_file
 from tests.envs.webshop.hand_made import write_shop
 
 

@@ -7,8 +7,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from envs.webshop.catalogue import Option, Product
-from envs.webshop.goals import Choice, Goal
+from lamer.envs.webshop.catalogue import Option, Product
+from lamer.envs.webshop.goals import Choice, Goal
 
 LAMPS = "Home & Kitchen › Lighting › Lamps"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import BadInput, Missing
-from envs.webshop.catalogue import Option, check_files, load_products
+from lamer.common.errors import BadInput, Missing
+from lamer.envs.webshop.catalogue import Option, check_files, load_products
 from tests.envs.webshop.hand_made import ITEMS, write_shop
 
 

@@ -12,14 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import BadInput, Missing
-from common.records import EVALUATION_SEED, Task
-from envs import registry
-from envs.base import PlayView
-from envs.webshop.env import WebshopEnv
-from envs.webshop.oracle import perfect_shopper, shop_once
-
-ROOT = Path(registry.__file__).parent.parent
+from lamer.common.errors import BadInput, Missing
+from lamer.common.records import EVALUATION_SEED, Task
+from lamer.envs import registry
+from lamer.envs.base import PlayView
+from lamer.envs.webshop.env import WebshopEnv
+from lamer.envs.webshop.oracle import perfect_shopper, shop_once
 
 
 def make(folder: Path, seed: int = 0, **options: object) -> WebshopEnv:
@@ -160,7 +158,7 @@ def test_without_data_a_task_and_a_check_say_what_to_run(tmp_path: Path) -> None
 
 
 def test_without_its_packages_the_extra_that_brings_them_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "envs.webshop.factory", None)  # what an import that fails looks like
+    monkeypatch.setitem(sys.modules, "lamer.envs.webshop.factory", None)  # what an import that fails looks like
     with pytest.raises(Missing, match=r"can't be imported: .*pip install 'lamer\[webshop\]'"):
         registry.get("webshop")
 
@@ -173,8 +171,8 @@ def test_the_nouns_are_settled_when_the_configuration_is_read(shop_folder: Path)
 
 STATES = """
 import json, sys
-from common.records import Task
-from envs import registry
+from lamer.common.records import Task
+from lamer.envs import registry
 tasks, config = json.load(sys.stdin)
 for seed in tasks:
     env = registry.make_env(Task("webshop", config, seed))
@@ -189,7 +187,7 @@ def test_tasks_are_equal_in_another_process_with_another_hash_seed(shop_folder: 
     seeds = [*range(5), EVALUATION_SEED, EVALUATION_SEED + 1]
 
     def states(hash_seed: str) -> str:
-        environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": hash_seed}
+        environ = {**os.environ, "PYTHONHASHSEED": hash_seed}
         command, text = [sys.executable, "-c", STATES], json.dumps([seeds, config])
         return subprocess.run(command, env=environ, input=text, capture_output=True, text=True, check=True).stdout
 
@@ -225,8 +223,8 @@ def test_a_core_makes_a_thousand_steps_a_second(real_folder: Path) -> None:
 SESSIONS = """
 import random, re, sys
 from pathlib import Path
-from common.records import Task
-from envs import registry
+from lamer.common.records import Task
+from lamer.envs import registry
 config = registry.canonical_config("webshop", {"data": sys.argv[1]})
 envs = [registry.make_env(Task("webshop", config, seed)) for seed in range(100)]
 rng = random.Random(0)
@@ -241,6 +239,5 @@ print(int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text(
 
 def test_a_hundred_sessions_of_a_process_share_one_shop(real_folder: Path) -> None:
     command = [sys.executable, "-c", SESSIONS, str(real_folder)]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) <= 250, "MB"

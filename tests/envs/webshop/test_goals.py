@@ -5,8 +5,8 @@ from __future__ import annotations
 import collections
 from pathlib import Path
 
-from envs.webshop.catalogue import load_products
-from envs.webshop.goals import NO_CAP, make_goals, split_goals
+from lamer.envs.webshop.catalogue import load_products
+from lamer.envs.webshop.goals import NO_CAP, make_goals, split_goals
 from tests.envs.webshop.hand_made import SYNTHETIC_GOALS
 
 

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from actors.memory import AttemptMemory, Memory
-from common.messages import MemoryMode
-from common.records import Task
-from common.settings import Prompting
-from envs import registry
-from envs.base import MemoryStep, PlayView, ReflectionView
-from envs.webshop.actions import click
-from envs.webshop.compact import LETTERS, WebshopCompactStyle, suggested_searches
-from envs.webshop.env import WebshopEnv
-from envs.webshop.prompts import WINDOWS, FullStyle, Scene
-from envs.webshop.session import Page, Visit
-from envs.webshop.shop import load_split
+from lamer.actors.memory import AttemptMemory, Memory
+from lamer.common.messages import MemoryMode
+from lamer.common.records import Task
+from lamer.common.settings import Prompting
+from lamer.envs import registry
+from lamer.envs.base import MemoryStep, PlayView, ReflectionView
+from lamer.envs.webshop.actions import click
+from lamer.envs.webshop.compact import LETTERS, WebshopCompactStyle, suggested_searches
+from lamer.envs.webshop.env import WebshopEnv
+from lamer.envs.webshop.prompts import WINDOWS, FullStyle, Scene
+from lamer.envs.webshop.session import Page, Visit
+from lamer.envs.webshop.shop import load_split
 
 
 def make(folder: Path, seed: int = 0, **options: object) -> WebshopEnv:

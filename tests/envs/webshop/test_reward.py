@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from envs.webshop.catalogue import Product, load_products
-from envs.webshop.goals import Choice, make_goals
-from envs.webshop.nouns import by_rules, has_spacy, nouns_by
-from envs.webshop.reward import first_colour, is_similar, judge, type_factor
+from lamer.envs.webshop.catalogue import Product, load_products
+from lamer.envs.webshop.goals import Choice, make_goals
+from lamer.envs.webshop.nouns import by_rules, has_spacy, nouns_by
+from lamer.envs.webshop.reward import first_colour, is_similar, judge, type_factor
 from tests.envs.webshop.hand_made import goal, option, product
 
 LAMP = product(attributes=("dimmable", "easy to install"), options=(option("color", "sky blue"), option("size", "8")))

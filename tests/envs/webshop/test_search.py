@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from envs.webshop.catalogue import load_products
-from envs.webshop.search import SearchIndex, analyse, product_text, stored_length
-from envs.webshop.shop import load_shop
+from lamer.envs.webshop.catalogue import load_products
+from lamer.envs.webshop.search import SearchIndex, analyse, product_text, stored_length
+from lamer.envs.webshop.shop import load_shop
 
 ANALYSED = {
     "The Women's coats and a man’s hat": ["women", "coat", "man", "hat"],

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from envs.webshop.actions import Action, click, parse_action, search
-from envs.webshop.pages import cut_fields, fields, page_text
-from envs.webshop.session import Page, Visit, available, can_search, clicks, follow
-from envs.webshop.shop import Shop, load_shop
+from lamer.envs.webshop.actions import Action, click, parse_action, search
+from lamer.envs.webshop.pages import cut_fields, fields, page_text
+from lamer.envs.webshop.session import Page, Visit, available, can_search, clicks, follow
+from lamer.envs.webshop.shop import Shop, load_shop
 from tests.envs.webshop.hand_made import option, product
 
 PARSED = {

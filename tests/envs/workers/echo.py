@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
-from envs.workers.game import Game
+from lamer.envs.workers.game import Game
+from lamer.envs.workers.worker import WorkerOptions
 
-OPENER = "tests.envs.workers.echo:open_echo"
+ENVIRON = (("PYTHONPATH", str(Path(__file__).parent)),)
+OPENER = "echo:open_echo"
+"""Its name where ENVIRON holds, as in the worker processes of `OPTIONS`."""
+OPTIONS = WorkerOptions(OPENER, environ=ENVIRON)
 
 
 class Echo(Game):

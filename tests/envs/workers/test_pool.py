@@ -9,19 +9,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from common.errors import BadInput
-from envs.base import EnvironmentFault
-from envs.workers import pool as pools
-from envs.workers.pool import MIB, PoolLimits, Session, WorkerPool, worker_count
-from envs.workers.worker import WorkerOptions
+from lamer.common.errors import BadInput
+from lamer.envs.base import EnvironmentFault
+from lamer.envs.workers import pool as pools
+from lamer.envs.workers.pool import MIB, PoolLimits, Session, WorkerPool, worker_count
+from lamer.envs.workers.worker import WorkerOptions
 from tests.envs.workers import echo
 
 WAIT = 60.0
-OPTIONS = WorkerOptions(echo.OPENER, seconds=WAIT)
+OPTIONS = replace(echo.OPTIONS, seconds=WAIT)
 
 
 @contextlib.contextmanager
@@ -115,7 +116,7 @@ def test_a_worker_that_was_killed_between_two_requests_gets_no_new_game() -> Non
 
 
 def test_a_worker_that_lets_its_deadline_pass_is_killed_replaced_and_counted() -> None:
-    options = WorkerOptions(echo.OPENER, seconds=0.3, start_seconds=WAIT)
+    options = replace(echo.OPTIONS, seconds=0.3, start_seconds=WAIT)
     with running(PoolLimits(workers=1), options) as pool:
         session, mate = pool.open("a", b""), pool.open("a", b"mate")
         pid = pid_of(session)
@@ -171,9 +172,9 @@ def test_closing_leaves_no_process_behind_even_one_at_work() -> None:
 
 OWNER = """
 import sys, time
-from envs.workers.pool import PoolLimits, WorkerPool
-from envs.workers.worker import WorkerOptions
-pool = WorkerPool(WorkerOptions("tests.envs.workers.echo:open_echo"), PoolLimits(2))
+from lamer.envs.workers.pool import PoolLimits, WorkerPool
+from lamer.envs.workers.worker import WorkerOptions
+pool = WorkerPool(WorkerOptions("echo:open_echo"), PoolLimits(2))
 sessions = [pool.open(key, b"") for key in "ab"]
 print(*(int(session.request(b"pid").result()) for session in sessions), flush=True)
 sessions[0].request(b"sleep 3600")
@@ -182,8 +183,8 @@ time.sleep(3600)
 
 
 def test_workers_end_with_an_owner_that_is_killed() -> None:
-    root = Path(pools.__file__).parents[2]
-    owner = subprocess.Popen([sys.executable, "-c", OWNER], cwd=root, stdout=subprocess.PIPE, text=True)
+    environ = {**os.environ, **dict(echo.ENVIRON)}
+    owner = subprocess.Popen([sys.executable, "-c", OWNER], env=environ, stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
     with owner.stdout:
         pids = [int(word) for word in owner.stdout.readline().split()]
