@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 
 from lamer.actors.policy import ContextOverflow, InferenceError, InferenceRefused, Request
-from lamer.actors.versions import UnknownVersion, to_policy_version, to_weight_version
 from lamer.common.records import Completion, FinishReason, InvalidRecord, VersionSpan
+from lamer.common.versions import UnknownVersion, to_policy_version, to_weight_version
 
 _OVERFLOW = re.compile(r"context length|max_total_tokens|maximum (allowed|input) length|too long", re.IGNORECASE)
 _QUOTED = 300

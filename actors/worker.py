@@ -2,7 +2,8 @@
 
     run_actor   connects, learns from `Welcome` what is played, works until Shutdown, a signal, or the learner is gone
 
-The work itself is `actors.pool`'s. Everything of an actor runs in one event loop; nothing is left behind when it ends.
+The work itself is `actors.runner`'s. Everything of an actor runs in one event loop; nothing is left behind when it
+ends.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lamer.actors.inference import InferenceClient, InferenceOptions
-from lamer.actors.pool import Player, TrialPool
 from lamer.actors.rendering import Renderer
 from lamer.actors.routing import Router
+from lamer.actors.runner import Player, TrialPool
 from lamer.actors.trial import TrialLimits
 from lamer.common.config import from_json
 from lamer.common.errors import LamerError, Missing

@@ -8,7 +8,8 @@ refused at the sender; a failed CURVE handshake (nothing is raised at `send`) is
 message for a peer that has gone or whose queue is full (`SEND_QUEUE`) makes `RouterEndpoint.send` answer False, and a
 dealer's `send` waits while `SEND_QUEUE` messages are queued or no learner is connected. A router stops reading from a
 peer that has `RECEIVE_QUEUE` messages waiting, which holds that peer back by TCP. That the other end is silent is for
-heartbeats to notice (`common.session`, `learner.peers`); what a vanished one leaves in the kernel ends after a minute.
+heartbeats to notice (`common.session`, `learner.gateway.peers`); what a vanished one leaves in the kernel ends after a
+minute.
 """
 
 from __future__ import annotations

@@ -53,10 +53,10 @@ from lamer.deploy.bench.report import ProcessLoad, ScheduleFigures
 from lamer.deploy.bench.scripted import NAME, write_entry_point
 from lamer.deploy.bench.simulated import REQUEST_SECONDS, SimulatedServer, Throughput, process_cpu_seconds
 from lamer.deploy.bench.wire import PacedInfo
-from lamer.deploy.inference.launch import free_port
-from lamer.deploy.processes import end_all, lamer_command, last_error, start
-from lamer.learner.gateway import run_gateway
-from lamer.learner.plan import GatewayPlan
+from lamer.deploy.inference.engines.launch import free_port
+from lamer.deploy.run.processes import end_all, lamer_command, last_error, start
+from lamer.learner.gateway.gateway import run_gateway
+from lamer.learner.gateway.plan import GatewayPlan
 
 CONNECT_SECONDS = 30.0
 STOP_SECONDS = 10.0

@@ -48,7 +48,7 @@ def random_checkpoints(size: str, folder: Path, seed: int) -> Checkpoints:
     from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    from lamer.learner.pocket import PAD_TOKEN, pocket_config, train_tokenizer
+    from lamer.learner.pocket.model import PAD_TOKEN, pocket_config, train_tokenizer
 
     disable_progress_bar()
     sizes, first = SIZES[size], folder / "first"

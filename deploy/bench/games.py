@@ -19,7 +19,7 @@ import msgspec
 from lamer.common.errors import LamerError
 from lamer.common.records import Task, training_seed
 from lamer.common.settings import Settings
-from lamer.deploy.supervisor import first_error
+from lamer.deploy.run.supervisor import first_error
 from lamer.envs import registry
 from lamer.envs.base import EnvironmentFault
 from lamer.envs.workers.pool import MIB, PoolCounts, shared_counts

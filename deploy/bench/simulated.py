@@ -25,9 +25,9 @@ from lamer.actors.policy import Request, RequestKind
 from lamer.common.messages import ServerInfo
 from lamer.deploy.bench.scripted import PROMPT_WORDS, VOCABULARY
 from lamer.deploy.bench.wire import PacedInfo
-from lamer.deploy.inference.client import ServerClient
-from lamer.deploy.inference.launch import free_port
-from lamer.deploy.processes import end_all, start
+from lamer.deploy.inference.engines.client import ServerClient
+from lamer.deploy.inference.engines.launch import free_port
+from lamer.deploy.run.processes import end_all, start
 
 HOST = "127.0.0.1"
 START_SECONDS = 60.0

@@ -22,16 +22,16 @@ from pathlib import Path
 
 from lamer.actors.inference import InferenceClient, InferenceOptions
 from lamer.actors.routing import Router
-from lamer.actors.versions import to_weight_version
 from lamer.common.errors import BadInput, LamerError, RunFailed
 from lamer.common.messages import ServerInfo, WeightAnnouncement
+from lamer.common.versions import to_weight_version
 from lamer.deploy.bench.checkpoints import SIZES, Checkpoints, checkpoints_like, random_checkpoints
 from lamer.deploy.bench.saturation import PROMPT_TOKENS, Clock, Round, make_work, saturate
 from lamer.deploy.bench.weights_report import ModeFigures, ModelFigures, Spread, WeightsReport
-from lamer.deploy.inference.launch import EngineProcess, Launcher
-from lamer.deploy.inference.options import EngineOptions
-from lamer.deploy.inference.updates import apply_folder
-from lamer.deploy.supervisor import first_error
+from lamer.deploy.inference.applying import apply_folder
+from lamer.deploy.inference.engines.launch import EngineProcess, Launcher
+from lamer.deploy.inference.engines.options import EngineOptions
+from lamer.deploy.run.supervisor import first_error
 
 MODES = ("in_place", "retract", "abort", "wait")
 REQUEST_SECONDS = 600.0

@@ -52,7 +52,7 @@ def rollout(
 def engine(output: Output = None) -> None:
     """The embedded engine beside left-padded `generate` and transformers' continuous batching."""
     from lamer.deploy.bench.engine import run_engine_bench
-    from lamer.deploy.report import print_engine_bench
+    from lamer.deploy.run.report import print_engine_bench
 
     report = run_engine_bench()
     print_engine_bench(report)

@@ -33,7 +33,7 @@ def group() -> None:
 @app.command()
 def fetch(name: Name, folder: Folder = None, mirror: Mirror = "", compiles: Compile = False) -> None:
     """Download a dataset from its official places; a call after an interruption goes on where it stopped."""
-    from lamer.deploy.datasets import fetch_dataset
+    from lamer.deploy.doctor.datasets import fetch_dataset
 
     fetch_dataset(name, folder, mirror, compiles=compiles)
 
@@ -41,7 +41,7 @@ def fetch(name: Name, folder: Folder = None, mirror: Mirror = "", compiles: Comp
 @app.command()
 def check(name: OptionalName = None, folder: Folder = None) -> None:
     """Say of each part whether it is there, how large, which SHA-256; exit 3 if something needed is missing."""
-    from lamer.deploy.datasets import check_datasets
+    from lamer.deploy.doctor.datasets import check_datasets
 
     check_datasets(name, folder)
 
@@ -49,6 +49,6 @@ def check(name: OptionalName = None, folder: Folder = None) -> None:
 @app.command("import")
 def import_(name: Name, places: Places, folder: Folder = None, compiles: Compile = False) -> None:
     """Take a dataset's files from folders or archives at hand."""
-    from lamer.deploy.datasets import import_dataset
+    from lamer.deploy.doctor.datasets import import_dataset
 
     import_dataset(name, folder, places, compiles=compiles)

@@ -20,8 +20,8 @@ def doctor(connect: Connect = "", keys: Keys = None, server: Server = "", sglang
     from rich.console import Console
 
     from lamer.common.errors import Missing
-    from lamer.deploy.connectivity import check_joining, check_sglang
-    from lamer.deploy.diagnosis import diagnose, table
+    from lamer.deploy.doctor.connectivity import check_joining, check_sglang
+    from lamer.deploy.doctor.diagnosis import diagnose, table
 
     findings = (*diagnose(), asyncio.run(check_sglang(sglang_python)), *check_joining(connect, keys, server))
     Console().print(table(findings))

@@ -25,7 +25,7 @@ def evaluate(
     `evaluation.rounds` plays every task again with other sampling seeds.
     """
     from lamer.common.errors import BadInput
-    from lamer.deploy.evaluation import check_first_prompts, find_model
+    from lamer.deploy.run.preflight import check_first_prompts, find_model
 
     folder = find_model(model)
     fixed = [f"model.path={json.dumps(str(folder))}", "batch.updates=0", "evaluation.initial=false"]

@@ -17,7 +17,7 @@ Limit = Annotated[int, typer.Option("--limit", min=1, help="Most trials listed."
 
 def inspect(run: Run, trial: Trial = None, step: Step = None, solved: Solved = None, limit: Limit = 20) -> None:
     """List a run's trials, or show one in full."""
-    from lamer.deploy.inspect import inspect_run
-    from lamer.deploy.runs import find_run
+    from lamer.deploy.run.folder import find_run
+    from lamer.deploy.run.inspect import inspect_run
 
     inspect_run(find_run(run), trial, step, is_solved=solved, limit=limit)

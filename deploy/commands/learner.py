@@ -38,10 +38,10 @@ def learner(
     plain: Plain = False,
 ) -> None:
     """Start a run's learner; actors (`lamer actor`) and servers (`lamer serve`) join it from anywhere."""
-    from lamer.deploy.learning import run_learner
-    from lamer.deploy.panel import make_view
-    from lamer.deploy.report import print_results
-    from lamer.deploy.runs import open_run
+    from lamer.deploy.run.folder import open_run
+    from lamer.deploy.run.learning import run_learner
+    from lamer.deploy.run.panel import make_view
+    from lamer.deploy.run.report import print_results
 
     settings = read_settings(config, overrides or [], name)
     check_data(settings)

@@ -21,8 +21,8 @@ def group() -> None:
 @app.command()
 def create(output: Output, config: ConfigFiles, overrides: Overrides = None) -> None:
     """Create the configuration's pocket model, its tokenizer trained on the environment's own texts."""
-    from lamer.deploy.report import print_metrics
-    from lamer.deploy.warmstart import create_model
+    from lamer.deploy.models.warmstart import create_model
+    from lamer.deploy.run.report import print_metrics
 
     settings = read_settings(config, overrides or [])
     check_data(settings)

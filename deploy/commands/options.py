@@ -38,7 +38,7 @@ def read_settings(files: Sequence[Path], overrides: Sequence[str], name: str = "
     from dataclasses import replace
 
     from lamer.common import config
-    from lamer.deploy.evaluation import evaluation_env_config
+    from lamer.deploy.run.preflight import evaluation_env_config
     from lamer.envs import registry
 
     settings = config.load(files, overrides)
@@ -54,7 +54,7 @@ def check_data(settings: Settings) -> None:
     Raises:
         Missing: it does, for training or for evaluation; the message says which command brings it.
     """
-    from lamer.deploy.evaluation import evaluation_env_config
+    from lamer.deploy.run.preflight import evaluation_env_config
     from lamer.envs import registry
 
     env = settings.env
@@ -69,7 +69,7 @@ def check_model_path(settings: Settings) -> None:
     Raises:
         Missing: it is not there, or lacks a file.
     """
-    from lamer.deploy.warmstart import check_model
+    from lamer.deploy.models.warmstart import check_model
 
     if settings.model.path:
         check_model(Path(settings.model.path))

@@ -38,8 +38,8 @@ def play(
     from rich.console import Console
 
     from lamer.common.errors import BadInput
-    from lamer.deploy.playing import play_here
-    from lamer.deploy.terminal import Voice, read_keyboard
+    from lamer.deploy.play.playing import play_here
+    from lamer.deploy.play.terminal import Voice, read_keyboard
     from lamer.envs import registry
 
     if policy not in ("human", "random"):

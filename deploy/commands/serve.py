@@ -124,8 +124,8 @@ def serve(
 ) -> None:
     """Run an inference server for the learner at URL until its run is over."""
     from lamer.common.keys import load_client_keys
+    from lamer.deploy.inference.engines.options import HostOptions, read_server_keys
     from lamer.deploy.inference.joining import run_host
-    from lamer.deploy.inference.options import HostOptions, read_server_keys
 
     log_to(None)
     options = HostOptions(

@@ -24,9 +24,9 @@ def top(run: Run, keys: Keys = None, plain: Plain = False) -> None:
 async def _watch(run: str, keys: Path | None, is_plain: bool) -> int:
     from lamer.common.errors import BadInput, Missing
     from lamer.common.keys import load_client_keys
-    from lamer.deploy.observer import follow
-    from lamer.deploy.panel import make_view
-    from lamer.deploy.runs import find_run
+    from lamer.deploy.run.folder import find_run
+    from lamer.deploy.run.observer import follow
+    from lamer.deploy.run.panel import make_view
 
     if run.startswith("tcp://"):
         if keys is None:

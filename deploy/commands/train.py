@@ -65,10 +65,10 @@ async def run_settings(settings: Settings, files: Sequence[Path], is_resume: boo
     Raises:
         LamerError: the run folder or the run itself.
     """
-    from lamer.deploy.local import run_local
-    from lamer.deploy.panel import make_view
-    from lamer.deploy.report import print_results
-    from lamer.deploy.runs import open_run
+    from lamer.deploy.run.folder import open_run
+    from lamer.deploy.run.local import run_local
+    from lamer.deploy.run.panel import make_view
+    from lamer.deploy.run.report import print_results
 
     run = open_run(settings, files, is_resume)
     view = make_view(is_plain)

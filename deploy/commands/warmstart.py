@@ -15,8 +15,8 @@ Output = Annotated[Path, typer.Argument(metavar="DIR", help="The model folder to
 
 def warmstart(model: Model, output: Output, config: ConfigFiles, overrides: Overrides = None) -> None:
     """Fine-tune a model on scripted random play, so that it answers in the environment's format."""
-    from lamer.deploy.report import print_metrics
-    from lamer.deploy.warmstart import warm_start
+    from lamer.deploy.models.warmstart import warm_start
+    from lamer.deploy.run.report import print_metrics
 
     log_to(None)
     settings = read_settings(config, overrides or [])

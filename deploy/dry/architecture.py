@@ -101,7 +101,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _pocket_entries(sizes: PocketSettings) -> dict[str, Any]:
-    """What `learner.pocket` makes of the sizes, with as many tokens as its tokenizer may have."""
+    """What `learner.pocket.model` makes of the sizes, with as many tokens as its tokenizer may have."""
     return {
         "model_type": "qwen3",
         "vocab_size": sizes.vocabulary,

@@ -1,8 +1,8 @@
 """GPU memory in bytes, of the trainer and of an inference server. Pure functions of an architecture.
 
 The trainer keeps float32 parameters, gradients and both AdamW moments: 16 bytes a parameter, sharded evenly over its
-GPUs. What a forward pass keeps for the backward one was counted on this trainer (`learner.model` with packs that share
-no prefix, saved tensors, Qwen3 layers): bytes a token and layer, as a sum over widths,
+GPUs. What a forward pass keeps for the backward one was counted on this trainer (`learner.trainer.model.policy` with
+packs that share no prefix, saved tensors, Qwen3 layers): bytes a token and layer, as a sum over widths,
 
     bfloat16   26 hidden + 8 intermediate + 14 query + 8 key      (the residual stream stays float32 under autocast)
     float32    24 hidden + 16 intermediate + 24 query + 12 key
@@ -102,7 +102,7 @@ def trainer_memory(
 ) -> TrainerMemory:
     """One of the trainer's `gpus` GPUs, while it computes a pack of `pack_tokens` tokens.
 
-    head_values: most logits that the head keeps (`learner.model.HEAD_VALUES`).
+    head_values: most logits that the head keeps (`learner.trainer.model.policy.HEAD_VALUES`).
     """
     share = 4.0 * model.parameters / gpus
     has_critic = settings.advantage.estimator == "ppo" and settings.critic.kind == "separate"

@@ -53,7 +53,7 @@ def look(settings: Settings) -> Glimpse:
         BadInput: its options can't be used, or the model's tokenizer can't. Missing: its package can't be imported.
     """
     from lamer.actors.rendering import Renderer
-    from lamer.deploy.scripted import play_scripted
+    from lamer.deploy.play.scripted import play_scripted
 
     folder = Path(settings.model.path) if settings.model.path else None
     with tempfile.TemporaryDirectory() as name:
@@ -71,7 +71,7 @@ def look(settings: Settings) -> Glimpse:
 
 def _bytes_only(folder: Path, settings: Settings) -> Path:
     """A tokenizer of single bytes: prompts go through it and come back as the text that they were."""
-    from lamer.learner.pocket import save_tokenizer, train_tokenizer
+    from lamer.learner.pocket.model import save_tokenizer, train_tokenizer
 
     save_tokenizer(train_tokenizer((), settings.model.pocket.vocabulary), settings.model.pocket.context, folder)
     return folder

@@ -11,7 +11,7 @@ from lamer.deploy.experiments.page import INTERVALS, finished, state_line
 from lamer.deploy.experiments.rows import Results
 from lamer.deploy.experiments.state import Places
 from lamer.deploy.experiments.tables import table
-from lamer.deploy.runs import write_text
+from lamer.deploy.run.folder import write_text
 
 _INTRODUCTION = (
     "Made by `lamer experiment --index` from the results that are committed beside the pages. `lamer experiment NAME` "

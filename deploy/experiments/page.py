@@ -11,7 +11,7 @@ from lamer.deploy.experiments.results import CellResult
 from lamer.deploy.experiments.rows import Results
 from lamer.deploy.experiments.state import Places
 from lamer.deploy.experiments.tables import table
-from lamer.deploy.runs import write_text
+from lamer.deploy.run.folder import write_text
 
 INTERVALS = (
     "Shares are in percent, means over seeds with their 95% interval: of one seed by bootstrap over its tasks, of "

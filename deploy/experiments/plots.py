@@ -22,8 +22,8 @@ from lamer.deploy.experiments.cells import value_text
 from lamer.deploy.experiments.definition import FINAL, Block, Experiment
 from lamer.deploy.experiments.rows import Results, Row, axis_lines, axis_of, make_rows, references
 from lamer.deploy.experiments.tables import chosen_k
-from lamer.deploy.runs import write_text
-from lamer.learner.plots import COLOURS, GREY
+from lamer.deploy.run.folder import write_text
+from lamer.learner.measuring.plots import COLOURS, GREY
 
 _STYLES = ("-", "--", ":", "-.")
 _SMALLEST_GAP = 0.055

@@ -16,9 +16,9 @@ from lamer.common.config import config_hash
 from lamer.common.errors import BadInput, RunFailed
 from lamer.deploy.experiments.cells import Cell, CellEvaluation, identity
 from lamer.deploy.experiments.definition import Value
-from lamer.deploy.runs import write_text
-from lamer.learner.evaluation import EvaluationResult, read_evaluations
-from lamer.learner.figures import Curve, History
+from lamer.deploy.run.folder import write_text
+from lamer.learner.measuring.evaluation import EvaluationResult, read_evaluations
+from lamer.learner.measuring.figures import Curve, History
 
 MAX_POINTS = 60
 """Most points of a learning curve that a result keeps."""
@@ -36,7 +36,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     n: trials, of so many tasks in so many rounds. trial_diversity, episode_diversity: entropy in nats of a task's
     trajectories (whole trials, first episodes), mean over tasks; None where no task was played twice. The rest as in
-    `learner.evaluation.EvaluationResult`.
+    `learner.measuring.evaluation.EvaluationResult`.
     """
 
     policy_version: int
@@ -119,7 +119,7 @@ def write_result(path: Path, result: CellResult) -> None:
 
 
 class _Summary(msgspec.Struct, frozen=True):
-    """What `summary.json` says of a run (`learner.summary`) beside its evaluations."""
+    """What `summary.json` says of a run (`learner.measuring.summary`) beside its evaluations."""
 
     exit_code: int
     config_hash: str

@@ -20,7 +20,6 @@ from pathlib import Path
 import msgspec
 
 from lamer.common.errors import BadInput, LamerError, RunFailed
-from lamer.deploy import processes
 from lamer.deploy.experiments.cells import CellEvaluation
 from lamer.deploy.experiments.results import (
     CellResult,
@@ -41,7 +40,8 @@ from lamer.deploy.experiments.state import (
     set_aside,
     spent_seconds,
 )
-from lamer.deploy.supervisor import INTERRUPTED, how_it_ended
+from lamer.deploy.run import processes
+from lamer.deploy.run.supervisor import INTERRUPTED, how_it_ended
 
 END_SECONDS = 30.0
 PROGRESS_SECONDS = 60.0

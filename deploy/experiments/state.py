@@ -23,7 +23,7 @@ from lamer.common.errors import LamerError
 from lamer.deploy.experiments.cells import Cell, CellEvaluation, differences, grid, identity, make_cells
 from lamer.deploy.experiments.definition import Experiment
 from lamer.deploy.experiments.results import CellResult, EvaluationRecord, is_finished, read_result, recorded_hash
-from lamer.deploy.runs import CONFIG_FILE
+from lamer.deploy.run.folder import CONFIG_FILE
 
 
 class Stage(enum.Enum):

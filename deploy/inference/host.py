@@ -14,7 +14,6 @@ import time
 from collections.abc import Coroutine
 from pathlib import Path
 
-from lamer.actors.versions import to_weight_version
 from lamer.common.errors import LamerError, RunFailed
 from lamer.common.messages import (
     GroupOffer,
@@ -30,12 +29,13 @@ from lamer.common.messages import (
     Welcome,
 )
 from lamer.common.session import Session
-from lamer.deploy.inference.base import Engine, EngineSource
-from lamer.deploy.inference.client import LoadFigures
-from lamer.deploy.inference.delivery.base import Fetched, FolderDelivery, LiveDelivery, ServerStuck, Withdrawn
-from lamer.deploy.inference.feed import OlderVersion, Ready, WeightFeed
+from lamer.common.versions import to_weight_version
+from lamer.deploy.inference.applying import SERVER_ERRORS, HalfUpdated, UpdateTimes, apply_folder, apply_live, verify
+from lamer.deploy.inference.engines.base import Engine, EngineSource
+from lamer.deploy.inference.engines.client import LoadFigures
+from lamer.deploy.inference.fetching.base import Fetched, FolderDelivery, LiveDelivery, ServerStuck, Withdrawn
+from lamer.deploy.inference.fetching.feed import OlderVersion, Ready, WeightFeed
 from lamer.deploy.inference.holding import held
-from lamer.deploy.inference.updates import SERVER_ERRORS, HalfUpdated, UpdateTimes, apply_folder, apply_live, verify
 
 log = logging.getLogger("lamer.host")
 

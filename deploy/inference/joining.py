@@ -13,16 +13,16 @@ from lamer.common.messages import PROTOCOL_VERSION, Goodbye, Hello, Role
 from lamer.common.session import Session
 from lamer.common.settings import InferenceSettings
 from lamer.common.weights import ModelFingerprint, read_fingerprint
-from lamer.deploy.inference.attach import Attacher
-from lamer.deploy.inference.base import EngineSource
-from lamer.deploy.inference.delivery.base import LiveDelivery
-from lamer.deploy.inference.delivery.collective import COLLECTIVES, CollectiveDelivery, check_collective
-from lamer.deploy.inference.delivery.folders import make_folder_delivery
-from lamer.deploy.inference.delivery.interface import interface_towards
+from lamer.deploy.inference.engines.attach import Attacher
+from lamer.deploy.inference.engines.base import EngineSource
+from lamer.deploy.inference.engines.launch import Launcher
+from lamer.deploy.inference.engines.options import EngineOptions, HostOptions, claim_cache
+from lamer.deploy.inference.engines.sglang import has_nvidia_gpu
+from lamer.deploy.inference.fetching.base import LiveDelivery
+from lamer.deploy.inference.fetching.collective import COLLECTIVES, CollectiveDelivery, check_collective
+from lamer.deploy.inference.fetching.folders import make_folder_delivery
+from lamer.deploy.inference.fetching.interface import interface_towards
 from lamer.deploy.inference.host import Host
-from lamer.deploy.inference.launch import Launcher
-from lamer.deploy.inference.options import EngineOptions, HostOptions, claim_cache
-from lamer.deploy.inference.sglang import has_nvidia_gpu
 
 log = logging.getLogger("lamer.host")
 

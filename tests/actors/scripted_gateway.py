@@ -15,7 +15,7 @@ from lamer.common.messages import AnyMessage, Heartbeat, Hello, Reject, Welcome
 from lamer.common.settings import Settings
 from lamer.common.transport import RouterEndpoint
 from lamer.common.weights import ModelFingerprint
-from lamer.learner.peers import Expectation
+from lamer.learner.gateway.peers import Expectation
 
 MessageT = TypeVar("MessageT")
 

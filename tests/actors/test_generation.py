@@ -9,8 +9,8 @@ import pytest
 
 from lamer.actors.generation import BadAnswer, check_ids, decode_answer, encode_request, error_message, refusal
 from lamer.actors.policy import ContextOverflow, InferenceRefused, Request, RequestKind
-from lamer.actors.versions import UnknownVersion, to_policy_version, to_weight_version
 from lamer.common.records import FinishReason, VersionSpan
+from lamer.common.versions import UnknownVersion, to_policy_version, to_weight_version
 
 
 def request(ids: tuple[int, ...] = (3, 4), top_k: int = 0) -> Request:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lamer.actors import outbox, pool
+from lamer.actors import outbox
+from lamer.actors import runner as pool
 from lamer.actors.worker import ActorOptions, run_actor
 from lamer.common.codec import decode_trial
 from lamer.common.errors import BadInput, Missing
@@ -33,7 +34,7 @@ from lamer.common.records import EpisodeStatus, Purpose, Task, Trial
 from lamer.common.settings import EnvSettings, InferenceSettings, Settings, TrialSettings
 from lamer.common.weights import NamedFile, read_fingerprint
 from lamer.envs import registry
-from lamer.learner.peers import Expectation
+from lamer.learner.gateway.peers import Expectation
 from tests.actors.parts import lease, write_model
 from tests.actors.scripted_gateway import ScriptedGateway, scripted_gateway
 from tests.actors.sglang_server import SglangServer, refusing, saying, serving

@@ -28,11 +28,11 @@ NEVER_IMPORTS = {
     "learner": {"aiohttp"},
 }
 WITHOUT_TORCH = (
-    "learner/returns.py",
-    "learner/advantages.py",
-    "learner/gae.py",
-    "learner/samples.py",
-    "learner/gateway.py",
+    "learner/credit/returns.py",
+    "learner/credit/advantages.py",
+    "learner/credit/gae.py",
+    "learner/credit/samples.py",
+    "learner/gateway/gateway.py",
 )
 ONLY_ZMQ = "common/transport.py"
 

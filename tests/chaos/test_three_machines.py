@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lamer.deploy.inference.sglang import CHECKOUT_PYTHON
+from lamer.deploy.inference.engines.sglang import CHECKOUT_PYTHON
 from tests.chaos.namespaces import Machine, Network, network, why_not
 from tests.integration.processes import TINY, Started, last_step, updates, wait_until
 from tests.integration.test_kills import check_journal

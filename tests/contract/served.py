@@ -28,10 +28,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from lamer.deploy.inference.launch import embedded_launch, free_port
-from lamer.deploy.inference.options import EngineLaunch, EngineOptions, Start
-from lamer.deploy.inference.sglang import CHECKOUT_PYTHON
-from lamer.deploy.inference.sglang import launch as sglang_launch
+from lamer.deploy.inference.engines.launch import embedded_launch, free_port
+from lamer.deploy.inference.engines.options import EngineLaunch, EngineOptions, Start
+from lamer.deploy.inference.engines.sglang import CHECKOUT_PYTHON
+from lamer.deploy.inference.engines.sglang import launch as sglang_launch
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 VOCABULARY = 320

@@ -12,10 +12,10 @@ import pytest
 from lamer.common.keys import ClientKeys
 from lamer.common.messages import WeightAnnouncement
 from lamer.common.transport import make_key_pair
-from lamer.deploy.inference.attach import AttachedServer, Attacher
-from lamer.deploy.inference.client import ServerRefused
-from lamer.deploy.inference.options import HostOptions, ServerKeys
-from lamer.deploy.inference.updates import UpdateTimes, apply_folder
+from lamer.deploy.inference.applying import UpdateTimes, apply_folder
+from lamer.deploy.inference.engines.attach import AttachedServer, Attacher
+from lamer.deploy.inference.engines.client import ServerRefused
+from lamer.deploy.inference.engines.options import HostOptions, ServerKeys
 from tests.contract.served import Served
 from tests.contract.test_control_contract import LONG, PROMPT, gap, spans
 

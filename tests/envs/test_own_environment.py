@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from lamer.common import config
 from lamer.common.records import EpisodeStatus, Task, Trial
 from lamer.deploy.cli import app
-from lamer.deploy.scripted import play_scripted
+from lamer.deploy.play.scripted import play_scripted
 from lamer.envs import registry
 from tests.actors.parts import write_model
 from tests.envs.installed import install

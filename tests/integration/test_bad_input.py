@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lamer.common import config
-from lamer.deploy.warmstart import default_cache, prepare_model
+from lamer.deploy.models.warmstart import default_cache, prepare_model
 from tests.integration.processes import TINY, Started, start, updates, wait_until
 
 pytestmark = pytest.mark.timeout(180)
@@ -116,7 +116,7 @@ def test_prompts_that_outgrow_the_models_context_end_their_trials_and_are_counte
 
 def _first_prompts(model: Path) -> list[list[int]]:
     """Ids of the prompts of first turns in scripted play."""
-    from lamer.deploy.scripted import play_scripted
+    from lamer.deploy.play.scripted import play_scripted
 
     trials = play_scripted(config.load([TINY]), model, 20)
     return [trial.episodes[0].turns[0].completion.prompt_ids.tolist() for trial in trials]

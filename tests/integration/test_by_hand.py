@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lamer.learner import journal
+from lamer.learner.journal import writer as journal
 from tests.integration.processes import TINY, Started, updates, wait_until
 
 pytestmark = pytest.mark.timeout(300)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lamer.learner import journal
+from lamer.learner.journal import writer as journal
 from tests.integration.processes import Started, start
 
 pytestmark = pytest.mark.timeout(300)

@@ -13,7 +13,7 @@ import pytest
 
 from lamer.common.codec import decode_trial
 from lamer.common.records import Trial
-from lamer.learner.evaluation import read_evaluations
+from lamer.learner.measuring.evaluation import read_evaluations
 from tests.integration.processes import TINY, Started, updates
 
 pytestmark = pytest.mark.timeout(300)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lamer.learner import journal
+from lamer.learner.journal import writer as journal
 from tests.integration.processes import Started, are_gone, count, last_step, updates, wait_until
 
 pytestmark = pytest.mark.timeout(300)
@@ -33,7 +33,7 @@ def test_killed_parts_are_started_again_and_the_run_goes_on(folder: Path, train:
     run = folder / "runs" / "killed"
     process = train("killed", ENDLESS)
     wait_until(lambda: last_step(run) >= 3, lambda: process.text)
-    for part in ("actor", "lamer.deploy.inference.embedded", "lamer.learner.trainer", "serve"):
+    for part in ("actor", "lamer.deploy.inference.embedded", "lamer.learner.trainer.trainer", "serve"):
         victim, before = process.part(part), len(updates(run))
         victim.kill()
         assert are_gone([victim])

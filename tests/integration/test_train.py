@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lamer.learner import journal
+from lamer.learner.journal import writer as journal
 from tests.integration.processes import Started, count, last_step, updates, wait_until
 
 pytestmark = pytest.mark.timeout(300)
@@ -51,8 +51,8 @@ def test_a_synchronous_run_trains_on_its_own_version_and_a_plain_loop_gives_the_
 def _replay(run: Path, output: Path) -> dict[str, np.ndarray]:
     """The parameters that a plain loop over the recorded trials gives, from the run's version 0."""
     from lamer.common import config
-    from lamer.learner.replay import replay
-    from lamer.learner.update import PolicyUpdater
+    from lamer.learner.trainer.replay import replay
+    from lamer.learner.trainer.update import PolicyUpdater
 
     settings = config.load([run / "config.yaml"])
     model = Path(json.loads((run / "summary.json").read_text())["model"])

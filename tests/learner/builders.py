@@ -21,7 +21,7 @@ from lamer.common.records import (
     Turn,
     VersionSpan,
 )
-from lamer.learner.samples import Sample, SampleKind
+from lamer.learner.credit.samples import Sample, SampleKind
 
 VOCABULARY = 64
 

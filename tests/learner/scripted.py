@@ -53,8 +53,8 @@ from lamer.common.settings import (
     TrialSettings,
 )
 from lamer.common.weights import WeightFile
-from lamer.learner.gateway import GatewayPlan, RunResult, run_gateway
-from lamer.learner.journal import read_batch
+from lamer.learner.gateway.gateway import GatewayPlan, RunResult, run_gateway
+from lamer.learner.journal.writer import read_batch
 
 TIMEOUT = 20.0
 FILES = (WeightFile("model.safetensors", 7, "digest"),)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lamer.deploy.inference.sglang import CHECKOUT_PYTHON
+from lamer.deploy.inference.engines.sglang import CHECKOUT_PYTHON
 from tests.integration.conftest import folder, lamer, train
 
 __all__ = ["folder", "lamer", "train"]

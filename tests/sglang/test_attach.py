@@ -16,12 +16,12 @@ import aiohttp
 import pytest
 
 from lamer.common.messages import ServerInfo
-from lamer.deploy.inference import sglang
-from lamer.deploy.inference.client import trusting
-from lamer.deploy.inference.launch import free_port
-from lamer.deploy.inference.options import EngineOptions, ServerKeys, Start
+from lamer.deploy.inference.engines import sglang
+from lamer.deploy.inference.engines.client import trusting
+from lamer.deploy.inference.engines.launch import free_port
+from lamer.deploy.inference.engines.options import EngineOptions, ServerKeys, Start
 from tests.contract.served import HOST, START_SECONDS, write_models
-from tests.deploy.hosts import SETTINGS, announce, ask, host_scene, serves
+from tests.deploy.inference.hosts import SETTINGS, announce, ask, host_scene, serves
 
 pytestmark = [pytest.mark.sglang, pytest.mark.timeout(2 * START_SECONDS)]
 API, ADMIN = "key-of-actors", "key-of-the-host"

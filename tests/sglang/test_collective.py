@@ -20,9 +20,9 @@ from lamer.common.messages import GroupJoin, GroupState, Published, Role, Server
 from lamer.common.session import Session
 from lamer.common.settings import GatewaySettings, InferenceSettings
 from lamer.common.weights import weight_files
-from lamer.deploy.inference.launch import Launcher
-from lamer.deploy.inference.options import EngineOptions
-from lamer.learner.broadcast import Broadcaster
+from lamer.deploy.inference.engines.launch import Launcher
+from lamer.deploy.inference.engines.options import EngineOptions
+from lamer.learner.trainer.broadcast.broadcaster import Broadcaster
 from tests.contract.served import VOCABULARY, Served, write_models
 from tests.integration.processes import Started, start, updates
 from tests.learner.scripted import Run, make_run

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lamer.learner import journal
-from lamer.learner.intervals import Interval, wilson_interval
+from lamer.learner.journal import writer as journal
+from lamer.learner.measuring.intervals import Interval, wilson_interval
 from tests.integration.processes import Started, updates
 from tests.sglang.conftest import Say
 from tests.sglang.figures import describe, figures

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lamer.learner import journal
+from lamer.learner.journal import writer as journal
 from tests.integration.processes import TINY, Started, count, updates
 from tests.integration.test_by_hand import free_port
 from tests.sglang.conftest import Say

@@ -15,13 +15,13 @@ import pytest
 
 from lamer.common.messages import WeightAnnouncement
 from lamer.common.weights import weight_files
-from lamer.deploy.inference.delivery.base import FolderDelivery
-from lamer.deploy.inference.delivery.folders import PathDelivery
-from lamer.deploy.inference.launch import EngineProcess, Launcher
-from lamer.deploy.inference.options import EngineOptions
-from lamer.deploy.inference.updates import apply_folder
+from lamer.deploy.inference.applying import apply_folder
+from lamer.deploy.inference.engines.launch import EngineProcess, Launcher
+from lamer.deploy.inference.engines.options import EngineOptions
+from lamer.deploy.inference.fetching.base import FolderDelivery
+from lamer.deploy.inference.fetching.folders import PathDelivery
 from tests.contract.served import VOCABULARY, Served, write_models
-from tests.deploy.delivering import Loopback
+from tests.deploy.inference.delivering import Loopback
 from tests.sglang.conftest import Say
 
 pytestmark = [pytest.mark.sglang, pytest.mark.slow, pytest.mark.timeout(600)]

@@ -15,11 +15,11 @@ from pathlib import Path
 from lamer.common.messages import MemoryMode, Sampling
 from lamer.common.settings import Settings
 from lamer.deploy.commands.options import read_settings
-from lamer.deploy.runs import RunFolder, open_run
-from lamer.learner.evaluation import EvaluationResult, write_evaluation
-from lamer.learner.intervals import Interval
-from lamer.learner.plan import ReferenceFigure, RunResult
-from lamer.learner.summary import write_summary
+from lamer.deploy.run.folder import RunFolder, open_run
+from lamer.learner.gateway.plan import ReferenceFigure, RunResult
+from lamer.learner.measuring.evaluation import EvaluationResult, write_evaluation
+from lamer.learner.measuring.intervals import Interval
+from lamer.learner.measuring.summary import write_summary
 
 
 def main(arguments: list[str]) -> int:

@@ -1,0 +1,1 @@
+"""What this machine has and lacks: its parts, its connections, its data."""

@@ -1,0 +1,1 @@
+"""Inference servers as their host handles them: starting one, joining one, its administrative HTTP."""

@@ -1,0 +1,1 @@
+"""Environments played without a trained policy: in the terminal, and by scripted random play."""

@@ -1,0 +1,1 @@
+"""Runs on this machine: their folders, their processes, what a user sees of them."""

@@ -1,0 +1,228 @@
+"""The learner's processes: the gateway in this one, the trainer as its child.
+
+    run_learner    keys and model -> gateway, beside the trainer and a view of the run -> summary
+    TrainerKeeper  starts the trainer once the gateway listens, and again from the last checkpoint when it dies
+
+The run folder's lock is held for as long as this goes on, so that no two learners write one journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from asyncio.subprocess import Process
+from typing import TYPE_CHECKING
+
+from lamer.common.errors import BadInput, LamerError, Missing, RunFailed
+from lamer.common.keys import create_keys, load_client_keys, load_server_keys
+from lamer.deploy.run import processes
+from lamer.deploy.run.folder import RunFolder, locked
+from lamer.deploy.run.observer import View, follow
+from lamer.deploy.run.supervisor import INTERRUPTED, first_error, how_it_ended
+
+if TYPE_CHECKING:
+    from lamer.deploy.models.warmstart import PreparedModel
+    from lamer.learner.gateway.plan import GatewayPlan, RunResult
+    from lamer.learner.measuring.tracking import Tracker
+
+log = logging.getLogger("lamer.learner")
+
+MAX_TRAINER_RESTARTS = 3
+TRAINER_END_SECONDS = 60.0
+INTERRUPT_SECONDS = 3.0
+ADDRESS_POLL_SECONDS = 0.02
+OBSERVER_SECONDS = 30.0
+
+
+def run_learner(run: RunFolder, view: View) -> int:
+    """Prepare the model and train; 0, or 130 when interrupted.
+
+    Raises:
+        LamerError: the model can't be made or used, the port is taken, the trainer keeps dying, another learner is at
+            work in the folder.
+    """
+    from lamer.deploy.models.warmstart import creation_note, default_cache, prepare_model
+
+    cache = default_cache(run.settings)
+    with locked(run):
+        if not run.keys.exists():
+            create_keys(run.keys)
+        load_client_keys(run.keys)
+        note, began = creation_note(run.settings, cache), time.monotonic()
+        if note:
+            view.note(note)
+        prepared = prepare_model(run.settings, cache)
+        if note:
+            view.note(f"created the model in {time.monotonic() - began:.0f} s")
+        return asyncio.run(_learn(run, prepared, view))
+
+
+class TrainerKeeper:
+    """Keeps the trainer process running; its output goes to the run's logs/trainer.log."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._log = run.logs / "trainer.log"
+        self._process: Process | None = None
+        self._is_ending = False
+
+    async def keep(self) -> None:
+        """Run the trainer until it ends on purpose.
+
+        Raises:
+            LamerError: it can't be used (exit code 2 or 3), or died too often.
+        """
+        self._run.logs.mkdir(parents=True, exist_ok=True)
+        restarts = 0
+        while True:
+            start = self._log.stat().st_size if self._log.exists() else 0
+            self._process = await processes.start(await self._command(), self._log)
+            code = await self._process.wait()
+            processes.kill_session(self._process)
+            if code in (0, INTERRUPTED) or self._is_ending:
+                return
+            kind = {BadInput.exit_code: BadInput, Missing.exit_code: Missing}.get(code)
+            if kind is not None or restarts == MAX_TRAINER_RESTARTS:
+                said = processes.last_error(self._log, start) or how_it_ended(code)
+                raise (kind or RunFailed)(f"{said} (trainer, {how_it_ended(code)}; its output: {self._log})")
+            restarts += 1
+            log.warning("the trainer %s: restart %d of %d", how_it_ended(code), restarts, MAX_TRAINER_RESTARTS)
+
+    async def end(self, grace: float, ask: signal.Signals | None) -> None:
+        """Let the trainer end within `grace` seconds (asked by the signal `ask`, if any), then kill it."""
+        self._is_ending = True
+        if self._process is not None:
+            await processes.end_all([self._process], grace, ask)
+
+    async def _command(self) -> tuple[str, ...]:
+        """The trainer's command line, once the gateway listens."""
+        url = await _address(self._run)
+        folders = ("--keys", str(self._run.keys), "--run-dir", str(self._run.path))
+        return (sys.executable, "-m", "lamer.learner.trainer.trainer", "--connect", url, *folders)
+
+
+async def _learn(run: RunFolder, prepared: PreparedModel, view: View) -> int:
+    from lamer.learner.measuring.summary import write_summary
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    run.address.unlink(missing_ok=True)  # left by a learner that was killed
+    plan, tracker = _plan(run, prepared)
+    tracker.start()
+    status = "FAILED"
+    try:
+        result = await _gateway_and_trainer(run, plan, stop, view)
+        write_summary(run.summary, result, run.settings, prepared.path)
+        status = "FINISHED" if result.exit_code == 0 else "KILLED"
+        return result.exit_code
+    finally:
+        await asyncio.to_thread(tracker.finish, status)
+
+
+async def _gateway_and_trainer(run: RunFolder, plan: GatewayPlan, stop: asyncio.Event, view: View) -> RunResult:
+    from lamer.learner.gateway.gateway import run_gateway
+
+    keeper = TrainerKeeper(run)
+    failure: LamerError | None = None
+
+    async def train() -> None:
+        """Keep the trainer; when it can't be kept, end the run."""
+        nonlocal failure
+        try:
+            await keeper.keep()
+        except LamerError as error:
+            failure = error
+            stop.set()
+
+    async def end_trainer_on_stop() -> None:
+        await stop.wait()
+        await keeper.end(INTERRUPT_SECONDS, signal.SIGINT)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(end_trainer_on_stop()), group.create_task(_watch(run, view))]
+            if run.settings.batch.updates > 0:
+                tasks.append(group.create_task(train()))
+            try:
+                result = await run_gateway(plan, stop)
+                await keeper.end(TRAINER_END_SECONDS, None)
+            finally:
+                for task in tasks:
+                    task.cancel()
+    except* LamerError as errors:
+        raise first_error(errors) from None
+    finally:
+        await keeper.end(0.0, None)
+    if failure is not None:
+        raise failure
+    return result
+
+
+async def _watch(run: RunFolder, view: View) -> None:
+    """Show the run as any observer sees it, over the gateway's socket."""
+    url = await _address(run)
+    try:
+        await follow(url, load_client_keys(run.keys), view, OBSERVER_SECONDS)
+    except LamerError as error:  # the run goes on unseen
+        view.note(f"no status from the gateway: {error}")
+
+
+async def _address(run: RunFolder) -> str:
+    """The gateway's URL, once it listens."""
+    while not run.address.exists():  # noqa: ASYNC110 -- the gateway's only sign that it listens
+        await asyncio.sleep(ADDRESS_POLL_SECONDS)
+    return run.address.read_text(encoding="utf-8").strip()
+
+
+def _plan(run: RunFolder, prepared: PreparedModel) -> tuple[GatewayPlan, Tracker]:
+    """What the gateway is started with, and the tracker in it."""
+    from lamer.common.weights import read_fingerprint
+    from lamer.deploy.run.preflight import evaluation_env_config
+    from lamer.envs import registry
+    from lamer.learner.gateway.plan import GatewayPlan, ReferenceFigure
+    from lamer.learner.measuring.tracking import Tracker
+
+    settings, run_dir = run.settings, run.path.resolve()
+    env_config = registry.canonical_config(settings.env.name, settings.env.options)
+    evaluation_env = evaluation_env_config(settings)
+    known = registry.references(settings.env.name, evaluation_env, settings.evaluation.episodes)
+    references = tuple(ReferenceFigure(reference.name, reference.pass_at) for reference in known)
+    tracker = Tracker.open(settings, run.name, run_dir, references)
+    plan = GatewayPlan(
+        settings=settings,
+        run=run.name,
+        run_dir=run_dir,
+        model_path=str(prepared.path.resolve()),
+        env_config=env_config,
+        evaluation_env_config=evaluation_env,
+        keys=load_server_keys(run.keys),
+        tracker=tracker,
+        references=references,
+        warmstart=prepared.metrics,
+        resume_step=_resume_step(run),
+        mlflow_url=tracker.url,
+        fingerprint=read_fingerprint(prepared.path),
+    )
+    return plan, tracker
+
+
+def _resume_step(run: RunFolder) -> int | None:
+    """The policy version to go on from: the newest whole checkpoint's, 0 before the first one, None for a new run.
+
+    Raises:
+        BadInput: the run has come further than `batch.updates`.
+    """
+    if not (run.path / "journal.db").exists():
+        return None
+    from lamer.learner.trainer import checkpoint
+
+    latest = checkpoint.latest(run.path)
+    step = 0 if latest is None else int(latest.name.rpartition("-")[2])
+    updates = run.settings.batch.updates
+    if 0 < updates < step:
+        raise BadInput(f"{run.path} holds {step} updates, batch.updates is {updates}: it can be raised, not lowered")
+    return step

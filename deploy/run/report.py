@@ -1,0 +1,149 @@
+"""What a finished run or benchmark is shown as: `summary.json` beside its references, figures, contenders."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lamer.common.messages import Metric
+
+if TYPE_CHECKING:
+    from lamer.deploy.bench.engine import EngineBenchReport
+    from lamer.learner.measuring.diversity import Diversity
+    from lamer.learner.measuring.evaluation import EvaluationResult
+
+_PASS_AT = re.compile(r"^pass@(\d+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """pass_at[k]: share of tasks solved within k + 1 episodes, of this run or of a reference called `name`.
+
+    intervals[k]: its 95% interval, none for references.
+    """
+
+    name: str
+    pass_at: tuple[float, ...]
+    is_ours: bool
+    intervals: tuple[tuple[float, float], ...] = ()
+
+
+def read_results(summary: Path) -> tuple[ResultRow, ...]:
+    """The rows of `summary.json`: this run's evaluations first, then the references."""
+    tree = json.loads(summary.read_text(encoding="utf-8"))
+    after = "after training" if tree["updates"] > 0 else ""
+    ours = ((after, tree.get("evaluation")), ("before training", tree.get("warm_start")))
+    rows = [_row(f"{tree['run']}, {name}".removesuffix(", "), figures, is_ours=True) for name, figures in ours]
+    rows += [_row(name, figures, is_ours=False) for name, figures in tree["reference"].items()]
+    return tuple(row for row in rows if row.pass_at)
+
+
+def results_table(rows: Sequence[ResultRow]) -> Table:
+    """Rows as a table for a terminal, or for a log; under each of our shares its 95% interval."""
+    table = Table(title="Share of tasks solved within k episodes", title_justify="left")
+    table.add_column("")
+    for k in range(1, max((len(row.pass_at) for row in rows), default=0) + 1):
+        table.add_column(f"pass@{k}", justify="right")
+    for row in rows:
+        ends = [f"\n{low:.3f}..{high:.3f}" for low, high in row.intervals] or [""] * len(row.pass_at)
+        shares = (f"{value:.3f}{end}" for value, end in zip(row.pass_at, ends, strict=True))
+        table.add_row(row.name, *shares, style="bold" if row.is_ours else "dim")
+    return table
+
+
+def episodes_table(result: EvaluationResult) -> Table:
+    """What an evaluation measured of each episode, and of all."""
+    how = f"memory {result.memory.value}, temperature {result.sampling.temperature:g}"
+    of = f"{result.tasks} tasks" + (f" x {result.rounds} rounds" if result.rounds > 1 else "")
+    table = Table(title=f"{of}, {how}", title_justify="left")
+    for heading in ("episode", "trials", "solved in it", "turns", "tokens", "valid actions", "diversity (nats)"):
+        table.add_column(heading, justify="right")
+    for number, each in enumerate(result.by_episode, start=1):
+        if each.trials > 0:
+            figures = (f"{each.solved:.3f}", f"{each.turns:.2f}", f"{each.tokens:.1f}", f"{each.valid_action_rate:.3f}")
+            table.add_row(str(number), str(each.trials), *figures, _nats(each.diversity))
+    whole = (f"{result.turns_per_episode:.2f}", f"{result.tokens_per_episode:.1f}", f"{result.valid_action_rate:.3f}")
+    table.add_row("all", str(result.n), "", *whole, _nats(result.trial_diversity), style="bold")
+    return table
+
+
+def print_results(summary: Path) -> None:
+    """A finished run's evaluation beside the references, and where the rest is."""
+    from lamer.learner.measuring.evaluation import FINAL, evaluation_path, read_evaluation
+
+    console = Console()
+    rows = read_results(summary)
+    if rows:
+        console.print(results_table(rows))
+    path = evaluation_path(summary.parent, FINAL)
+    if path.is_file():
+        result = read_evaluation(path)
+        console.print(episodes_table(result))
+        _print_losses(console, result)
+        console.print(f"task by task: {path}", highlight=False, soft_wrap=True)
+    console.print(f"all figures: {summary}", highlight=False, soft_wrap=True)
+
+
+def _print_losses(console: Console, result: EvaluationResult) -> None:
+    """Which trials are missing from the figures, or count as unsolved for another reason than play."""
+    if result.overflowed:
+        why = "a prompt outgrew trial.max_prompt_tokens or the model's context"
+        console.print(f"{result.overflowed} of {result.n} trials count as unsolved because {why}", style="yellow")
+    if result.shortened:
+        why = "to keep to trial.max_prompt_tokens"
+        console.print(f"{result.shortened} prompts were shortened {why}", style="yellow")
+    if result.failed:
+        console.print(f"{result.failed} trials are left out: servers or environments failed in them", style="yellow")
+
+
+def _nats(found: Diversity | None) -> str:
+    return "-" if found is None else f"{found.nats:.3f}"
+
+
+def print_metrics(title: str, metrics: Sequence[Metric]) -> None:
+    """Figures under a title, one a line."""
+    print(title)
+    for metric in metrics:
+        print(f"  {metric.name:<28} {metric.value:g}")
+
+
+def print_engine_bench(report: EngineBenchReport) -> None:
+    """The contenders of the engine benchmark, and how many times as fast the embedded engine is."""
+    plan = report.plan
+    table = Table(
+        title=f"{plan.requests} requests of {plan.prompt_tokens} + {plan.new_tokens} tokens, "
+        f"{report.parameters / 1e6:.1f}M parameters, one thread",
+        title_justify="left",
+    )
+    for heading in ("", "seconds", "new tokens/s", "embedded is", "by CPU time"):
+        table.add_column(heading, justify="right" if heading else "left")
+    rows = (
+        (report.embedded, 1.0, 1.0),
+        (report.left_padded, report.over_left_padded, report.cpu_over_left_padded),
+        (report.continuous, report.over_continuous, report.cpu_over_continuous),
+    )
+    for figure, wall, cpu in rows:
+        speed = f"{figure.tokens_per_second:.0f}"
+        table.add_row(figure.name, f"{figure.seconds:.1f}", speed, f"{wall:.2f}x", f"{cpu:.2f}x")
+    Console().print(table)
+
+
+def _row(name: str, figures: object, *, is_ours: bool) -> ResultRow:
+    if not isinstance(figures, Mapping):
+        return ResultRow(name, (), is_ours)
+    pass_at, ends = _by_k(figures), _by_k(figures.get("intervals", {}))
+    shares = tuple(float(value) for value in pass_at)
+    return ResultRow(name, shares, is_ours, tuple((float(low), float(high)) for low, high in ends))
+
+
+def _by_k(figures: Mapping[str, Any]) -> list[Any]:
+    """The values of pass@1, pass@2, ... in order."""
+    found = {int(match.group(1)): value for key, value in figures.items() if (match := _PASS_AT.match(key))}
+    return [found[k] for k in sorted(found)]

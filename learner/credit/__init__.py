@@ -1,0 +1,1 @@
+"""From the trials of a batch to samples with advantages: pure functions of records. No torch."""

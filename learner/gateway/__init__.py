@@ -1,0 +1,1 @@
+"""The gateway process: one socket that all other processes talk to. No torch."""

@@ -1,0 +1,174 @@
+"""The gateway's side of the trainer: batches out, policy versions and reports in.
+
+The trainer asks for a batch naming the version it holds. A batch is cut as soon as the pool allows, claimed in the
+journal, and named to the trainer once the claim is on disk; a repeated question gets the same batch again. A trainer
+that comes back holding an earlier version has been restarted from a checkpoint: claims after its next batch return to
+stored, the servers go back to its version, and training goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lamer.common.messages import (
+    Batch,
+    BatchRequest,
+    Checkpointed,
+    Metric,
+    Published,
+    Role,
+    Shutdown,
+    UpdateReport,
+    WeightAnnouncement,
+)
+from lamer.learner.gateway.groups import Cut
+from lamer.learner.gateway.leases import LeaseTable
+from lamer.learner.gateway.peers import Link, Peer, PeerTable
+from lamer.learner.gateway.plan import Tracker
+from lamer.learner.gateway.pool import TrialPool
+from lamer.learner.gateway.status import BatchFigures
+from lamer.learner.gateway.weights.announcing import WeightServer
+
+log = logging.getLogger("lamer.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A trainer that holds `version` waits for a batch, since loop time `since`."""
+
+    trainer: Peer
+    version: int
+    since: float
+
+
+class Batcher:
+    """Serves the trainer. finished: set when the trainer holds the run's last version and has reported everything.
+
+    gateway_metrics: asked for the gateway's own figures at every report.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        updates: int,
+        pool: TrialPool,
+        leases: LeaseTable,
+        weights: WeightServer,
+        peers: PeerTable,
+        link: Link,
+        tracker: Tracker,
+        gateway_metrics: Callable[[Batcher], Sequence[Metric]],
+    ) -> None:
+        self._metrics_file = run_dir / "metrics.jsonl"
+        self._updates = updates
+        self._pool = pool
+        self._leases = leases
+        self._weights = weights
+        self._peers = peers
+        self._link = link
+        self._tracker = tracker
+        self._gateway_metrics = gateway_metrics
+        self._clock = asyncio.get_running_loop().time
+        self._wanted: _Wish | None = None
+        self._cut_step = 0
+        self.wait_seconds = 0.0
+        self.figures = BatchFigures()
+        self.staleness_max = 0
+        self.reported_step = 0
+        self.finished = asyncio.Event()
+
+    def begin_at(self, step: int) -> None:
+        """Go on from a checkpoint of update `step`."""
+        self._cut_step = step
+        self.reported_step = step
+        self._pool.trained_from = step
+
+    def published(self, message: Published) -> None:
+        """The trainer wrote new weights: announce them to all hosts."""
+        if self.finished.is_set():
+            return
+        self._weights.publish(WeightAnnouncement(message.version, message.path, message.files))
+        self._announce(message.version)
+
+    async def requested(self, trainer: Peer, message: BatchRequest) -> None:
+        """The trainer waits for the batch after `message.policy_version`."""
+        version = message.policy_version
+        if self.finished.is_set():
+            return
+        if version > self._pool.trained_from:
+            reason = f"the trainer holds policy version {version}, which the gateway never got: go on from a checkpoint"
+            self._link.send(trainer, Shutdown(reason, exit_code=1))
+            return
+        if version < self._pool.trained_from and self._weights.go_back(version):
+            self._announce(version)
+        if version + 1 < self._cut_step:
+            await self._go_back_to(version + 1)
+        if version + 1 == self._cut_step:
+            trial_ids = await self._pool.journal.claimed(self._cut_step)
+            self._link.send(trainer, Batch(self._cut_step, version, trial_ids))
+        elif version >= self._updates:
+            self.finished.set()
+        else:
+            self._wanted = _Wish(trainer, version, self._clock())
+            self._pool.has_changed = True
+
+    def try_cut(self, training_since: float) -> None:
+        """Cut the batch that the trainer waits for, if the pool has changed and allows one."""
+        if self._wanted is None or not self._pool.has_changed:
+            return
+        self._pool.has_changed = False
+        wish = self._wanted
+        cut = self._pool.groups.cut(wish.version)
+        for group in cut.stale:
+            self._pool.note_stale(group)
+        if cut.groups:
+            self._wanted = None
+            self.wait_seconds = self._clock() - max(wish.since, training_since)
+            self._claim(cut, wish)
+
+    def reported(self, message: UpdateReport) -> None:
+        """The trainer's figures of an update: to the metrics file and the tracker, together with the gateway's."""
+        self.reported_step = message.step
+        metrics = (*message.metrics, *self._gateway_metrics(self))
+        line = json.dumps({"step": message.step, **{metric.name: metric.value for metric in metrics}})
+        with self._metrics_file.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        self._tracker.log(message.step, metrics)
+
+    def checkpointed(self, message: Checkpointed) -> None:
+        """A durable checkpoint covers every batch up to `message.step`."""
+        self._pool.journal.mark_trained(message.step)
+
+    def lost(self, trainer: Peer) -> None:
+        """A trainer left or died: what it waits for is not cut."""
+        if self._wanted is not None and self._wanted.trainer is trainer:
+            self._wanted = None
+
+    def _claim(self, cut: Cut, wish: _Wish) -> None:
+        version = wish.version
+        entries = [entry for group in cut.groups for entry in group.trials.values()]
+        self.figures = BatchFigures.of(entries, version)
+        self.staleness_max = max(self.staleness_max, self.figures.age_max)
+        self._pool.drops.in_a_row = 0
+        self._cut_step = version + 1
+        batch = Batch(version + 1, version, tuple(sorted(entry.trial_id for entry in entries)))
+        claim = self._pool.journal.claim(batch.step, batch.trial_ids)
+        claim.add_done_callback(lambda done: None if done.cancelled() else self._link.send(wish.trainer, batch))
+
+    async def _go_back_to(self, step: int) -> None:
+        log.warning(
+            "the trainer went back to policy version %d: claims after update %d are stored again", step - 1, step
+        )
+        state = await self._pool.journal.resume(step)
+        self._pool.groups.restore(state.groups, state.trained, state.next_group_id, self._leases.training_slots())
+        self._cut_step = step
+
+    def _announce(self, version: int) -> None:
+        self._pool.trained_from = version
+        if self._weights.current is not None:
+            self._link.broadcast(self._weights.current, Role.HOST)

@@ -1,0 +1,409 @@
+"""The gateway: one socket that actors, inference hosts, the trainer and observers talk to, and what answers them.
+
+    peers       who is connected              dispatch   leases out            leases      who plays what until when
+    intake      trials in, acknowledged       pool       groups + journal      groups      admission to batch
+    batching    the trainer's side            admission  how old is too old    journal     what is on disk
+    hosts       the inference hosts' side     weight_server  versions        weight_stream  weights without a disk
+    evaluator   versions to measure           evaluating the one under way     evaluation  what was measured
+    progress    phases and figures            status     rates
+
+One event loop handles every message in order; what follows from it (a cut, new leases) is done by `_keep_advancing`,
+which any change wakes. Writing to disk happens in the journal's thread.
+
+    STARTING -> [initial evaluation] -> TRAINING <-> [evaluations] -> final evaluation -> DONE, then Shutdown to all
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from lamer.common import config
+from lamer.common.codec import CodecError, decode_message, encode_message
+from lamer.common.errors import BadInput, LamerError, RunFailed
+from lamer.common.messages import (
+    PROTOCOL_VERSION,
+    AnyMessage,
+    BatchRequest,
+    Checkpointed,
+    ChunkRequest,
+    Goodbye,
+    GroupJoin,
+    GroupOffer,
+    GroupOrder,
+    GroupState,
+    GroupUpdate,
+    Heartbeat,
+    Hello,
+    HostStatus,
+    ManifestRequest,
+    Message,
+    ModelFilesRequest,
+    Phase,
+    Published,
+    Reject,
+    Role,
+    Shutdown,
+    StatusRequest,
+    TrialDone,
+    TrialFailed,
+    UpdateReport,
+    Welcome,
+)
+from lamer.common.transport import RouterEndpoint
+from lamer.learner.gateway.batching import Batcher
+from lamer.learner.gateway.dispatch import Dispatcher
+from lamer.learner.gateway.evaluations import Evaluator
+from lamer.learner.gateway.groups import TrialEntry
+from lamer.learner.gateway.hosts import Hosts
+from lamer.learner.gateway.intake import Intake
+from lamer.learner.gateway.peers import Expectation, Link, Peer, PeerTable
+from lamer.learner.gateway.plan import GatewayPlan, ReferenceFigure, RunResult, Tracker
+from lamer.learner.gateway.pool import TrialPool
+from lamer.learner.gateway.progress import Progress, RunFigures
+from lamer.learner.gateway.weights.announcing import WeightServer, first_weights
+from lamer.learner.gateway.weights.serving import WeightStream
+from lamer.learner.journal.writer import Journal
+from lamer.learner.measuring.evaluation import FINAL, INITIAL
+
+__all__ = ["GatewayPlan", "ReferenceFigure", "RunResult", "Tracker", "run_gateway"]
+
+log = logging.getLogger("lamer.gateway")
+
+GOODBYE_SECONDS = 5.0
+MESSAGES_A_TURN = 16
+INTERRUPTED = 130
+
+_SENDER: dict[type[Message], Role] = {
+    TrialDone: Role.ACTOR,
+    TrialFailed: Role.ACTOR,
+    HostStatus: Role.HOST,
+    ManifestRequest: Role.HOST,
+    ChunkRequest: Role.HOST,
+    GroupJoin: Role.HOST,
+    GroupState: Role.HOST,
+    GroupOffer: Role.TRAINER,
+    GroupUpdate: Role.TRAINER,
+    GroupOrder: Role.TRAINER,
+    BatchRequest: Role.TRAINER,
+    Published: Role.TRAINER,
+    UpdateReport: Role.TRAINER,
+    Checkpointed: Role.TRAINER,
+}
+
+
+async def run_gateway(plan: GatewayPlan, stop: asyncio.Event | None = None) -> RunResult:
+    """Run a whole training (or, with batch.updates 0, one evaluation) and return how it went.
+
+    Listens at settings.gateway.bind and .port; run_dir/address holds the address as long as it does. Setting `stop`
+    ends the run early: peers are told to exit with 130 and the journal is committed.
+
+    Raises:
+        Missing: the port is taken, or the model folder is not there. BadInput: the run folder holds another run's
+        journal. RunFailed: the journal can't be written, or no group can be trained.
+    """
+    weights = await asyncio.to_thread(first_weights, Path(plan.model_path))
+    gateway = Gateway(plan, WeightServer(weights, plan.resume_step, plan.settings.batch.max_staleness))
+    try:
+        return await gateway.run(stop or asyncio.Event())
+    finally:
+        await gateway.close()
+
+
+class Gateway:
+    """One run's gateway: wires its parts together and owns the tasks that drive them."""
+
+    def __init__(self, plan: GatewayPlan, weights: WeightServer) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", plan.run):
+            raise BadInput(f"a run's name is made of letters, digits, '.', '_' and '-', got {plan.run!r}")
+        journal_path = plan.run_dir / "journal.db"
+        if plan.resume_step is None and journal_path.exists():
+            raise BadInput(f"{plan.run_dir} holds a run already: resume it, or choose another run.name")
+        settings = plan.settings
+        self._plan = plan
+        self._settings = settings.gateway
+        self._config = config.to_json(settings)
+        self._expectation = Expectation(plan.run, config.config_hash(settings), plan.fingerprint)
+        self._loop = asyncio.get_running_loop()
+        self._progress = Progress(started=self._loop.time(), training_since=self._loop.time())
+        self._work = asyncio.Event()
+        self._alone = asyncio.Event()
+        self._failure: asyncio.Future[None] = self._loop.create_future()
+        self._malformed = 0
+        self._router = RouterEndpoint(
+            settings.gateway.bind, settings.gateway.port, plan.keys.pair, plan.keys.is_allowed
+        )
+        self._journal = Journal(journal_path, self._on_stored, self._on_journal_failure)
+        self._peers = PeerTable()
+        beat = settings.gateway.heartbeat_seconds
+        self._link = Link(self._router, self._peers, settings.gateway.dead_after_seconds, grace=2 * beat)
+        self._weights = weights
+        self._pool = TrialPool(plan.run, settings, plan.env_config, self._journal)
+        self._dispatcher = Dispatcher(plan.run, settings, self._pool, self._peers, self._link, weights)
+        self._intake = Intake(
+            plan.run, plan.run_dir, settings.batch.group_size, self._pool, self._dispatcher, self._peers, self._link
+        )
+        self._batcher = Batcher(
+            plan.run_dir,
+            settings.batch.updates,
+            self._pool,
+            self._dispatcher.leases,
+            weights,
+            self._peers,
+            self._link,
+            plan.tracker,
+            lambda batcher: self._figures.metrics(batcher, self._loop.time()),
+        )
+        self._evaluator = Evaluator(plan, self._journal, self._dispatcher, self._progress.evaluations, self._work.set)
+        self._figures = RunFigures(
+            plan, self._progress, self._pool, self._dispatcher, self._intake, weights, self._peers
+        )
+        stream = WeightStream(weights, plan.run_dir / "weights" / "stream")
+        model_path = Path(plan.model_path)
+        self._hosts = Hosts(model_path, weights, stream, self._peers, self._link, self._dispatcher.announce_servers)
+
+    # --- the run -----------------------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event) -> RunResult:
+        """Play all phases, or until `stop`, and say Shutdown to everyone."""
+        try:
+            await self._restore()
+            async with asyncio.TaskGroup() as tasks:
+                background = [
+                    tasks.create_task(work)
+                    for work in (
+                        self._router.serve(lambda why: log.warning("a client was refused: %s", why)),
+                        self._keep_receiving(),
+                        self._keep_beating(),
+                        self._keep_advancing(),
+                        self._keep_evaluating(),
+                    )
+                ]
+                self._write_address()
+                phases = tasks.create_task(self._play_phases())
+                stopping = tasks.create_task(stop.wait())
+                await asyncio.wait((phases, stopping, self._failure), return_when=asyncio.FIRST_COMPLETED)
+                if self._failure.done():
+                    self._failure.result()
+                exit_code = 0 if phases.done() else INTERRUPTED
+                phases.cancel()
+                stopping.cancel()
+                await self._dismiss("the run is done" if exit_code == 0 else "the run was interrupted", exit_code)
+                for task in background:
+                    task.cancel()
+        except* LamerError as errors:
+            failure = errors.exceptions[0]
+            assert isinstance(failure, LamerError)
+            self._progress.phase = Phase.FAILED
+            self._link.broadcast(Shutdown(str(failure), failure.exit_code))
+            raise failure from None
+        return self._figures.result(self._batcher, self._loop.time(), exit_code)
+
+    async def close(self) -> None:
+        """Commit the journal and close the socket."""
+        (self._plan.run_dir / "address").unlink(missing_ok=True)
+        await self._hosts.close()
+        await self._journal.close()
+        self._router.close()
+
+    async def _play_phases(self) -> None:
+        plan = self._plan
+        updates = plan.settings.batch.updates
+        if not plan.resume_step and plan.settings.evaluation.initial and updates > 0:
+            await self._evaluate(INITIAL, 0)
+        if updates > 0:
+            self._progress.phase = Phase.TRAINING
+            self._progress.training_since = self._loop.time()
+            self._dispatcher.is_training = True
+            self._work.set()
+            await self._batcher.finished.wait()
+            self._progress.training_seconds = self._loop.time() - self._progress.training_since
+            self._dispatcher.is_training = False
+        await self._evaluate(FINAL, updates)
+        self._progress.phase = Phase.DONE
+
+    async def _evaluate(self, name: str, version: int) -> None:
+        if self._plan.settings.evaluation.tasks > 0:
+            self._progress.phase = Phase.EVALUATING
+            await self._evaluator.measure(name, version)
+
+    async def _keep_evaluating(self) -> None:
+        """Measure the versions that training waits to have measured."""
+        while True:
+            name, version = await self._evaluator.due()
+            await self._evaluate(name, version)
+            self._progress.phase = Phase.TRAINING
+
+    async def _restore(self) -> None:
+        """Go on from the journal of a run that is resumed. Past update 0 its evaluations are read back; before that,
+        `_play_phases` completes the initial one.
+        """
+        step = self._plan.resume_step
+        if step is None:
+            return
+        state = await self._journal.resume(step)
+        self._pool.groups.restore(state.groups, state.trained, state.next_group_id, frozenset())
+        self._batcher.begin_at(step)
+        if step > 0:
+            self._evaluator.restore(step)
+
+    async def _dismiss(self, reason: str, exit_code: int) -> None:
+        """Say Shutdown to all, and wait a bounded time for their Goodbyes."""
+        self._link.broadcast(Shutdown(reason, exit_code))
+        if len(self._peers) > 0:
+            self._alone.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._alone.wait(), GOODBYE_SECONDS)
+
+    # --- tasks -------------------------------------------------------------------------------------------------
+
+    async def _keep_receiving(self) -> None:
+        taken = 0
+        while True:
+            identity, data = await self._router.receive()
+            try:
+                message = decode_message(data)
+            except CodecError as error:
+                self._malformed += 1
+                log.warning("malformed message %d ignored: %s", self._malformed, error)
+                continue
+            await self._handle(identity, message)
+            await self._journal.drained(self._settings.credit_bytes)
+            taken += 1
+            if taken % MESSAGES_A_TURN == 0:  # receive() does not yield while messages are waiting
+                await asyncio.sleep(0)
+
+    async def _keep_beating(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.heartbeat_seconds)
+            self._link.broadcast(Heartbeat())
+            if self._weights.servers():  # their loads have changed
+                self._dispatcher.announce_servers()
+            for peer in self._peers.age(self._settings.heartbeat_seconds, self._settings.dead_after_seconds):
+                log.warning("%s %s is silent and taken for dead", peer.role.value, peer.hello.name)
+                self._lose(peer, is_dead=True)
+            self._dispatcher.expire(self._loop.time())
+            self._work.set()
+
+    async def _keep_advancing(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            if self._dispatcher.is_training and not self._evaluator.holds(self._pool.trained_from):
+                self._batcher.try_cut(self._progress.training_since)
+            self._dispatcher.fill(self._loop.time())
+
+    def _on_stored(self, entries: Sequence[TrialEntry]) -> None:
+        self._intake.stored(entries)
+        self._work.set()
+
+    def _on_journal_failure(self, failure: RunFailed) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(failure)
+
+    # --- messages ----------------------------------------------------------------------------------------------
+
+    async def _handle(self, identity: bytes, message: AnyMessage) -> None:
+        if isinstance(message, Hello):
+            self._greet(identity, message)
+            return
+        peer = self._peers.heard(identity)
+        if peer is None:  # its connection is new and its Hello on the way, or was lost: it will say it again
+            return
+        expected = _SENDER.get(type(message))
+        if expected is not None and peer.role is not expected:
+            log.warning("%s from %s %s ignored", type(message).__name__, peer.role.value, peer.hello.name)
+            return
+        if not isinstance(message, Heartbeat):
+            await self._handle_work(peer, message)
+            self._work.set()
+
+    async def _handle_work(self, peer: Peer, message: AnyMessage) -> None:
+        """Hand a message of a welcomed peer of the right role to whoever deals with it."""
+        match message:
+            case TrialDone():
+                self._intake.done(peer, message)
+            case TrialFailed():
+                self._intake.failed(peer, message)
+            case HostStatus():
+                self._hosts.report(peer, message)
+            case ManifestRequest() | ChunkRequest():
+                self._hosts.answer(peer, message)
+            case GroupJoin() | GroupState():
+                self._hosts.relay_to_trainer(peer, message)
+            case GroupOffer() | GroupUpdate() | GroupOrder():
+                self._hosts.relay_to_host(message)
+            case ModelFilesRequest():
+                self._hosts.give_model_files(peer, message)
+            case BatchRequest():
+                await self._batcher.requested(peer, message)
+            case Published():
+                self._batcher.published(message)
+            case UpdateReport():
+                self._batcher.reported(message)
+            case Checkpointed():
+                self._batcher.checkpointed(message)
+            case StatusRequest():
+                self._link.send(peer, self._figures.status(self._batcher, self._loop.time()))
+            case Goodbye():
+                self._lose(peer, is_dead=False)
+            case _:
+                log.warning("%s from %s %s ignored", type(message).__name__, peer.role.value, peer.hello.name)
+
+    def _greet(self, identity: bytes, hello: Hello) -> None:
+        refusal = self._expectation.refusal(hello)
+        if refusal:
+            log.warning("%s %s refused: %s", hello.role.value, hello.name, refusal)
+            self._router.send(identity, encode_message(Reject(refusal)))
+            return
+        peer = self._peers.welcome(identity, hello)
+        self._link.send(peer, self._welcome(hello))
+        if hello.role is Role.ACTOR:
+            self._dispatcher.greet(peer)
+        elif hello.role is Role.HOST:
+            self._hosts.greet(peer)
+        elif hello.role is Role.TRAINER:
+            for other in self._peers.of_role(Role.TRAINER):
+                if other is not peer:
+                    self._lose(other, is_dead=True)
+            self._hosts.greet_trainer(peer)
+        log.info("%s %s joined", hello.role.value, hello.name)
+        self._work.set()
+
+    def _welcome(self, hello: Hello) -> Welcome:
+        return Welcome(
+            protocol=PROTOCOL_VERSION,
+            epoch=os.getpid() << 32 | int(time.time()),
+            run=self._plan.run,
+            config=self._config,
+            config_hash=self._expectation.config_hash,
+            policy_version=self._pool.trained_from,
+            model_path=self._plan.model_path,
+            credit_trials=hello.capacity,
+            credit_bytes=self._settings.credit_bytes,
+            heartbeat_seconds=self._settings.heartbeat_seconds,
+            dead_after_seconds=self._settings.dead_after_seconds,
+            fingerprint=self._plan.fingerprint,
+        )
+
+    def _lose(self, peer: Peer, *, is_dead: bool) -> None:
+        self._peers.remove(peer)
+        if peer.role is Role.ACTOR:
+            self._dispatcher.lost(peer, is_dead)
+        elif peer.role is Role.HOST:
+            self._hosts.lose(peer)
+        elif peer.role is Role.TRAINER:
+            self._batcher.lost(peer)
+        if len(self._peers) == 0:
+            self._alone.set()
+
+    def _write_address(self) -> None:
+        temporary = self._plan.run_dir / "address.tmp"
+        temporary.write_text(self._router.url + "\n", encoding="ascii")
+        temporary.replace(self._plan.run_dir / "address")

@@ -1,0 +1,94 @@
+"""The training trials of a run: the groups in memory, their journal, and what is counted when a group is dropped."""
+
+from __future__ import annotations
+
+from lamer.common.errors import RunFailed
+from lamer.common.records import Purpose, Task, make_trial_id, training_seed
+from lamer.common.settings import Settings
+from lamer.learner.gateway.admission import Admission
+from lamer.learner.gateway.groups import Group, GroupTable
+from lamer.learner.gateway.status import DropCounts
+from lamer.learner.journal.writer import Drop, Journal
+
+_DROPS_IN_A_ROW = 16
+
+
+class TrialPool:
+    """Keeps `groups` and `journal` in step. trained_from: the policy version that the trainer holds.
+
+    has_changed: a group completed or left since the last cut was tried.
+    """
+
+    def __init__(self, run: str, settings: Settings, env_config: str, journal: Journal) -> None:
+        batch = settings.batch
+        self._run = run
+        self._settings = settings
+        self._env_config = env_config
+        self.journal = journal
+        self.drops = DropCounts()
+        self.trained_from = 0
+        self.has_changed = True
+        self._drop_limit = _DROPS_IN_A_ROW + 4 * batch.groups
+        self.admission = Admission(batch.groups, batch.max_staleness, batch.updates)
+        self.groups = GroupTable(
+            self.admission, batch.group_size, settings.gateway.slot_retries, batch.on_stale == "drop", self._task
+        )
+
+    def _task(self, group_id: int) -> Task:
+        seed = training_seed(self._settings.run.seed, group_id)
+        return Task(self._settings.env.name, self._env_config, seed)
+
+    def trial_id(self, group_id: int, slot: int) -> str:
+        """The key of a training trial of this run."""
+        return make_trial_id(self._run, Purpose.TRAIN, group_id, slot)
+
+    def take_slot(self, applied: int) -> tuple[Group, int] | None:
+        """The next slot to lease while servers hold `applied` or newer; admits a group if there is room for one."""
+        if not self.admission.may_lease(applied, self.trained_from):
+            return None
+        taken = self.groups.take_slot(applied)
+        if taken is None:
+            group = self.groups.admit(applied)
+            if group is None:
+                return None
+            self.journal.admit(group.group_id, group.admitted_version)
+            taken = self.groups.take_slot(applied)
+        return taken
+
+    def fail(self, group_id: int, slot: int, reason: str, outcome: str, tokens: int = 0) -> None:
+        """A slot's trial failed for a reason of ours: lease it again, or drop its group after too many failures."""
+        if not self.groups.fail(group_id, slot):
+            self.drop(group_id, slot, reason, outcome, tokens)
+
+    def drop(self, group_id: int, slot: int, reason: str, outcome: str, tokens: int = 0) -> None:
+        """Give a group up because of one slot's trial, which ended as `outcome` after `tokens` response tokens."""
+        group = self.groups.drop(group_id)
+        if group is not None:
+            last = Drop(group_id, self.trial_id(group_id, slot), reason, outcome, tokens, self.trained_from)
+            self._note_drop(group, reason, (last,))
+
+    def note_stale(self, group: Group) -> None:
+        """A cut found this group too old, and took it off the table."""
+        self._note_drop(group, "stale", ())
+
+    def _note_drop(self, group: Group, reason: str, failed: tuple[Drop, ...]) -> None:
+        played = tuple(
+            Drop(
+                group.group_id,
+                entry.trial_id,
+                reason,
+                "unsolved" if entry.solved_at is None else "solved",
+                entry.response_tokens,
+                self.trained_from,
+            )
+            for entry in group.trials.values()
+        )
+        self.journal.drop(group.group_id, played + failed)
+        self.drops.add(reason, len(played + failed), sum(drop.outcome == "solved" for drop in played))
+        self.has_changed = True
+        if self.drops.in_a_row > self._drop_limit:
+            counts = ", ".join(f"{name}: {count}" for name, count in sorted(self.drops.groups.items()))
+            raise RunFailed(
+                f"{self.drops.in_a_row} groups in a row were dropped ({counts}) and none could be trained: see the "
+                "table drops of journal.db; context_overflow asks for a larger trial.max_prompt_tokens"
+            )

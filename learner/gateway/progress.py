@@ -1,0 +1,103 @@
+"""How far a run has come, and its figures as the tracker, an observer and the summary get them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lamer.common.messages import Metric, Phase, Role, Status
+from lamer.learner.gateway.batching import Batcher
+from lamer.learner.gateway.dispatch import Dispatcher
+from lamer.learner.gateway.intake import Intake
+from lamer.learner.gateway.peers import PeerTable
+from lamer.learner.gateway.plan import GatewayPlan, RunResult
+from lamer.learner.gateway.pool import TrialPool
+from lamer.learner.gateway.weights.announcing import WeightServer
+from lamer.learner.measuring.evaluation import EvaluationResult, pass_at
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a run is doing. started, training_since: loop times."""
+
+    started: float
+    training_since: float
+    training_seconds: float = 0.0
+    phase: Phase = Phase.STARTING
+    evaluations: list[EvaluationResult] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFigures:
+    """Reads the gateway's parts; changes nothing."""
+
+    plan: GatewayPlan
+    progress: Progress
+    pool: TrialPool
+    dispatcher: Dispatcher
+    intake: Intake
+    weights: WeightServer
+    peers: PeerTable
+
+    def metrics(self, batcher: Batcher, now: float) -> tuple[Metric, ...]:
+        """The gateway's own figures, logged with every update."""
+        trials, tokens = self.intake.rates.rates(now)
+        return (
+            Metric("rollout/trials_per_second", trials),
+            Metric("rollout/tokens_per_second", tokens),
+            Metric("rollout/in_flight", float(len(self.dispatcher.leases))),
+            Metric("rollout/trials", float(self.intake.trials)),
+            Metric("trainer/wait_seconds", batcher.wait_seconds),
+            *self.weights.metrics(),
+            *batcher.figures.metrics(self.plan.settings.trial.episodes),
+            *self.pool.drops.metrics(),
+        )
+
+    def status(self, batcher: Batcher, now: float) -> Status:
+        """What the live panel shows."""
+        trials, tokens = self.intake.rates.rates(now)
+        evaluation = self.dispatcher.evaluation
+        figures = batcher.figures
+        return Status(
+            run=self.plan.run,
+            phase=self.progress.phase,
+            update=batcher.reported_step,
+            updates=self.plan.settings.batch.updates,
+            pass_at=pass_at(figures.solved_at, self.plan.settings.trial.episodes) if figures.solved_at else (),
+            trials=self.intake.trials,
+            trials_per_second=trials,
+            tokens_per_second=tokens,
+            in_flight=len(self.dispatcher.leases),
+            staleness_mean=figures.age_mean,
+            staleness_max=figures.age_max,
+            weight_age=self.weights.age(now),
+            policy_version=self.pool.trained_from,
+            actors=len(self.peers.of_role(Role.ACTOR)),
+            servers=len(self.weights.servers()),
+            dropped=self.pool.drops.groups.total(),
+            evaluated=0 if evaluation is None else evaluation.done,
+            evaluations=0 if evaluation is None else evaluation.plan.plays,
+            seconds=now - self.progress.started,
+            mlflow_url=self.plan.mlflow_url,
+        )
+
+    def result(self, batcher: Batcher, now: float, exit_code: int) -> RunResult:
+        """How the run ended."""
+        drops = self.pool.drops
+        return RunResult(
+            run=self.plan.run,
+            exit_code=exit_code,
+            updates=batcher.reported_step,
+            policy_version=self.pool.trained_from,
+            evaluations=tuple(self.progress.evaluations),
+            references=self.plan.references,
+            warmstart=self.plan.warmstart,
+            seconds=now - self.progress.started,
+            training_seconds=self.progress.training_seconds,
+            trials=self.intake.trials,
+            response_tokens=self.intake.tokens,
+            drops=tuple(Metric(reason, float(count)) for reason, count in sorted(drops.groups.items())),
+            dropped_trials=drops.trials,
+            dropped_solved=drops.solved,
+            staleness_max=batcher.staleness_max,
+            resumed_from=self.plan.resume_step,
+        )

@@ -1,0 +1,1 @@
+"""The learner's side of the weights' journey: announced to hosts, served to those without a shared disk."""

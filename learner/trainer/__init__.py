@@ -1,0 +1,1 @@
+"""The trainer process: batches in, policy versions out."""

@@ -1,0 +1,111 @@
+"""PPO's critic: what the return after a prompt is expected to be, one value a response.
+
+A value is read at the last token of the prompt, before the response: it is the baseline that the response is compared
+with. The critic is a linear head that starts at 0, on the policy's last hidden state ("head") or on that of a model of
+its own, which starts as the policy ("separate"). Either way its own parameters have their own AdamW, at a constant
+learning rate; with "head" the value loss reaches the policy's layers through the policy's optimizer.
+
+The critic never leaves the trainer: checkpoints hold it, published model folders do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lamer.common.messages import Metric
+from lamer.common.settings import Settings
+from lamer.learner.credit.advantages import Values
+from lamer.learner.credit.samples import Sample
+from lamer.learner.trainer.model.packing import pack
+from lamer.learner.trainer.model.policy import PackInput, PolicyModel
+
+
+class Critic:
+    """Values of prompts, and the parameters that they come from."""
+
+    def __init__(self, settings: Settings, policy: PolicyModel) -> None:
+        """A critic on `policy`, or on another copy of the model in its folder.
+
+        Raises:
+            Missing, BadInput: the folder can't be loaded again.
+        """
+        self._policy = policy
+        self._own = PolicyModel(policy.path, settings.trainer) if settings.critic.kind == "separate" else None
+        self._head = torch.nn.Linear(policy.hidden_size, 1, device=policy.device)
+        torch.nn.init.zeros_(self._head.weight)
+        torch.nn.init.zeros_(self._head.bias)
+
+    def parameters(self) -> Mapping[str, torch.nn.Parameter]:
+        """The critic's own parameters by name; those of the policy are not among them."""
+        head = {f"head.{name}": parameter for name, parameter in self._head.named_parameters()}
+        if self._own is None:
+            return head
+        return head | {f"model.{name}": parameter for name, parameter in self._own.decoder_parameters().items()}
+
+    def values(self, data: PackInput, hidden: torch.Tensor) -> torch.Tensor:
+        """Values of a pack's responses, float32 [R] with gradient.
+
+        Args:
+            data: the pack.
+            hidden: the policy's hidden states of its rows; not looked at by a critic with a model of its own.
+        """
+        states = hidden if self._own is None else self._own.hidden(data)
+        return self._read(states, data)
+
+    def _read(self, states: torch.Tensor, data: PackInput) -> torch.Tensor:
+        """The head on the states of the prompts' last tokens, [R]. Many responses share one; as in attention, what they
+        send back through `embedding` is summed in a fixed order.
+        """
+        found: torch.Tensor = self._head(F.embedding(data.prompt_rows, states).float())[:, 0]
+        return found
+
+    @torch.no_grad()
+    def score(self, samples: Sequence[Sample], pack_tokens: int) -> Values:
+        """Values of the samples' prompts, float64 [n], in packs of prompts only."""
+        model = self._own or self._policy
+        prompts = [
+            replace(one, ids=one.ids[:1], ages=one.ages[:1], behaviour_logprobs=one.behaviour_logprobs[:1])
+            for one in samples
+        ]
+        found = np.zeros(len(samples), dtype=np.float64)
+        for item in pack(prompts, pack_tokens):
+            data = model.prepare(item)
+            found[item.responses.samples] = self._read(model.hidden(data), data).cpu().numpy()
+        return found
+
+
+def value_metrics(samples: Sequence[Sample]) -> list[Metric]:
+    """How well the values of a batch foresaw their targets.
+
+    critic/value_mean. critic/explained_variance = 1 - var(target - value) / var(target): 1 for a critic that foresaw
+    every target, 0 for one no better than their mean; left out where all targets are equal.
+    critic/explainable_variance = 1 - var(target given its prompt) / var(target): what the best critic would reach,
+    without bias, over the samples whose prompt stands several times in the batch; left out where there are none.
+    """
+    values = np.array([sample.value for sample in samples])
+    targets = np.array([sample.value_target for sample in samples])
+    metrics = [Metric("critic/value_mean", float(values.mean()))]
+    spread = float(targets.var())
+    if spread > 0:
+        metrics.append(Metric("critic/explained_variance", 1.0 - float((targets - values).var()) / spread))
+    explainable = _explainable_variance(samples)
+    if explainable is not None:
+        metrics.append(Metric("critic/explainable_variance", explainable))
+    return metrics
+
+
+def _explainable_variance(samples: Sequence[Sample]) -> float | None:
+    by_prompt: dict[bytes, list[float]] = {}
+    for sample in samples:
+        by_prompt.setdefault(sample.prompt_ids.tobytes(), []).append(sample.value_target)
+    repeated = [np.array(targets) for targets in by_prompt.values() if len(targets) > 1]
+    if not repeated:
+        return None
+    spread = float(np.concatenate(repeated).var())
+    noise = sum(float(targets.var(ddof=1)) * len(targets) for targets in repeated) / sum(map(len, repeated))
+    return 1.0 - noise / spread if spread > 0 else None

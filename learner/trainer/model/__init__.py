@@ -1,0 +1,1 @@
+"""The policy as a torch module, and how samples are laid out for it."""

@@ -1,0 +1,301 @@
+"""The policy as a torch module: a Hugging Face causal LM that scores packs, loaded from and saved as a model folder.
+
+Parameters and gradients are float32. With dtype bfloat16 the forward pass runs under autocast, so that small updates
+are not rounded away, and weights are published in bfloat16, which is what the forward pass used. Dropout is off: the
+engine samples without it.
+
+Only the positions that predict a response token go through the output head, each once however many samples share it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from lamer.common.errors import BadInput, Missing
+from lamer.common.folders import whole_folder
+from lamer.common.settings import TrainerSettings
+from lamer.common.weights import WeightFile, weight_files
+from lamer.learner.credit.samples import Sample, SampleKind
+from lamer.learner.trainer.model.attention import SHARED_PREFIX, PrefixLayout, plan_layout
+from lamer.learner.trainer.model.packing import Indices, Pack, pack
+
+WEIGHTS = "model.safetensors"
+HEAD_VALUES = 1 << 26
+"""Most logits that are kept for the backward pass; a larger pack computes them in chunks, again when needed."""
+
+_WEIGHT_FILES = (
+    ".safetensors",
+    ".safetensors.index.json",
+    ".bin",
+    ".bin.index.json",
+    ".pt",
+    ".pth",
+    ".gguf",
+    ".h5",
+    ".msgpack",
+)
+_TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """What the policy says of the response tokens of a pack, at the sampling temperature.
+
+    logprobs: float32 [N], of the tokens that were sampled. entropies: float32 [N], of the distributions they came from.
+    """
+
+    logprobs: torch.Tensor
+    entropies: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PackInput:
+    """A pack as tensors on the model's device; made once, used by every pass over the pack.
+
+    prompt_rows: index into rows of the last token of each response's prompt.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    rows: torch.Tensor
+    prompt_rows: torch.Tensor
+    token_rows: Indices
+    targets: torch.Tensor
+    layout: PrefixLayout
+    temperature: float
+
+
+def choose_device(settings: TrainerSettings) -> torch.device:
+    """The configured device; "auto" is CUDA where there is one.
+
+    Raises:
+        BadInput: the name is no device of torch, or the device is not there.
+    """
+    name = settings.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(f"trainer.device {settings.device!r} can't be used: {error}") from error
+
+
+def choose_dtype(settings: TrainerSettings, device: torch.device) -> torch.dtype:
+    """The configured dtype of the forward pass; "auto" is bfloat16 on CUDA and float32 elsewhere."""
+    if settings.dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
+
+
+def _load(path: Path, device: torch.device) -> PreTrainedModel:
+    if not (path / "config.json").is_file():
+        raise Missing(f"{path} is no model folder: it has no config.json")
+    disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, attn_implementation=SHARED_PREFIX, local_files_only=True
+        )
+    except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
+        raise BadInput(f"the model in {path} can't be loaded: {error}") from error
+    return cast(PreTrainedModel, model.to(device).eval())
+
+
+class PolicyModel:
+    """A causal LM with the folder that its tokenizer came from."""
+
+    def __init__(self, path: Path, settings: TrainerSettings) -> None:
+        """Load the model in folder `path`.
+
+        Raises:
+            Missing: no such folder, or no config in it.
+            BadInput: weights or architecture that can't be used, or an unusable device.
+        """
+        self.path = path
+        self.device = choose_device(settings)
+        self.dtype = choose_dtype(settings, self.device)
+        self.module = _load(path, self.device)
+        self._decoder = cast(torch.nn.Module, self.module.base_model)
+        self._head = cast(torch.nn.Module, self.module.get_output_embeddings())
+        config = self.module.config
+        self._groups = config.num_attention_heads // (
+            getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        )
+        self.vocabulary = int(config.vocab_size)
+        self.hidden_size = int(config.hidden_size)
+        self._check_scores()
+
+    def prepare(self, pack: Pack) -> PackInput:
+        """A pack as tensors on the model's device.
+
+        Raises:
+            BadInput: a token id outside the vocabulary.
+        """
+        seen = np.concatenate((pack.ids, pack.targets))
+        lowest, highest = int(seen.min()), int(seen.max())
+        if lowest < 0 or highest >= self.vocabulary:
+            raise BadInput(
+                f"token ids {lowest} to {highest} do not fit the vocabulary of {self.vocabulary}: is the engine's "
+                "model another one?"
+            )
+        return PackInput(
+            ids=torch.from_numpy(pack.ids).to(self.device)[None],
+            positions=torch.from_numpy(pack.positions).to(self.device)[None],
+            rows=torch.from_numpy(pack.rows).to(self.device),
+            prompt_rows=torch.from_numpy(pack.responses.prompt_rows).to(self.device),
+            token_rows=pack.token_rows,
+            targets=torch.from_numpy(pack.targets).to(self.device),
+            layout=plan_layout(pack, self._groups, self.device),
+            temperature=pack.temperature,
+        )
+
+    def score(self, data: PackInput) -> TokenScores:
+        """Logprobs and entropies of a pack's response tokens, in the pack's order."""
+        return self.score_hidden(data, self.hidden(data))
+
+    def hidden(self, data: PackInput) -> torch.Tensor:
+        """The last hidden states of a pack's rows, [M, hidden size]."""
+        with self._precision():
+            output = self._decoder(
+                input_ids=data.ids, position_ids=data.positions, use_cache=False, prefix_layout=data.layout
+            )
+        states: torch.Tensor = output.last_hidden_state[0].index_select(0, data.rows)
+        return states
+
+    def score_hidden(self, data: PackInput, hidden: torch.Tensor) -> TokenScores:
+        """`score` from the hidden states of `hidden`."""
+        with self._precision():
+            parts = [self._score_rows(data, hidden, first, last) for first, last in self._chunks(len(hidden))]
+        if len(parts) == 1:
+            return parts[0]
+        logprobs = torch.cat([part.logprobs for part in parts])
+        return TokenScores(logprobs, torch.cat([part.entropies for part in parts]))
+
+    def _precision(self) -> contextlib.AbstractContextManager[object]:
+        if self.dtype is torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def _chunks(self, rows: int) -> Iterator[tuple[int, int]]:
+        size = max(1, HEAD_VALUES // self.vocabulary)
+        for first in range(0, rows, size):
+            yield first, min(first + size, rows)
+
+    def _score_rows(self, data: PackInput, hidden: torch.Tensor, first: int, last: int) -> TokenScores:
+        """Scores of the tokens that rows first..last predict; token_rows ascend, so these are a slice."""
+        begin, end = np.searchsorted(data.token_rows, (first, last))
+        rows = torch.from_numpy(data.token_rows[begin:end] - first).to(self.device)
+        arguments = (hidden[first:last], rows, data.targets[begin:end], data.temperature)
+        if last - first == len(hidden):
+            return TokenScores(*self._head_scores(*arguments))
+        return TokenScores(*checkpoint(self._head_scores, *arguments, use_reentrant=False))
+
+    def _head_scores(
+        self, hidden: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self._head(hidden).float()
+        logprobs = torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
+        entropies = -(logprobs.exp() * logprobs).sum(dim=-1)
+        return torch.take(logprobs, rows * logprobs.shape[1] + targets), entropies[rows]
+
+    def _check_scores(self) -> None:
+        """Compare two short responses with transformers' own forward pass.
+
+        Catches what the folder's architecture does differently: attention that doesn't go through transformers'
+        interface, scaled or capped logits, positions of another kind.
+        """
+        tokens = np.arange(10, dtype=np.int32) % self.vocabulary
+        samples = [_probe(tokens[:4], tokens[4:7]), _probe(tokens[:4], tokens[7:10])]
+        with torch.no_grad(), self._precision():
+            found = torch.cat([self.score(self.prepare(one)).logprobs for one in pack(samples, 64)])
+            self.module.set_attn_implementation("sdpa")
+            expected = torch.cat([self._plain_logprobs(sample) for sample in samples])
+            self.module.set_attn_implementation(SHARED_PREFIX)
+        gap = float((found.sort().values - expected.sort().values).abs().max())
+        if not gap <= _TOLERANCES[self.dtype]:
+            name = type(self.module).__name__
+            raise BadInput(
+                f"{name} in {self.path} can't be trained: logprobs differ by {gap:.3g} from its own forward pass"
+            )
+
+    def _plain_logprobs(self, sample: Sample) -> torch.Tensor:
+        ids = torch.from_numpy(np.concatenate((sample.prompt_ids, sample.ids))).long().to(self.device)
+        logits = self.module(input_ids=ids[None], use_cache=False).logits[0].float()
+        logprobs = torch.log_softmax(logits[len(sample.prompt_ids) - 1 : -1], dim=-1)
+        return logprobs.gather(1, ids[len(sample.prompt_ids) :, None])[:, 0]
+
+    def parameters(self) -> Mapping[str, torch.nn.Parameter]:
+        """Every parameter once, by its name in the weight file; a tied output head has none of its own."""
+        return dict(self.module.named_parameters())
+
+    def decoder_parameters(self) -> Mapping[str, torch.nn.Parameter]:
+        """The parameters that hidden states come from, by their names inside the decoder; not an untied output head."""
+        return dict(self._decoder.named_parameters())
+
+    @contextlib.contextmanager
+    def holding(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """While the block runs the parameters have other values, by their names in the weight file.
+
+        Raises:
+            BadInput: a parameter is missing in `tensors`, or has another shape there.
+        """
+        parameters = self.parameters()
+        own = {name: parameter.data for name, parameter in parameters.items()}
+        for name, value in own.items():
+            if name not in tensors or tensors[name].shape != value.shape:
+                raise BadInput(f"the weights to compare with have no {name} of shape {tuple(value.shape)}")
+        try:
+            for name, parameter in parameters.items():
+                parameter.data = tensors[name].to(self.device, torch.float32)
+            yield
+        finally:
+            for name, parameter in parameters.items():
+                parameter.data = own[name]
+
+    def save(self, target: Path) -> tuple[WeightFile, ...]:
+        """Write a complete model folder: weights in the forward pass's dtype, config, tokenizer and chat template.
+
+        The folder appears whole or not at all, and replaces one of the same name.
+
+        Returns:
+            its weight files.
+        """
+        with whole_folder(target) as folder:
+            _copy_companions(self.path, folder, self.dtype)
+            tensors = {
+                name: value.detach().to(self.dtype).cpu().contiguous() for name, value in self.parameters().items()
+            }
+            save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+            files = weight_files(folder)
+            if target.exists():
+                shutil.rmtree(target)
+        return files
+
+
+def _probe(prompt: np.ndarray, ids: np.ndarray) -> Sample:
+    zeros = np.zeros(len(ids), dtype=np.float32)
+    return Sample(SampleKind.TURN, prompt, ids, zeros, zeros.astype(np.int32), 1.0, True, 0.0)
+
+
+def _copy_companions(source: Path, target: Path, dtype: torch.dtype) -> None:
+    """Copy config, tokenizer and template files; the config names the dtype of the weights beside it."""
+    for path in sorted(source.iterdir()):
+        if path.is_file() and not path.name.endswith(_WEIGHT_FILES):
+            shutil.copyfile(path, target / path.name)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    key = "torch_dtype" if "torch_dtype" in config else "dtype"
+    config[key] = str(dtype).removeprefix("torch.")
+    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,165 @@
+"""What a gradient step minimises, pack by pack.
+
+    sum(policy losses) / tokens - entropy * sum(entropies) / tokens + kl_weight * sum(k3) / tokens
+        + value_weight * sum(value losses) / responses
+
+Tokens and responses are those of the whole minibatch, so the sum over its packs is the same for any packing.
+
+`Models` are the policy that is trained, and, where the settings ask for them, PPO's critic and the frozen model that
+the run started from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lamer.common.settings import Settings
+from lamer.learner.trainer.critic import Critic
+from lamer.learner.trainer.loss import ResponseTokens, TokenLogprobs, ValueLoss, k3_kl, policy_loss, value_loss
+from lamer.learner.trainer.metrics import TokenMeter
+from lamer.learner.trainer.model.packing import Pack
+from lamer.learner.trainer.model.policy import PackInput, PolicyModel, TokenScores
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """policy: trained. critic: of `advantage.estimator` ppo. reference: of `loss.kl_weight` above 0, never trained."""
+
+    policy: PolicyModel
+    critic: Critic | None
+    reference: PolicyModel | None
+
+
+@dataclass(slots=True)
+class LoadedPack:
+    """A pack on the model's device: per token [N], per response [R].
+
+    proximal: logprobs [N] under the policy before the update, reference: under the reference model; None while not
+    computed.
+    """
+
+    source: Pack
+    data: PackInput
+    behaviour: torch.Tensor
+    advantages: torch.Tensor
+    ages: torch.Tensor
+    index: torch.Tensor
+    lengths: torch.Tensor
+    values: torch.Tensor
+    targets: torch.Tensor
+    proximal: torch.Tensor | None = None
+    reference: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Minibatch:
+    """The packs of one optimizer step."""
+
+    packs: tuple[LoadedPack, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Response tokens."""
+        return sum(len(item.advantages) for item in self.packs)
+
+    @property
+    def responses(self) -> int:
+        """Responses."""
+        return sum(len(item.lengths) for item in self.packs)
+
+
+def load_models(settings: Settings, policy: PolicyModel) -> Models:
+    """The policy with what the settings need beside it, loaded from the policy's folder.
+
+    Raises:
+        Missing, BadInput: the folder can't be loaded again.
+    """
+    critic = Critic(settings, policy) if settings.advantage.estimator == "ppo" else None
+    reference = PolicyModel(policy.path, settings.trainer) if settings.loss.kl_weight > 0 else None
+    return Models(policy, critic, reference)
+
+
+def load_pack(model: PolicyModel, item: Pack) -> LoadedPack:
+    """A pack as tensors on the model's device.
+
+    Raises:
+        BadInput: a token id outside the vocabulary.
+    """
+    device = model.device
+    return LoadedPack(
+        source=item,
+        data=model.prepare(item),
+        behaviour=torch.from_numpy(item.tokens.behaviour).to(device),
+        advantages=torch.from_numpy(item.tokens.advantages).to(device),
+        ages=torch.from_numpy(item.tokens.ages).to(device),
+        index=torch.from_numpy(item.tokens.responses).to(device),
+        lengths=torch.from_numpy(item.responses.lengths).to(device),
+        values=torch.from_numpy(item.responses.values).to(device),
+        targets=torch.from_numpy(item.responses.targets).to(device),
+    )
+
+
+@torch.no_grad()
+def compute_proximal(model: PolicyModel, packs: Sequence[LoadedPack]) -> None:
+    """Score packs under the policy that the update starts from."""
+    for item in packs:
+        item.proximal = model.score(item.data).logprobs
+
+
+@torch.no_grad()
+def compute_reference(model: PolicyModel, packs: Sequence[LoadedPack]) -> None:
+    """Score packs under the reference model."""
+    for item in packs:
+        item.reference = model.score(item.data).logprobs
+
+
+class Objective:
+    """The objective of one update's packs."""
+
+    def __init__(self, settings: Settings, models: Models, entropy: float, meter: TokenMeter) -> None:
+        """entropy: this update's coefficient. meter: told of every pack."""
+        self._settings = settings
+        self._models = models
+        self._entropy = entropy
+        self._meter = meter
+
+    def of_pack(self, item: LoadedPack, batch: Minibatch, *, is_first: bool) -> torch.Tensor:
+        """A pack's share of its minibatch's objective, with gradient.
+
+        Args:
+            item: one of the minibatch's packs.
+            batch: the minibatch.
+            is_first: whether the policy is still that which the update starts from.
+        """
+        hidden = self._models.policy.hidden(item.data)
+        scores = self._models.policy.score_hidden(item.data, hidden)
+        if is_first:
+            item.proximal = scores.logprobs.detach()
+        objective = self._policy_part(item, scores, batch)
+        if self._models.critic is not None:
+            loss = self._value_loss(self._models.critic, item, hidden)
+            objective = objective + self._settings.critic.value_weight * loss.losses.sum() / batch.responses
+        return objective
+
+    def _policy_part(self, item: LoadedPack, scores: TokenScores, batch: Minibatch) -> torch.Tensor:
+        proximal = item.behaviour if item.proximal is None else item.proximal
+        responses = ResponseTokens(item.index, item.lengths, batch.tokens / batch.responses)
+        logprobs = TokenLogprobs(scores.logprobs, proximal, item.behaviour)
+        loss = policy_loss(logprobs, item.advantages, responses, self._settings.loss)
+        total = loss.losses.sum() - self._entropy * scores.entropies.sum()
+        self._meter.add(loss, scores.entropies)
+        if item.proximal is not None:
+            self._meter.compare(item.proximal, item.behaviour, item.ages)
+        if item.reference is not None:
+            divergence = k3_kl(scores.logprobs, item.reference)
+            total = total + self._settings.loss.kl_weight * divergence.sum()
+            self._meter.add_kl(divergence)
+        return total / batch.tokens
+
+    def _value_loss(self, critic: Critic, item: LoadedPack, hidden: torch.Tensor) -> ValueLoss:
+        loss = value_loss(critic.values(item.data, hidden), item.values, item.targets, self._settings.critic.clip)
+        self._meter.add_values(loss)
+        return loss

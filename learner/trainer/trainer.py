@@ -1,0 +1,205 @@
+"""The trainer process: batches in, policy versions out. Only wiring; the algorithm is in `learner.trainer.update`.
+
+    Hello -> Welcome -> [checkpoint loaded: Published(k)] -> BatchRequest(v) -> Batch(v + 1)
+          -> trials read from the journal -> update -> weights/v{n} -> Published(n) -> UpdateReport -> [Checkpointed(n)]
+          -> BatchRequest(n) ... until Shutdown
+
+torch runs in a worker thread, so that heartbeats go on during an update, and so do weight broadcasts
+(`learner.trainer.broadcast.broadcaster`): what concerns them is sorted out of the messages at once. The process ends
+with the exit code of the gateway's Shutdown; started as `python -m lamer.learner.trainer.trainer` by `lamer learner`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lamer.common import config
+from lamer.common.errors import LamerError
+from lamer.common.keys import ClientKeys, load_client_keys
+from lamer.common.messages import (
+    PROTOCOL_VERSION,
+    AnyMessage,
+    Batch,
+    BatchRequest,
+    Checkpointed,
+    GroupJoin,
+    GroupState,
+    Hello,
+    Published,
+    Role,
+    Shutdown,
+    UpdateReport,
+    Welcome,
+)
+from lamer.common.session import Session
+from lamer.learner.journal import writer as journal
+from lamer.learner.trainer import checkpoint
+from lamer.learner.trainer.broadcast.broadcaster import Broadcaster
+from lamer.learner.trainer.update import PolicyUpdater
+
+log = logging.getLogger("lamer.trainer")
+
+KEPT_VERSIONS = 2
+CONNECT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerOptions:
+    """Where the gateway is and where the run lives."""
+
+    url: str
+    keys: ClientKeys
+    run_dir: Path
+
+
+class Trainer:
+    """One run's trainer: owns the updater and the weights folder."""
+
+    def __init__(self, options: TrainerOptions, session: Session) -> None:
+        self._options = options
+        self._session = session
+        self._settings = config.from_json(session.welcome.config)
+        self._weights = options.run_dir / "weights"
+        self._broadcaster = Broadcaster(self._settings, session.send)
+        self._inbox: asyncio.Queue[AnyMessage] = asyncio.Queue()
+
+    async def run(self) -> int:
+        """Train until the gateway says Shutdown; its exit code."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                background = [tasks.create_task(work) for work in (self._keep_receiving(), self._broadcaster.run())]
+                exit_code = await self._train_until_shutdown()
+                for task in background:
+                    task.cancel()
+        except* LamerError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            await self._broadcaster.close()
+        return exit_code
+
+    async def _keep_receiving(self) -> None:
+        while True:
+            message = await self._session.receive()
+            match message:
+                case GroupJoin() | GroupState():
+                    self._broadcaster.take(message)
+                    continue
+                case Welcome():
+                    self._broadcaster.reset()
+            self._inbox.put_nowait(message)
+            if isinstance(message, Shutdown):
+                return
+
+    async def _train_until_shutdown(self) -> int:
+        updater = await asyncio.to_thread(self._load_updater)
+        if updater.version > 0:
+            await self._publish(updater)
+        await self._session.send(BatchRequest(policy_version=updater.version))
+        while True:
+            message = await self._inbox.get()
+            match message:
+                case Shutdown():
+                    log.info("the run ended: %s", message.reason)
+                    return message.exit_code
+                case Batch():
+                    await self._train(updater, message)
+                    await self._session.send(BatchRequest(policy_version=updater.version))
+                case Welcome():
+                    if updater.version > 0:
+                        await self._publish(updater)
+                    await self._session.send(BatchRequest(policy_version=updater.version))
+                case _:
+                    log.warning("a %s is no message for a trainer", type(message).__name__)
+
+    def _load_updater(self) -> PolicyUpdater:
+        updater = PolicyUpdater(self._settings, Path(self._session.welcome.model_path))
+        latest = checkpoint.latest(self._options.run_dir)
+        if latest is not None:
+            updater.load_checkpoint(latest)
+            log.info("going on from %s, policy version %d", latest, updater.version)
+        return updater
+
+    async def _train(self, updater: PolicyUpdater, batch: Batch) -> None:
+        if batch.policy_version != updater.version:
+            log.warning("batch %d is for policy version %d, not %d", batch.step, batch.policy_version, updater.version)
+            return
+        trials = await asyncio.to_thread(journal.read_batch, self._options.run_dir / "journal.db", batch.step)
+        result = await asyncio.to_thread(updater.update, batch.step, trials)
+        await self._publish(updater)
+        parity = await asyncio.to_thread(updater.parity, trials, self._folder)
+        await self._session.send(UpdateReport(step=batch.step, metrics=result.metrics + parity))
+        if batch.step == self._settings.batch.updates:
+            await asyncio.to_thread(updater.save_weights, self._options.run_dir / "model")
+        if batch.step % self._settings.trainer.checkpoint_every == 0 or batch.step == self._settings.batch.updates:
+            folder = await asyncio.to_thread(
+                updater.save_checkpoint, checkpoint.folder(self._options.run_dir, batch.step)
+            )
+            checkpoint.prune(self._options.run_dir, self._settings.trainer.keep_checkpoints)
+            await self._session.send(Checkpointed(step=batch.step, path=str(folder)))
+
+    async def _publish(self, updater: PolicyUpdater) -> None:
+        folder = self._folder(updater.version)
+        files = await asyncio.to_thread(updater.save_weights, folder)
+        await self._session.send(Published(version=updater.version, path=str(folder.resolve()), files=files))
+        self._broadcaster.publish(updater.version, folder, files)
+        await asyncio.to_thread(self._remove_old, updater.version)
+
+    def _folder(self, version: int) -> Path:
+        """The model folder of a policy version; version 0 is the model that the run started from."""
+        return self._weights / f"v{version}" if version else Path(self._session.welcome.model_path)
+
+    def _remove_old(self, version: int) -> None:
+        """Drop folders of versions that no host can still be fetching and no trial to be trained was played with."""
+        for folder in self._weights.glob("v*"):
+            if (
+                folder.name[1:].isdigit()
+                and int(folder.name[1:]) <= version - KEPT_VERSIONS - self._settings.batch.max_staleness
+            ):
+                shutil.rmtree(folder)
+
+
+async def run_trainer(options: TrainerOptions) -> int:
+    """Connect to the gateway and train until the run is over.
+
+    Returns:
+        the exit code that the gateway's Shutdown named.
+
+    Raises:
+        LamerError: the gateway can't be reached or refused us, the model can't be loaded, or an update failed.
+    """
+    hello = Hello(protocol_min=PROTOCOL_VERSION, protocol_max=PROTOCOL_VERSION, role=Role.TRAINER, name="trainer")
+    session = await Session.open(options.url, options.keys, hello, CONNECT_SECONDS)
+    try:
+        return await Trainer(options, session).run()
+    finally:
+        await session.close("the trainer ends")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of `python -m lamer.learner.trainer.trainer`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lamer.learner.trainer.trainer", description="the trainer process of a run"
+    )
+    parser.add_argument("--connect", required=True, help="address of the gateway, tcp://host:port")
+    parser.add_argument("--keys", required=True, type=Path, help="folder of CURVE keys")
+    parser.add_argument("--run-dir", required=True, type=Path, help="folder of the run")
+    parsed = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    try:
+        return asyncio.run(run_trainer(TrainerOptions(parsed.connect, load_client_keys(parsed.keys), parsed.run_dir)))
+    except LamerError as error:
+        print(f"lamer: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""One policy update: trials -> samples -> packs -> gradient steps -> the next policy version.
+
+`PolicyUpdater` owns the models, their optimizers and the version counter; it knows nothing of sockets or the journal.
+An update is a function of its state and of the set of trials: on CPU in float32 the same trials give bit-equal
+parameters.
+
+A batch is trained in `optimizer.minibatches` optimizer steps. The proximal logprobs are those of the policy that the
+update starts from. For the first minibatch they are the current ones, since nothing has changed yet; for the others
+they are computed before the first step. With a single minibatch no token needs a second pass, whatever its age.
+
+With PPO's critic the prompts are valued before anything else, by the critic that the update starts from. During
+`critic.warmup_updates` the policy stays as it is while its version goes on counting.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lamer.common.errors import BadInput, RunFailed
+from lamer.common.messages import Metric
+from lamer.common.records import Trial
+from lamer.common.settings import Settings
+from lamer.common.weights import WeightFile
+from lamer.learner.credit.samples import Sample, make_samples, unscored_samples
+from lamer.learner.trainer import checkpoint
+from lamer.learner.trainer.critic import value_metrics
+from lamer.learner.trainer.loss import entropy_coefficient, needs_proximal
+from lamer.learner.trainer.metrics import TokenMeter, sample_metrics, trial_metrics
+from lamer.learner.trainer.model.packing import pack
+from lamer.learner.trainer.model.policy import PolicyModel
+from lamer.learner.trainer.objective import (
+    Minibatch,
+    Objective,
+    compute_proximal,
+    compute_reference,
+    load_models,
+    load_pack,
+)
+from lamer.learner.trainer.optimizer import Trained, learning_rate
+from lamer.learner.trainer.parity import engine_parity
+
+CRITIC = "critic."
+"""Before the names of a critic's parameters in a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateResult:
+    """What an update measured."""
+
+    metrics: tuple[Metric, ...]
+
+
+def split_minibatches(
+    samples: Sequence[Sample], minibatches: int, seed: int, step: int, unit: str = "response"
+) -> list[list[Sample]]:
+    """Samples dealt to at most `minibatches` parts by a permutation that seed and step decide.
+
+    unit: "response" deals single samples, to parts of equal size (within one); "trial" keeps those of a trial together,
+    and gives every part an equal number of trials (within one).
+    """
+    if minibatches == 1:
+        return [list(samples)]
+    units = np.arange(len(samples)) if unit == "response" else np.array([sample.trial for sample in samples])
+    names = np.unique(units)
+    order = names[np.random.default_rng((seed, step)).permutation(len(names))]
+    parts = np.array_split(order, minibatches)
+    return [[samples[index] for index in np.flatnonzero(np.isin(units, part)).tolist()] for part in parts if len(part)]
+
+
+class PolicyUpdater:
+    """The policy being trained, its optimizer, and the version they have reached."""
+
+    def __init__(self, settings: Settings, model_path: Path) -> None:
+        """Load the model in folder `model_path` as policy version 0.
+
+        Raises:
+            Missing: no model there.
+            BadInput: a model that can't be trained, or `optimizer.pack_tokens` too small for one prompt and response.
+        """
+        trial = settings.trial
+        longest = trial.max_prompt_tokens + max(trial.max_response_tokens, trial.max_reflection_tokens)
+        if settings.optimizer.pack_tokens < longest:
+            raise BadInput(
+                f"optimizer.pack_tokens {settings.optimizer.pack_tokens} is under the longest prompt and response, "
+                f"{longest} tokens"
+            )
+        torch.set_num_threads(settings.trainer.threads)
+        self._settings = settings
+        self._model = PolicyModel(model_path, settings.trainer)
+        self._models = load_models(settings, self._model)
+        self._trained = [Trained("", self._model.parameters(), settings.optimizer)]
+        if self._models.critic is not None:
+            own = replace(settings.optimizer, learning_rate=settings.critic.learning_rate)
+            self._trained.append(Trained(CRITIC, self._models.critic.parameters(), own))
+        self._version = 0
+
+    @property
+    def version(self) -> int:
+        """The policy version held: the number of batches trained."""
+        return self._version
+
+    def update(self, step: int, trials: Sequence[Trial]) -> UpdateResult:
+        """Train on the batch of update `step` = version + 1; afterwards the version is `step`.
+
+        Args:
+            step: 1, 2, ...
+            trials: every trial of the batch's groups, in any order.
+
+        Raises:
+            BadInput: another step than the next one, or a trial that can't be trained.
+            RunFailed: a loss or gradient that is not finite; the step that would have used it is not taken.
+        """
+        if step != self._version + 1:
+            raise BadInput(
+                f"policy version {self._version} can be trained on batch {self._version + 1}, got batch {step}"
+            )
+        begin = time.perf_counter()
+        settings = self._settings
+        samples = self._make_samples(trials)
+        batches = [
+            Minibatch(tuple(load_pack(self._model, item) for item in pack(part, settings.optimizer.pack_tokens)))
+            for part in self._split(samples, step)
+        ]
+        if needs_proximal(settings.loss):
+            compute_proximal(self._model, [item for batch in batches[1:] for item in batch.packs])
+        if self._models.reference is not None:
+            compute_reference(self._models.reference, [item for batch in batches for item in batch.packs])
+        coefficient = entropy_coefficient(settings.loss, step, settings.batch.updates)
+        meter = TokenMeter(settings.batch.max_staleness)
+        objective = Objective(settings, self._models, coefficient, meter)
+        rate = learning_rate(settings.optimizer, step, settings.batch.updates)
+        self._trained[0].set_learning_rate(rate)
+        norms = [self._step(step, batch, objective, is_first=index == 0) for index, batch in enumerate(batches)]
+        self._version = step
+        metrics = trial_metrics(trials, settings.trial.episodes, step - 1) + sample_metrics(samples) + meter.metrics()
+        if self._models.critic is not None:
+            metrics += value_metrics(samples)
+        seconds = time.perf_counter() - begin
+        tokens = sum(len(item.source.ids) for batch in batches for item in batch.packs)
+        metrics += [
+            Metric("loss/entropy_coefficient", coefficient),
+            Metric("loss/grad_norm", sum(norms) / len(norms)),
+            Metric("loss/learning_rate", rate),
+            Metric("trainer/packed_tokens", float(tokens)),
+            Metric("trainer/seconds", seconds),
+            Metric("trainer/tokens_per_second", tokens / seconds),
+        ]
+        return UpdateResult(tuple(metrics))
+
+    def _split(self, samples: Sequence[Sample], step: int) -> list[list[Sample]]:
+        optimizer = self._settings.optimizer
+        return split_minibatches(
+            samples, optimizer.minibatches, self._settings.run.seed, step, optimizer.minibatch_unit
+        )
+
+    def _make_samples(self, trials: Sequence[Trial]) -> tuple[Sample, ...]:
+        settings, critic = self._settings, self._models.critic
+        values = None
+        if critic is not None:
+            values = critic.score(unscored_samples(trials, self._version), settings.optimizer.pack_tokens)
+        return make_samples(trials, self._version, settings.credit, settings.advantage, values)
+
+    def parity(self, trials: Sequence[Trial], folder_of: Callable[[int], Path]) -> tuple[Metric, ...]:
+        """How far engine and trainer disagree on `trainer.parity_responses` responses (`learner.trainer.parity`)."""
+        responses = self._settings.trainer.parity_responses
+        if not responses:
+            return ()
+        return engine_parity(self._model, trials, folder_of, responses, self._settings.optimizer.pack_tokens)
+
+    def save_weights(self, folder: Path) -> tuple[WeightFile, ...]:
+        """Write the policy as a complete model folder, whole or not at all.
+
+        Returns:
+            its weight files.
+        """
+        return self._model.save(folder)
+
+    def save_checkpoint(self, folder: Path) -> Path:
+        """Write a durable checkpoint of the version held as `folder` (`checkpoint.folder` names it).
+
+        Returns:
+            the folder.
+        """
+        parameters = {name: value for one in self._trained for name, value in one.parameters().items()}
+        moments = {name: value for one in self._trained for name, value in one.moments().items()}
+        state = checkpoint.TrainingState(
+            self._version, checkpoint.learning_hash(self._settings), checkpoint.random_states()
+        )
+        return checkpoint.save(folder, parameters, moments, state)
+
+    def load_checkpoint(self, folder: Path) -> None:
+        """Go on from a checkpoint: parameters, optimizer, random states and version become what they were.
+
+        Raises:
+            Missing: no such folder.
+            BadInput: damaged, of another model, or written under other settings.
+        """
+        tensors, moments, state = checkpoint.load(folder)
+        expected = checkpoint.learning_hash(self._settings)
+        if state.settings_hash != expected:
+            raise BadInput(
+                f"checkpoint {folder} was written under settings {state.settings_hash}, these are {expected}: "
+                "env, trial, credit, advantage, loss and optimizer must stay as they were, or a new run start from its "
+                "weights"
+            )
+        parameters = {name: value for one in self._trained for name, value in one.parameters().items()}
+        shapes = {name: tuple(value.shape) for name, value in parameters.items()}
+        if {name: tuple(value.shape) for name, value in tensors.items()} != shapes:
+            raise BadInput(f"checkpoint {folder} is of another model than {self._model.path}")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(tensors[name])
+        for one in self._trained:
+            one.load_moments(moments, self._model.device)
+        checkpoint.set_random_states(state.random)
+        self._version = state.policy_version
+
+    def _step(self, step: int, batch: Minibatch, objective: Objective, *, is_first: bool) -> float:
+        """One optimizer step over a minibatch; the norm of the policy's gradient before clipping."""
+        total = torch.zeros((), device=self._model.device)
+        for one in self._trained:
+            one.zero_grad()
+        for item in batch.packs:
+            part = objective.of_pack(item, batch, is_first=is_first)
+            torch.autograd.backward(part)
+            total += part.detach()
+        norms = [one.clip_gradient() for one in self._trained]
+        if not all(map(math.isfinite, (*norms, float(total)))):
+            largest = max(float(item.advantages.abs().max()) for item in batch.packs)
+            raise RunFailed(
+                f"update {step} is not finite: loss {float(total)}, gradient norm {max(norms)}, largest advantage "
+                f"{largest:.4g}, {batch.tokens} tokens; lower optimizer.learning_rate or loss.importance_cap and resume"
+            )
+        is_warming_up = self._models.critic is not None and step <= self._settings.critic.warmup_updates
+        for one in self._trained[1:] if is_warming_up else self._trained:
+            one.step()
+        return norms[0]

@@ -1,0 +1,371 @@
+"""The dry run: its formulas against numbers worked out by hand and against the trainer itself, and what it prints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from lamer.common.config import load
+from lamer.common.errors import BadInput, Missing
+from lamer.common.settings import ModelSettings, OptimizerSettings, Settings, TrainerSettings
+from lamer.deploy.cli import app
+from lamer.deploy.dry.architecture import Architecture, described, load_architecture
+from lamer.deploy.dry.checks import check, longest_sequence, memory_warning
+from lamer.deploy.dry.memory import activation_bytes, logit_bytes, server_memory, trainer_memory
+from lamer.deploy.dry.prompts import estimate_tokens
+from lamer.deploy.dry.report import print_dry_run
+from lamer.deploy.dry.run import dry_run, load_settings
+from lamer.deploy.dry.timing import (
+    Hardware,
+    RolloutPace,
+    operations_per_token,
+    rollout_pace,
+    rollout_seconds,
+    training_seconds,
+)
+from lamer.deploy.dry.workload import Habits, Load, PromptLengths, episodes_per_trial, workload
+from lamer.learner.trainer.model.packing import pack
+from lamer.learner.trainer.model.policy import PolicyModel
+from tests.learner.builders import sample, write_model
+
+QWEN = Architecture("qwen3-4b", "", 4_022_468_096, 151936, 2560, 9728, 36, 32, 8, 128, 40960, True)
+LLAMA = Architecture("llama-3.1-8b", "", 8_030_261_248, 128256, 4096, 14336, 32, 32, 8, 128, 131072, False)
+PROMPTS = PromptLengths(first=500, play=800.0, reflection=1000.0, longest=1200, is_estimate=True)
+HEAD_VALUES = 1 << 26
+
+
+def lamer(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), prog_name="lamer")
+
+
+def paper(*overrides: str) -> Settings:
+    return load([Path("paper/sokoban-lamer.yaml")], overrides)
+
+
+def parameters_by_hand(model: Architecture, query_and_key_norms: bool) -> int:
+    """Embedding (and head), then for each layer four attention and three feed-forward matrices and its norms."""
+    attention = 2 * model.hidden * model.query_size + 2 * model.hidden * model.key_size
+    norms = 2 * model.hidden + (2 * model.head_dim if query_and_key_norms else 0)
+    layer = attention + 3 * model.hidden * model.intermediate + norms
+    return (1 if model.is_tied else 2) * model.vocabulary * model.hidden + model.layers * layer + model.hidden
+
+
+@pytest.mark.parametrize(("expected", "has_norms"), [(QWEN, True), (LLAMA, False)], ids=lambda value: str(value)[:20])
+def test_parameters_counted_without_weights_are_those_that_were_published(
+    expected: Architecture, has_norms: bool
+) -> None:
+    assert replace(described(expected.name), source="") == expected
+    assert parameters_by_hand(expected, has_norms) == expected.parameters
+
+
+def test_a_models_folder_goes_before_its_description(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "qwen3", "vocab_size": 10, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, '
+        '"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "max_position_embeddings": 64, '
+        '"tie_word_embeddings": true}'
+    )
+    found = load_architecture(ModelSettings(path=str(tmp_path)))
+    assert (found.hidden, found.context, found.parameters) == (8, 64, parameters_by_hand(found, True))
+    with pytest.raises(BadInput, match=r"holds a model of [\d,]+ parameters, model\.architecture qwen3-4b has 4,022"):
+        load_architecture(ModelSettings(path=str(tmp_path), architecture="qwen3-4b"))
+
+
+def test_a_model_of_which_nothing_is_known_is_missing() -> None:
+    with pytest.raises(Missing, match=r"no/such is not there; .* llama-3\.1-8b, qwen3-4b"):
+        load_architecture(ModelSettings(path="no/such"))
+
+
+def test_a_trial_that_ends_at_its_first_success_plays_this_many_episodes() -> None:
+    assert episodes_per_trial(0.45, 3) == pytest.approx(1 + 0.55 + 0.3025)
+    assert episodes_per_trial(0.0, 3) == 3
+    assert episodes_per_trial(1.0, 3) == 1
+
+
+def test_response_lengths_are_cut_at_the_limit() -> None:
+    assert Habits().response_tokens(10**9) == pytest.approx(320 * 2.718281828 ** (0.55**2 / 2))  # 372.2
+    assert Habits().response_tokens(1024) == pytest.approx(368.2, abs=3)
+    assert Habits().response_tokens(8) == pytest.approx(8, abs=1e-6)
+
+
+def test_an_update_of_the_paper_by_hand() -> None:
+    """16 x 8 trials, three episodes of seven turns, two reflections: 2,688 turns and 256 reflections at most."""
+    work = workload(paper(), 7, PROMPTS, Habits(success=0.5, turn_share=1.0, response_sigma=1e-6))
+    assert (work.trials, work.worst.episodes, work.worst.turns, work.worst.reflections) == (128, 384, 2688, 256)
+    assert (work.worst.prompt_tokens, work.worst.response_tokens) == (2944 * 2048, 2944 * 1024)
+    assert (work.expected.episodes, work.expected.turns, work.expected.reflections) == (224, 1568, 96)
+    assert work.expected.prompt_tokens == 1568 * 800 + 96 * 1000
+    assert work.expected.response_tokens == pytest.approx((1568 + 96) * 320)
+
+
+def test_plain_rl_reflects_on_nothing() -> None:
+    work = workload(load([Path("paper/sokoban-gigpo.yaml")]), 7, PROMPTS, Habits())
+    assert (work.trials, work.worst.turns, work.worst.reflections, work.expected.episodes) == (384, 2688, 0, 384)
+
+
+def test_the_trainers_memory_by_hand() -> None:
+    """16 bytes a parameter, 2 more for bfloat16 copies; 209,920 bytes a token in each of 36 layers."""
+    layer = 26 * 2560 + 8 * 9728 + 14 * 4096 + 8 * 1024
+    assert layer == 209_920
+    one = trainer_memory(QWEN, Settings(), 1, 4096, HEAD_VALUES, is_bfloat16=True, is_checkpointed=False)
+    assert one.parameters + one.gradients + one.moments == pytest.approx(16 * QWEN.parameters)
+    assert one.copies == 2 * QWEN.parameters
+    assert one.activations == 4096 * 36 * layer
+    assert one.logits == 441 * 151936 * 26  # 2^26 // 151,936 rows at once
+    assert one.total == pytest.approx(18 * QWEN.parameters + one.activations + one.logits)
+
+
+def kept_bytes(folder: Path, layers: int, samples: int) -> tuple[int, int]:
+    """Tokens of a pack, and bytes that the trainer's bfloat16 forward pass over it keeps for the backward one."""
+    write_model(folder, num_hidden_layers=layers, **SIZES)
+    model = PolicyModel(folder, TrainerSettings(device="cpu", dtype="bfloat16"))
+    rng = np.random.default_rng(0)
+    (data,) = (
+        model.prepare(each)
+        for each in pack(
+            [sample(rng.integers(0, 64, 64).tolist(), rng.integers(0, 64, 33).tolist()) for _ in range(samples)], 10_000
+        )
+    )
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.module.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.score(data)
+        return data.ids.shape[1], sum(storage.nbytes() for storage in kept.values())
+
+
+SIZES = {
+    "hidden_size": 256,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 32,
+    "intermediate_size": 512,
+}
+
+
+def test_a_layers_activations_are_what_the_trainer_keeps(tmp_path: Path) -> None:
+    """What one layer more adds to what twice the tokens add: 15,360 bytes a token and layer by the formula."""
+    added = []
+    for layers in (1, 2):
+        few, many = (kept_bytes(tmp_path / f"{layers}-{count}", layers, count) for count in (8, 16))
+        added.append((many[1] - few[1]) / (many[0] - few[0]))
+    small = replace(QWEN, hidden=256, intermediate=512, layers=1, heads=8, kv_heads=4, head_dim=32)
+    formula = activation_bytes(small, 1, is_bfloat16=True, is_checkpointed=False)
+    assert formula == 15_360
+    assert added[1] - added[0] == pytest.approx(formula, rel=0.05)
+
+
+def test_checkpointing_keeps_a_layers_input_and_one_layer_whole() -> None:
+    kept = activation_bytes(QWEN, 10, is_bfloat16=True, is_checkpointed=True)
+    assert kept == 10 * (36 * 4 * 2560 + 209_920)
+
+
+def test_states_are_shared_between_gpus_and_activations_are_not() -> None:
+    one, four = (
+        trainer_memory(QWEN, Settings(), gpus, 4096, HEAD_VALUES, is_bfloat16=True, is_checkpointed=False)
+        for gpus in (1, 4)
+    )
+    assert four.parameters == one.parameters / 4
+    assert (four.activations, four.logits) == (one.activations, one.logits)
+    assert four.copies < one.copies / 4
+
+
+def test_a_separate_critic_is_a_second_model_and_a_kl_reference_a_third() -> None:
+    def of(*overrides: str) -> float:
+        settings = load([], overrides)
+        return trainer_memory(QWEN, settings, 1, 1, HEAD_VALUES, is_bfloat16=True, is_checkpointed=False).others
+
+    assert of() == 0
+    assert of("loss.kl_weight=0.01") == 4 * QWEN.parameters
+    assert of("advantage.estimator=ppo", "critic.kind=head") == 0
+    assert of("advantage.estimator=ppo", "critic.kind=separate") == 16 * QWEN.parameters
+
+
+def test_few_rows_need_less_than_the_heads_limit() -> None:
+    assert logit_bytes(QWEN, 10, HEAD_VALUES) == 10 * 151936 * 26
+
+
+def test_too_little_memory_is_a_warning_with_what_to_change() -> None:
+    def of(model: Architecture, pack_tokens: int) -> str:
+        settings = paper(f"optimizer.pack_tokens={pack_tokens}")
+        alone, smallest = (
+            trainer_memory(model, settings, 1, tokens, HEAD_VALUES, is_bfloat16=True, is_checkpointed=False)
+            for tokens in (pack_tokens, longest_sequence(settings))
+        )
+        return memory_warning(settings, alone, smallest)
+
+    half = replace(QWEN, parameters=2 * 10**9)  # 36 GB of states and copies, 1.7 of logits, 7.56 MB a token
+    assert of(half, 4096) == ""
+    assert "needs 162 GB of one GPU, which has 80 GB: lower optimizer.pack_tokens (3072 would" in of(half, 16384)
+    assert "72 GB of it whatever optimizer.pack_tokens is" in of(QWEN, 4096)
+
+
+def test_an_inference_servers_memory_by_hand() -> None:
+    """147,456 bytes of cache a token: keys and values, 36 layers, 8 heads of 128, two bytes."""
+    server = server_memory(QWEN, 1)
+    assert (server.weights, server.cache_token) == (2 * QWEN.parameters, 147_456)
+    assert server.cache(256, 1000) == 256 * 1000 * 147_456
+    assert server.fitting_tokens == int((0.85 * 80e9 - 2 * QWEN.parameters) / 147_456)
+    assert server_memory(replace(QWEN, parameters=10**12), 1).fitting_tokens == 0
+    assert server_memory(QWEN, 2).cache_token == 147_456 / 2
+
+
+def test_operations_of_a_token_by_hand() -> None:
+    n = QWEN.parameters
+    plain = Settings(optimizer=OptimizerSettings(minibatches=1))
+    assert operations_per_token(QWEN, plain, is_checkpointed=False) == 6 * n  # one minibatch: no proximal pass
+    assert operations_per_token(QWEN, plain, is_checkpointed=True) == 8 * n
+    many = load([], ["optimizer.minibatches=4", "loss.kl_weight=0.1"])
+    assert operations_per_token(QWEN, many, is_checkpointed=False) == (6 + 2 * 0.75 + 2) * n
+    ppo = load([], ["advantage.estimator=ppo", "critic.kind=separate"])
+    assert operations_per_token(QWEN, ppo, is_checkpointed=False) == 14 * n
+
+
+def test_training_time_by_hand() -> None:
+    """2.4e10 operations x 1e6 tokens at 0.3 of 989e12 a second: 80.9 s."""
+    assert training_seconds(2.4e10, 1e6, 1, Hardware()) == pytest.approx(80.9, abs=0.05)
+    assert training_seconds(2.4e10, 1e6, 4, Hardware()) == pytest.approx(80.9 / 4, abs=0.05)
+
+
+def test_decoding_time_by_hand() -> None:
+    """100 sequences of 1,000 tokens: (8.045e9 + 14.75e9 bytes) / 2.01e12 + 2 ms = 13.3 ms a step of 100 tokens."""
+    pace = rollout_pace(QWEN, server_memory(QWEN, 1), 100, 1000.0, 1, Hardware())
+    assert pace.running == 100
+    assert pace.tokens_per_second == pytest.approx(100 / 0.01334, rel=1e-3)
+    assert rollout_pace(QWEN, server_memory(QWEN, 1), 10**6, 1000.0, 1, Hardware()).running == 406  # the cache is full
+
+
+def test_rollout_time_is_decoding_and_the_prompt_tokens_that_are_new() -> None:
+    pace = RolloutPace(running=1, tokens_per_second=100.0, prefill_rate=1000.0)
+    load_ = Load(episodes=1, turns=1, reflections=0, prompt_tokens=10_000, response_tokens=500)
+    assert rollout_seconds(load_, pace, 2, Hardware(uncached=0.3)) == (5.0 + 3.0) / 2
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("", 0),
+        ("up, down", 3),
+        ("Row 12: # # X", 8),
+        ("environment", 2),
+        ("a\n\n  b", 3),
+        ("<action>(1,2)</action>", 9),
+    ],
+)
+def test_tokens_are_estimated_from_the_pieces_of_a_text(text: str, tokens: int) -> None:
+    assert estimate_tokens(text) == tokens
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ("trial.max_prompt_tokens=1000", "trial.shorten=false"),
+            "a prompt of scripted play has about 1200 tokens, trial.max_prompt_tokens is",
+        ),
+        (
+            ("trial.max_prompt_tokens=400",),
+            "a prompt of scripted play has about 500 tokens, trial.max_prompt_tokens is",
+        ),
+        (("optimizer.pack_tokens=3000",), "optimizer.pack_tokens 3000 is under the longest prompt and response, 3072"),
+        (
+            ("trial.max_prompt_tokens=40000",),
+            "longest prompt and response are 41024 tokens, the context of qwen3-4b is",
+        ),
+        (("batch.group_size=1",), "batch.group_size is 1: gigpo compares the trials of a group with each other"),
+        (("optimizer.minibatches=129",), "can't be divided into optimizer.minibatches = 129"),
+    ],
+)
+def test_what_would_end_a_run_is_refused(overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        check(paper(*overrides), QWEN, PROMPTS)
+    assert message in str(refused.value)
+
+
+def test_the_papers_own_settings_are_not_refused() -> None:
+    settings = paper()
+    check(settings, QWEN, PROMPTS)
+    assert longest_sequence(settings) == 2048 + 1024
+
+
+def printed(name: str, *overrides: str) -> str:
+    out = StringIO()
+    print_dry_run(dry_run(load_settings([Path(name)], overrides)), Console(file=out, width=100))
+    return " ".join(out.getvalue().split())
+
+
+def test_a_dry_run_prints_tokens_memory_and_time() -> None:
+    text = printed("paper/sokoban-lamer.yaml")
+    assert "qwen3-4b: 4,022,468,096 parameters" in text
+    assert "│ turns │ 1,328 │ 2,688 │" in text
+    assert "46 optimizer steps an update, 13,800 in the run" in text
+    assert "│ AdamW moments │ 32.2 │ 16.1 │ 8.0 │ 4.0 │" in text
+    assert "│ bfloat16 weights │ 8.0 │ 8.0 │" in text
+    assert "run of 300 updates, h" in text
+    assert "Times are estimates" in text
+    assert "warning: the trainer needs 105 GB of one GPU" in text
+
+
+def test_a_prompting_row_is_evaluated_and_not_trained() -> None:
+    text = printed("paper/minesweeper-reflexion.yaml")
+    assert "no training; prompting react, memory reflection" in text
+    assert "optimizer steps" not in text
+    assert "warning" not in text
+
+
+def test_a_run_that_fits_one_gpu_is_not_warned_of() -> None:
+    text = printed("doors.yaml")
+    assert "pocket: " in text
+    assert "warning" not in text
+
+
+def test_no_line_of_a_dry_run_is_over_100_columns() -> None:
+    out = StringIO()
+    print_dry_run(dry_run(load_settings([Path("paper/minesweeper-ppo.yaml")], ())), Console(file=out, width=100))
+    assert max(map(len, out.getvalue().splitlines())) <= 100
+
+
+@pytest.mark.parametrize("env", ["alfworld", "webshop"])
+def test_missing_data_of_an_environment_is_one_line(env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAMER_DATA", str(tmp_path))
+    result = lamer("train", "--dry-run", "-c", f"paper/{env}-lamer.yaml")
+    assert result.exit_code == 3
+    assert result.stdout == ""
+    assert f"lamer data fetch {env}" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_an_environment_without_its_data_says_in_one_line_what_brings_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAMER_DATA", str(tmp_path))
+    result = lamer("train", "--dry-run", "-c", "paper/alfworld-lamer.yaml")
+    assert result.exit_code == 3
+    assert "run `" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_dry_run_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert lamer("train", "--dry-run", "-c", "doors.yaml").exit_code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_without_the_papers_model_says_where_it_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = lamer("train", "-c", "paper/sokoban-lamer.yaml")
+    assert (result.exit_code, "models/Qwen3-4B is not there" in result.stderr) == (3, True)

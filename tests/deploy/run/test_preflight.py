@@ -1,0 +1,147 @@
+"""What is refused before an evaluation starts, and what an environment with splits is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from lamer.common import config
+from lamer.common.errors import BadInput
+from lamer.common.settings import Settings
+from lamer.deploy.cli import app
+from lamer.deploy.models.warmstart import create_model
+from lamer.deploy.run.preflight import check_first_prompts, evaluation_env_config, find_model
+from lamer.envs import registry
+from lamer.envs.base import Env, EnvFactory
+
+
+def lamer(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), prog_name="lamer")
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def settings(*overrides: str) -> Settings:
+    return config.load([Path("doors.yaml")], overrides)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A doors model with a context of 256 tokens and random weights."""
+    folder = tmp_path_factory.mktemp("models") / "pocket"
+    small = ("model.pocket.hidden=32", "model.pocket.layers=1", "model.warmstart.trials=20")
+    create_model(settings(*small), folder)
+    return folder
+
+
+def write(folder: Path, *files: str) -> Path:
+    folder.mkdir(parents=True)
+    for name in files:
+        (folder / name).write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("files", "lacking"),
+    [
+        ((), "config.json, tokenizer.json, weights (model.safetensors)"),
+        (("config.json", "tokenizer.json"), "weights (model.safetensors)"),
+        (("config.json", "model.safetensors"), "tokenizer.json"),
+        (("tokenizer.json", "model.safetensors"), "config.json"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_refused_in_one_line_with_what_it_lacks(
+    tmp_path: Path, files: tuple[str, ...], lacking: str
+) -> None:
+    folder = write(tmp_path / "folder", *files)
+    result = lamer("eval", str(folder), "-c", "doors.yaml")
+    assert result.exit_code == 2
+    assert result.stderr == f"lamer: {folder} is no model folder: it lacks {lacking}\n"
+    assert not Path("runs").exists()
+
+
+def test_a_folder_that_is_not_there_is_missing() -> None:
+    result = lamer("eval", "nowhere", "-c", "doors.yaml")
+    assert (result.exit_code, result.stderr) == (3, "lamer: no model folder nowhere\n")
+
+
+def test_a_run_folder_stands_for_its_trained_model_and_an_unfinished_one_is_refused(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", "config.yaml")
+    with pytest.raises(BadInput, match="has no trained model: finish it"):
+        find_model(run)
+    trained = write(run / "model", "config.json", "tokenizer.json", "model.safetensors")
+    assert find_model(run) == find_model(trained) == trained
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluation.rounds=0", "evaluation.rounds is 0; it must be at least 1"),
+        ("evaluation.episodes=0", "evaluation.episodes is 0; it must be at least 1"),
+        ("evaluation.tasks=0", "evaluation.tasks is 0: there is nothing to evaluate"),
+        ("evaluation.every=-1", "evaluation.every is -1; it must be at least 0"),
+        (
+            "evaluation.memory=all",
+            "evaluation.memory is 'all'; it must be one of '', none, reflection, trajectory, both",
+        ),
+        ("evaluation.split=test", "evaluation.split is 'test', but the environment doors has no splits"),
+        ("env.options.doors=2000000", "env.options.doors"),
+        ("trial.max_prompt_tokens=3", "trial.max_prompt_tokens is 3: raise it"),
+        ("trial.max_response_tokens=250", "the context of"),
+    ],
+)
+def test_what_can_t_be_evaluated_is_refused_before_anything_starts(model: Path, override: str, message: str) -> None:
+    result = lamer("eval", str(model), "-c", "doors.yaml", override)
+    assert result.exit_code == 2, result.stderr
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not Path("runs").exists()
+
+
+def test_a_model_whose_context_is_too_short_for_a_first_prompt_is_refused(model: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    short.mkdir()
+    for path in model.iterdir():
+        (short / path.name).write_bytes(path.read_bytes())
+    limits = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps({**limits, "max_position_embeddings": 16}))
+    with pytest.raises(BadInput, match=r"the context of .*short is 16 tokens: too short for first prompts of doors"):
+        check_first_prompts(settings(), short)
+    check_first_prompts(settings(), model)
+
+
+def test_training_with_a_split_that_the_environment_lacks_is_refused_too() -> None:
+    result = lamer("train", "-c", "minesweeper.yaml", "evaluation.split=test")
+    assert (result.exit_code, "the environment minesweeper has no splits" in result.stderr) == (2, True)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitConfig:
+    split: str = "train"
+
+
+class SplitFactory(EnvFactory[SplitConfig]):
+    name = "rooms"
+    config_class = SplitConfig
+
+    def make(self, config: SplitConfig, seed: int) -> Env:
+        raise NotImplementedError
+
+
+def test_a_split_is_the_environment_s_option_in_evaluations_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    factory = SplitFactory()
+    monkeypatch.setattr(registry, "get", lambda _name: factory)
+    options = {"split": "train"}
+    asked = dataclasses.replace(
+        settings("evaluation.split=test"), env=dataclasses.replace(settings().env, name="rooms", options=options)
+    )
+    assert json.loads(evaluation_env_config(asked)) == {"split": "test"}
+    unasked = dataclasses.replace(asked, evaluation=settings().evaluation)
+    assert json.loads(evaluation_env_config(unasked)) == {"split": "train"}
