@@ -13,8 +13,9 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from lamer.common.messages import MemoryMode
-from lamer.envs.base import Env, MemoryStep, MemoryWindow, PastAttempt, StepResult
+from lamer.common.records import MemoryMode
+from lamer.envs.base import Env, StepResult
+from lamer.envs.memory import MemoryStep, MemoryWindow, PastAttempt
 
 INVALID_ACTION = "invalid"
 """Stands in memory where a response held no action."""

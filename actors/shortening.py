@@ -25,7 +25,8 @@ from typing import TypeVar
 
 from lamer.actors.memory import AttemptMemory, Memory
 from lamer.common.records import TokenIds
-from lamer.envs.base import MemoryWindow, PlayView, ReflectionView
+from lamer.envs.base import PlayView, ReflectionView
+from lamer.envs.memory import MemoryWindow
 
 ViewT = TypeVar("ViewT", PlayView, ReflectionView)
 Write = Callable[[str, str], str]

@@ -71,6 +71,25 @@ class Purpose(enum.StrEnum):
     EVALUATE = "evaluate"
 
 
+class MemoryMode(enum.StrEnum):
+    """What later episodes of a trial are shown of the earlier ones."""
+
+    NONE = "none"
+    REFLECTION = "reflection"
+    TRAJECTORY = "trajectory"
+    BOTH = "both"
+
+    @property
+    def has_reflections(self) -> bool:
+        """Whether the policy is asked to reflect between two episodes."""
+        return self in (MemoryMode.REFLECTION, MemoryMode.BOTH)
+
+    @property
+    def has_trajectories(self) -> bool:
+        """Whether past actions and observations are shown."""
+        return self in (MemoryMode.TRAJECTORY, MemoryMode.BOTH)
+
+
 class Task(Record, frozen=True):
     """One task of an environment: a pure function of these fields, in every process and on every run.
 

@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
-from lamer.common.messages import MemoryMode
+from lamer.common.records import MemoryMode
 
 
 class Prompting(enum.StrEnum):

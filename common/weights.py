@@ -12,6 +12,10 @@ from lamer.common.errors import BadInput, Missing
 from lamer.common.records import Record
 
 WEIGHT_SUFFIX = ".safetensors"
+WEIGHT_SUFFIXES = (WEIGHT_SUFFIX, ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
+"""How the names of weight files end, in any format; only safetensors are read here."""
+INDEX_SUFFIX = ".index.json"
+"""How the name of a file ends that says which weight file holds which tensor."""
 _NOT_SHAPE = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache", "architectures")
 """Entries of a config.json that do not change what the weights are."""
 
@@ -110,6 +114,16 @@ def weight_files(folder: Path) -> tuple[WeightFile, ...]:
         with path.open("rb") as file:
             found.append(WeightFile(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()))
     return tuple(found)
+
+
+def companion_files(folder: Path) -> tuple[Path, ...]:
+    """The files of a model folder that are neither weights nor an index of them: configuration, tokenizer, template.
+
+    Raises:
+        OSError: the folder is gone.
+    """
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return tuple(path for path in files if not path.name.endswith((*WEIGHT_SUFFIXES, INDEX_SUFFIX)))
 
 
 def read_fingerprint(folder: Path) -> ModelFingerprint:

@@ -22,6 +22,7 @@ from typing import Generic, TypeVar
 
 from lamer.common.settings import Prompting
 from lamer.envs import history
+from lamer.envs.memory import MemoryStep, MemoryWindow, MemoryWindows, PastAttempt
 
 ConfigT = TypeVar("ConfigT")
 
@@ -52,40 +53,6 @@ class StepResult:
     is_done: bool
     is_solved: bool
     score: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryWindow:
-    """How much of an attempt a prompt shows: the last `steps` steps, the last `observations` of them in full."""
-
-    steps: int
-    observations: int
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryWindows:
-    """The windows of the attempt being played, of that attempt in its reflection prompt, and of past attempts."""
-
-    playing: MemoryWindow
-    reflecting: MemoryWindow
-    past: MemoryWindow
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryStep:
-    """One step as memory keeps it: the action as parsed (or what stands in its place) and what followed."""
-
-    action: str
-    observation: str
-
-
-@dataclass(frozen=True, slots=True)
-class PastAttempt:
-    """A finished attempt as memory hands it out: `steps` empty or `reflection` "" where the mode leaves it out."""
-
-    index: int
-    steps: tuple[MemoryStep, ...]
-    reflection: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,10 @@ of their own size override `Env.render_steps` and `Env.render_past`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from lamer.envs.base import MemoryStep, MemoryWindow, PastAttempt
+from lamer.envs.memory import MemoryStep, MemoryWindow, PastAttempt
 
-    StepsRenderer = Callable[[Sequence[MemoryStep], MemoryWindow], str]
+StepsRenderer = Callable[[Sequence[MemoryStep], MemoryWindow], str]
 
 
 def render_steps(steps: Sequence[MemoryStep], window: MemoryWindow) -> str:

@@ -9,7 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from lamer.envs import history
-from lamer.envs.base import Env, MemoryStep, MemoryWindow, PastAttempt, PlayView, ReflectionView
+from lamer.envs.base import Env, PlayView, ReflectionView
+from lamer.envs.memory import MemoryStep, MemoryWindow, PastAttempt
 from lamer.envs.parsing import parse_remark
 
 

@@ -27,7 +27,6 @@ from lamer.common.messages import (
     BatchRequest,
     Hello,
     HostStatus,
-    MemoryMode,
     Metric,
     Published,
     Role,
@@ -37,6 +36,7 @@ from lamer.common.messages import (
     WeightAnnouncement,
     Welcome,
 )
+from lamer.common.records import MemoryMode
 from lamer.common.session import Session
 from lamer.common.settings import (
     BatchSettings,

@@ -19,8 +19,8 @@ from lamer.actors.resuming import Endings
 from lamer.actors.routing import Affinity, Router
 from lamer.actors.trial import TrialLimits
 from lamer.common.errors import BadInput
-from lamer.common.messages import Lease, MemoryMode, Sampling
-from lamer.common.records import Purpose, Task, make_trial_id, training_seed
+from lamer.common.messages import Lease, Sampling
+from lamer.common.records import MemoryMode, Purpose, Task, make_trial_id, training_seed
 from lamer.deploy.bench.asynchronous import AsyncOptions, measure_asynchronous
 from lamer.deploy.bench.lockstep import play_batch
 from lamer.deploy.bench.pace import Pace

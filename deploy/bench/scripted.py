@@ -19,16 +19,8 @@ from pathlib import Path
 import msgspec
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from lamer.envs.base import (
-    Env,
-    EnvFactory,
-    MemoryWindow,
-    MemoryWindows,
-    Observation,
-    PlayView,
-    ReflectionView,
-    StepResult,
-)
+from lamer.envs.base import Env, EnvFactory, Observation, PlayView, ReflectionView, StepResult
+from lamer.envs.memory import MemoryWindow, MemoryWindows
 
 NAME = "scripted"
 VOCABULARY = 512

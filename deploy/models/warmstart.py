@@ -53,6 +53,7 @@ _SOURCES = (
     "actors/shortening.py",
     "envs/base.py",
     "envs/history.py",
+    "envs/memory.py",
     "envs/parsing.py",
     "envs/prompts.py",
 )

@@ -8,7 +8,8 @@ from dataclasses import replace
 from lamer.envs.alfworld.houses import House
 from lamer.envs.alfworld.messages import Scene
 from lamer.envs.alfworld.prompts import AlfworldStyle
-from lamer.envs.base import EnvironmentFault, MemoryWindow, MemoryWindows, Observation, PlayView, StepResult
+from lamer.envs.base import EnvironmentFault, Observation, PlayView, StepResult
+from lamer.envs.memory import MemoryWindow, MemoryWindows
 from lamer.envs.prompts import PromptedEnv
 
 SOLVED_REWARD = 10.0

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 from lamer.common.settings import Prompting
 from lamer.envs.alfworld.parsing import goal_of, parse_command, parse_number, split_command
-from lamer.envs.base import MemoryStep, MemoryWindow, PlayView, ReflectionView
+from lamer.envs.base import PlayView, ReflectionView
+from lamer.envs.memory import MemoryStep, MemoryWindow
 from lamer.envs.prompts import CompactStyle, PromptStyle, join_lines, join_paragraphs, titled
 
 _RULES = """\

@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 import re
 
-from lamer.envs.base import MemoryWindow, MemoryWindows, Observation, StepResult
+from lamer.envs.base import Observation, StepResult
 from lamer.envs.doors.game import Doors, Hint
 from lamer.envs.doors.prompts import DoorsCompactStyle
+from lamer.envs.memory import MemoryWindow, MemoryWindows
 from lamer.envs.parsing import between_tags
 from lamer.envs.prompts import PromptedEnv, PromptStyle
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lamer.common.settings import Prompting
-from lamer.envs.base import MemoryStep, MemoryWindow, PlayView, ReflectionView
+from lamer.envs.base import PlayView, ReflectionView
+from lamer.envs.memory import MemoryStep, MemoryWindow
 from lamer.envs.prompts import CompactStyle, PromptStyle, join_lines, join_paragraphs, titled
 
 _RULES = """\

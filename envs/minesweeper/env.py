@@ -6,7 +6,8 @@ import random
 from types import MappingProxyType
 from typing import Literal
 
-from lamer.envs.base import MemoryWindow, MemoryWindows, Observation, StepResult
+from lamer.envs.base import Observation, StepResult
+from lamer.envs.memory import MemoryWindow, MemoryWindows
 from lamer.envs.minesweeper.field import Opening
 from lamer.envs.minesweeper.generator import Layout
 from lamer.envs.minesweeper.parsing import render_cell

@@ -14,7 +14,8 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from lamer.common.settings import Prompting
-from lamer.envs.base import MemoryStep, MemoryWindow, PlayView, ReflectionView
+from lamer.envs.base import PlayView, ReflectionView
+from lamer.envs.memory import MemoryStep, MemoryWindow
 from lamer.envs.minesweeper.field import Cell, Minefield
 from lamer.envs.minesweeper.parsing import cell_name, parse_cell, parse_name
 from lamer.envs.prompts import CompactStyle, PromptStyle, join_paragraphs, titled

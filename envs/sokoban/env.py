@@ -6,7 +6,8 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from lamer.envs.base import MemoryWindow, MemoryWindows, Observation, StepResult
+from lamer.envs.base import Observation, StepResult
+from lamer.envs.memory import MemoryWindow, MemoryWindows
 from lamer.envs.prompts import PromptedEnv
 from lamer.envs.sokoban.generator import Layout
 from lamer.envs.sokoban.parsing import STILL, Move, parse_moves, render_moves

@@ -18,7 +18,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lamer.envs.base import MemoryStep, MemoryWindow, PlayView, ReflectionView
+from lamer.envs.base import PlayView, ReflectionView
+from lamer.envs.memory import MemoryStep, MemoryWindow
 from lamer.envs.parsing import between_tags
 from lamer.envs.prompts import CompactStyle, join_lines
 from lamer.envs.webshop.actions import (

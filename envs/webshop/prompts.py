@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 
 from lamer.common.settings import Prompting
 from lamer.envs import history
-from lamer.envs.base import MemoryStep, MemoryWindow, MemoryWindows, PlayView, ReflectionView
+from lamer.envs.base import PlayView, ReflectionView
+from lamer.envs.memory import MemoryStep, MemoryWindow, MemoryWindows
 from lamer.envs.parsing import between_tags
 from lamer.envs.prompts import PromptStyle, join_lines, join_paragraphs, titled
 from lamer.envs.webshop.actions import Action, parse_action, search

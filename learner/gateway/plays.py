@@ -6,8 +6,8 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Iterable
 
-from lamer.common.messages import MemoryMode, Sampling
-from lamer.common.records import Trial
+from lamer.common.messages import Sampling
+from lamer.common.records import MemoryMode, Trial
 from lamer.common.settings import Settings
 from lamer.learner.gateway.groups import Acceptance
 from lamer.learner.measuring.evaluation import EvaluationPlan, EvaluationResult, Measured, measure, summarise

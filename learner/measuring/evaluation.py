@@ -22,8 +22,8 @@ import msgspec
 import numpy as np
 
 from lamer.common.errors import BadInput
-from lamer.common.messages import MemoryMode, Metric, Sampling
-from lamer.common.records import EVALUATION_SEED, EpisodeStatus, Task, Trial
+from lamer.common.messages import Metric, Sampling
+from lamer.common.records import EVALUATION_SEED, EpisodeStatus, MemoryMode, Task, Trial
 from lamer.learner.measuring.diversity import Diversity, diversity, entropy, trajectory
 from lamer.learner.measuring.intervals import Interval, bootstrap_intervals
 

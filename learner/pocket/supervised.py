@@ -28,8 +28,7 @@ from transformers.utils import logging as transformers_logging
 from lamer.common.errors import BadInput, RunFailed
 from lamer.common.folders import whole_folder
 from lamer.common.records import TokenIds
-
-WEIGHT_FILES = ("*.safetensors", "*.bin", "*.index.json")
+from lamer.common.weights import companion_files
 
 _WINDOW_BATCHES = 8
 _MAX_GRAD_NORM = 1.0
@@ -102,9 +101,8 @@ def fine_tune(model_path: Path, examples: Sequence[Example], plan: FineTuning, o
 
 def copy_other_files(source: Path, target: Path) -> None:
     """Copy the files of a model folder that are not weights: configuration, tokenizer, chat template."""
-    for path in source.iterdir():
-        if path.is_file() and not any(path.match(pattern) for pattern in WEIGHT_FILES):
-            shutil.copyfile(path, target / path.name)
+    for path in companion_files(source):
+        shutil.copyfile(path, target / path.name)
 
 
 def _train(model: torch.nn.Module, examples: Sequence[Example], plan: FineTuning) -> tuple[list[float], int]:

@@ -14,18 +14,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from lamer.actors.policy import Request, RequestKind
 from lamer.actors.rendering import Renderer
 from lamer.actors.trial import TrialLimits
-from lamer.common.messages import Lease, MemoryMode, Sampling
-from lamer.common.records import Completion, FinishReason, Purpose, Task, VersionSpan, make_trial_id
-from lamer.envs.base import (
-    Env,
-    EnvironmentFault,
-    MemoryWindow,
-    MemoryWindows,
-    Observation,
-    PlayView,
-    ReflectionView,
-    StepResult,
-)
+from lamer.common.messages import Lease, Sampling
+from lamer.common.records import Completion, FinishReason, MemoryMode, Purpose, Task, VersionSpan, make_trial_id
+from lamer.envs.base import Env, EnvironmentFault, Observation, PlayView, ReflectionView, StepResult
+from lamer.envs.memory import MemoryWindow, MemoryWindows
 
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] | trim }}<|end|>\n"

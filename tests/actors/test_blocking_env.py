@@ -13,8 +13,7 @@ import pytest
 from lamer.actors.episode import Stage
 from lamer.actors.policy import Request
 from lamer.actors.trial import TrialPlay
-from lamer.common.messages import MemoryMode
-from lamer.common.records import Completion, EpisodeStatus
+from lamer.common.records import Completion, EpisodeStatus, MemoryMode
 from lamer.envs.base import Observation, StepResult
 from lamer.envs.workers.pool import PoolLimits, Session, WorkerPool
 from tests.actors.parts import LIMITS, CounterEnv, lease, plain_renderer, respond

@@ -13,10 +13,10 @@ from lamer.actors.policy import Request, RequestKind
 from lamer.actors.shortening import Cut, cuts
 from lamer.actors.trial import TrialLimits, play_trial
 from lamer.common.codec import encode_trial
-from lamer.common.messages import MemoryMode
-from lamer.common.records import Completion, EpisodeStatus, Task, Trial
+from lamer.common.records import Completion, EpisodeStatus, MemoryMode, Task, Trial
 from lamer.envs import registry
-from lamer.envs.base import Env, MemoryWindow, MemoryWindows, Observation, PlayView, ReflectionView, StepResult
+from lamer.envs.base import Env, Observation, PlayView, ReflectionView, StepResult
+from lamer.envs.memory import MemoryWindow, MemoryWindows
 from tests.actors.parts import CounterEnv, lease, plain_renderer, respond
 
 UNBOUNDED = 2**30

@@ -8,8 +8,7 @@ from lamer.actors.episode import Stage
 from lamer.actors.policy import ContextOverflow, InferenceError, RequestKind, retry_seed, sampling_seed
 from lamer.actors.trial import TrialLimits, TrialPlay, play_trial
 from lamer.common.codec import decode_trial, encode_trial
-from lamer.common.messages import MemoryMode
-from lamer.common.records import EpisodeStatus, Purpose, Task, Trial
+from lamer.common.records import EpisodeStatus, MemoryMode, Purpose, Task, Trial
 from lamer.common.settings import Prompting
 from lamer.envs import registry
 from lamer.envs.base import EnvironmentFault

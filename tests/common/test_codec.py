@@ -17,23 +17,13 @@ from lamer.common.codec import (
     encode_message,
     encode_trial,
 )
-from lamer.common.messages import (
-    MESSAGE_TYPES,
-    Ack,
-    Batch,
-    Heartbeat,
-    Hello,
-    Lease,
-    MemoryMode,
-    Role,
-    Sampling,
-    TrialDone,
-)
+from lamer.common.messages import MESSAGE_TYPES, Ack, Batch, Heartbeat, Hello, Lease, Role, Sampling, TrialDone
 from lamer.common.records import (
     Completion,
     Episode,
     EpisodeStatus,
     FinishReason,
+    MemoryMode,
     Purpose,
     Reflection,
     Task,

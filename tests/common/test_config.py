@@ -10,7 +10,7 @@ import pytest
 from lamer.common import config
 from lamer.common.config import PACKAGED, config_hash, differing_keys, from_json, load, parameters, to_json, to_yaml
 from lamer.common.errors import BadInput, Missing
-from lamer.common.messages import MemoryMode
+from lamer.common.records import MemoryMode
 from lamer.common.schema import ConfigError
 from lamer.common.settings import Settings
 

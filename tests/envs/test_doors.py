@@ -8,10 +8,11 @@ from collections import Counter
 
 import pytest
 
-from lamer.envs.base import MemoryStep, PastAttempt, PlayView, ReflectionView
+from lamer.envs.base import PlayView, ReflectionView
 from lamer.envs.doors.env import DoorsEnv
 from lamer.envs.doors.prompts import DoorsFullStyle
 from lamer.envs.doors.references import doors_references
+from lamer.envs.memory import MemoryStep, PastAttempt
 
 
 def count_tokens(text: str) -> int:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from lamer.envs import history
-from lamer.envs.base import MemoryStep, MemoryWindow, PastAttempt
+from lamer.envs.memory import MemoryStep, MemoryWindow, PastAttempt
 
 REFERENCE_WINDOWS = {
     "sokoban": (MemoryWindow(7, 2), MemoryWindow(7, 7), MemoryWindow(7, 2)),

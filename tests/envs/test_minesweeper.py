@@ -14,7 +14,8 @@ import pytest
 from lamer.common.errors import BadInput
 from lamer.common.records import Task
 from lamer.envs import registry
-from lamer.envs.base import Env, MemoryStep, PastAttempt, PlayView, ReflectionView
+from lamer.envs.base import Env, PlayView, ReflectionView
+from lamer.envs.memory import MemoryStep, PastAttempt
 from lamer.envs.minesweeper.env import MinesweeperEnv, RewardScheme
 from lamer.envs.minesweeper.generator import Layout, draw_layout
 from lamer.envs.minesweeper.parsing import cell_name, parse_cell, parse_name, render_cell

@@ -15,7 +15,8 @@ import pytest
 from lamer.common.errors import BadInput
 from lamer.common.records import EVALUATION_SEED, Task
 from lamer.envs import registry
-from lamer.envs.base import Env, MemoryStep, PastAttempt, PlayView, ReflectionView
+from lamer.envs.base import Env, PlayView, ReflectionView
+from lamer.envs.memory import MemoryStep, PastAttempt
 from lamer.envs.sokoban.env import RewardScheme, SokobanEnv, SokobanRules, shaped_reward
 from lamer.envs.sokoban.factory import SokobanConfig, layout_of
 from lamer.envs.sokoban.generator import Layout

@@ -6,21 +6,21 @@ import logging
 from pathlib import Path
 
 from lamer.common.messages import ModelFiles
-from lamer.common.weights import WEIGHT_SUFFIX, NamedFile
+from lamer.common.weights import INDEX_SUFFIX, WEIGHT_SUFFIX, NamedFile, companion_files
 
 log = logging.getLogger("lamer.gateway")
 
 MODEL_FILES_BYTES = 128 * 1024 * 1024
-_NO_MODEL_FILES = (WEIGHT_SUFFIX, ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
 def read_model_files(folder: Path) -> ModelFiles:
-    """The files of a model folder other than weights, as long as they are not over `MODEL_FILES_BYTES` together.
+    """The files of a model folder other than weights, as long as they are not over `MODEL_FILES_BYTES` together. The
+    index of sharded weights is among them.
 
     Raises:
         OSError: the folder is gone.
     """
-    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.endswith(_NO_MODEL_FILES)]
+    paths = [*companion_files(folder), *folder.glob(f"*{WEIGHT_SUFFIX}{INDEX_SUFFIX}")]
     paths.sort(key=lambda path: path.stat().st_size)
     files, total = [], 0
     for path in paths:

@@ -28,7 +28,7 @@ from transformers.utils.logging import disable_progress_bar
 from lamer.common.errors import BadInput, Missing
 from lamer.common.folders import whole_folder
 from lamer.common.settings import TrainerSettings
-from lamer.common.weights import WeightFile, weight_files
+from lamer.common.weights import WeightFile, companion_files, weight_files
 from lamer.learner.credit.samples import Sample, SampleKind
 from lamer.learner.trainer.model.attention import SHARED_PREFIX, PrefixLayout, plan_layout
 from lamer.learner.trainer.model.packing import Indices, Pack, pack
@@ -37,17 +37,6 @@ WEIGHTS = "model.safetensors"
 HEAD_VALUES = 1 << 26
 """Most logits that are kept for the backward pass; a larger pack computes them in chunks, again when needed."""
 
-_WEIGHT_FILES = (
-    ".safetensors",
-    ".safetensors.index.json",
-    ".bin",
-    ".bin.index.json",
-    ".pt",
-    ".pth",
-    ".gguf",
-    ".h5",
-    ".msgpack",
-)
 _TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 
 
@@ -292,9 +281,8 @@ def _probe(prompt: np.ndarray, ids: np.ndarray) -> Sample:
 
 def _copy_companions(source: Path, target: Path, dtype: torch.dtype) -> None:
     """Copy config, tokenizer and template files; the config names the dtype of the weights beside it."""
-    for path in sorted(source.iterdir()):
-        if path.is_file() and not path.name.endswith(_WEIGHT_FILES):
-            shutil.copyfile(path, target / path.name)
+    for path in companion_files(source):
+        shutil.copyfile(path, target / path.name)
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     key = "torch_dtype" if "torch_dtype" in config else "dtype"
     config[key] = str(dtype).removeprefix("torch.")

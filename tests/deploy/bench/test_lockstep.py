@@ -11,8 +11,8 @@ from lamer.actors.policy import InferenceError, Request, RequestKind
 from lamer.actors.rendering import Renderer
 from lamer.actors.trial import TrialLimits
 from lamer.common.errors import RunFailed
-from lamer.common.messages import Lease, MemoryMode, Sampling
-from lamer.common.records import Completion, FinishReason, Purpose, Task, VersionSpan
+from lamer.common.messages import Lease, Sampling
+from lamer.common.records import Completion, FinishReason, MemoryMode, Purpose, Task, VersionSpan
 from lamer.deploy.bench.lockstep import LockStep, Position, Seat, play_batch
 from lamer.deploy.bench.scripted import ScriptedConfig, ScriptedFactory, write_model_folder
 

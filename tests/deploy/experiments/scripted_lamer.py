@@ -12,7 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from lamer.common.messages import MemoryMode, Sampling
+from lamer.common.messages import Sampling
+from lamer.common.records import MemoryMode
 from lamer.common.settings import Settings
 from lamer.deploy.commands.options import read_settings
 from lamer.deploy.run.folder import RunFolder, open_run

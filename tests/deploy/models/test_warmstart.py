@@ -16,8 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lamer.common.errors import BadInput, Missing
-from lamer.common.messages import MemoryMode
-from lamer.common.records import Trial
+from lamer.common.records import MemoryMode, Trial
 from lamer.common.settings import (
     EnvSettings,
     ModelSettings,

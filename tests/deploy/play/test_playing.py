@@ -15,8 +15,7 @@ from typer.testing import CliRunner, Result
 
 from lamer.actors.policy import RequestKind
 from lamer.actors.trial import TrialLimits, play_trial
-from lamer.common.messages import MemoryMode
-from lamer.common.records import EpisodeStatus, Task
+from lamer.common.records import EpisodeStatus, MemoryMode, Task
 from lamer.common.settings import EnvSettings, Settings, TrialSettings
 from lamer.deploy.cli import app
 from lamer.deploy.play.playing import play_here

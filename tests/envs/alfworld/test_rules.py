@@ -15,7 +15,8 @@ from lamer.envs.alfworld.factory import AlfworldConfig
 from lamer.envs.alfworld.games import UNSOLVABLE_FILE, find_games, require_engine
 from lamer.envs.alfworld.parsing import goal_of, parse_command, parse_number, split_command
 from lamer.envs.alfworld.prompts import AlfworldCompactStyle, AlfworldStyle, FullStyle
-from lamer.envs.base import EnvironmentFault, MemoryStep, PastAttempt, PlayView, ReflectionView
+from lamer.envs.base import EnvironmentFault, PlayView, ReflectionView
+from lamer.envs.memory import MemoryStep, PastAttempt
 from tests.envs.alfworld.houses import DollsHouse, write_game
 
 COMMANDS = ("go to desk 1", "look", "take mug 1 from desk 1")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from lamer.actors.memory import AttemptMemory, Memory
-from lamer.common.messages import MemoryMode
-from lamer.common.records import Task
+from lamer.common.records import MemoryMode, Task
 from lamer.common.settings import Prompting
 from lamer.envs import registry
-from lamer.envs.base import MemoryStep, PlayView, ReflectionView
+from lamer.envs.base import PlayView, ReflectionView
+from lamer.envs.memory import MemoryStep
 from lamer.envs.webshop.actions import click
 from lamer.envs.webshop.compact import LETTERS, WebshopCompactStyle, suggested_searches
 from lamer.envs.webshop.env import WebshopEnv

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lamer.common.codec import encode_trial
-from lamer.common.messages import Lease, MemoryMode, Role, TrialDone
-from lamer.common.records import EpisodeStatus, Purpose, Trial
+from lamer.common.messages import Lease, Role, TrialDone
+from lamer.common.records import EpisodeStatus, MemoryMode, Purpose, Trial
 from lamer.common.settings import BatchSettings, EvaluationSettings
 from lamer.learner.measuring.evaluation import EvaluationResult, read_evaluations
 from tests.learner.gateway.test_gateway import play_whole_run, rows, until

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lamer.common.messages import Lease, MemoryMode, Sampling
-from lamer.common.records import Purpose, Task, make_trial_id
+from lamer.common.messages import Lease, Sampling
+from lamer.common.records import MemoryMode, Purpose, Task, make_trial_id
 from lamer.learner.gateway.leases import LeaseTable
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lamer.common.messages import MemoryMode
-from lamer.common.records import EpisodeStatus
+from lamer.common.records import EpisodeStatus, MemoryMode
 from lamer.common.settings import EvaluationSettings, Settings, TrialSettings
 from lamer.learner.gateway.groups import Acceptance
 from lamer.learner.gateway.plays import Evaluation, evaluation_plan

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lamer.common.errors import BadInput
-from lamer.common.messages import MemoryMode, Sampling
-from lamer.common.records import Episode, EpisodeStatus, Purpose, Task, Trial
+from lamer.common.messages import Sampling
+from lamer.common.records import Episode, EpisodeStatus, MemoryMode, Purpose, Task, Trial
 from lamer.learner.measuring.evaluation import (
     EvaluationPlan,
     EvaluationResult,

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lamer.common.messages import MemoryMode, Sampling
+from lamer.common.messages import Sampling
+from lamer.common.records import MemoryMode
 from lamer.learner.gateway.plan import ReferenceFigure
 from lamer.learner.measuring.evaluation import EvaluationResult
 from lamer.learner.measuring.figures import draw_figures

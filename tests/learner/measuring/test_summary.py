@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lamer.common.config import config_hash
-from lamer.common.messages import MemoryMode, Metric, Sampling
+from lamer.common.messages import Metric, Sampling
+from lamer.common.records import MemoryMode
 from lamer.common.settings import Settings
 from lamer.learner.gateway.plan import ReferenceFigure, RunResult
 from lamer.learner.measuring.diversity import Diversity

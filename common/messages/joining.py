@@ -1,0 +1,86 @@
+"""How a process joins the run and leaves it."""
+
+from __future__ import annotations
+
+import enum
+
+from lamer.common.messages.base import Message
+from lamer.common.weights import ModelFingerprint
+
+PROTOCOL_VERSION = 1
+
+
+class Role(enum.StrEnum):
+    """What a process that says Hello is."""
+
+    ACTOR = "actor"
+    HOST = "host"
+    TRAINER = "trainer"
+    OBSERVER = "observer"
+
+
+class Hello(Message, frozen=True):
+    """First message of every connection and of every reconnection.
+
+    capacity: trials an actor runs at once, 0 for the other roles. run and config_hash: what the sender expects, "" for
+    whatever the gateway runs. fingerprint: of the model folder that a host was given, None where it was given none.
+    instance: random, the same on every reconnection of one process (`common.session` fills it in).
+    """
+
+    protocol_min: int
+    protocol_max: int
+    role: Role
+    name: str
+    run: str = ""
+    config_hash: str = ""
+    capacity: int = 0
+    fingerprint: ModelFingerprint | None = None
+    instance: str = ""
+
+
+class Welcome(Message, frozen=True):
+    """The gateway accepted a Hello.
+
+    epoch: changes when the gateway restarts. config: the run's resolved configuration as JSON (`common.config`).
+    model_path: folder of the policy's tokenizer and first weights. credit_trials / credit_bytes: what may be
+    unacknowledged. dead_after_seconds: silence after which either end takes the other for dead. fingerprint: of the
+    policy's model, None where the learner has none.
+    """
+
+    protocol: int
+    epoch: int
+    run: str
+    config: str
+    config_hash: str
+    policy_version: int
+    model_path: str
+    credit_trials: int
+    credit_bytes: int
+    heartbeat_seconds: float
+    dead_after_seconds: float = 20.0
+    fingerprint: ModelFingerprint | None = None
+
+
+class Reject(Message, frozen=True):
+    """The gateway refused a Hello; the sender exits with code 2 and prints `reason`."""
+
+    reason: str
+
+
+class Heartbeat(Message, frozen=True):
+    """Sent from the event loop by both ends, so that its absence means a dead or blocked process."""
+
+    in_flight: int = 0
+
+
+class Goodbye(Message, frozen=True):
+    """The sender leaves on purpose: its leases are given to others at once."""
+
+    reason: str
+
+
+class Shutdown(Message, frozen=True):
+    """The run is over: exit with `exit_code`."""
+
+    reason: str
+    exit_code: int

@@ -1,0 +1,53 @@
+"""Between gateway and trainer: batches out, policy versions and reports in."""
+
+from __future__ import annotations
+
+from lamer.common.messages.base import Message
+from lamer.common.records import Record
+from lamer.common.weights import WeightFile
+
+
+class BatchRequest(Message, frozen=True):
+    """The trainer, holding `policy_version`, waits for the next batch."""
+
+    policy_version: int
+
+
+class Batch(Message, frozen=True):
+    """The batch of update `step` (1, 2, ...) is claimed in the journal; the trainer reads its trials there.
+
+    trial_ids: sorted. policy_version: the version trained from, step - 1.
+    """
+
+    step: int
+    policy_version: int
+    trial_ids: tuple[str, ...]
+
+
+class Published(Message, frozen=True):
+    """The trainer wrote policy version `version` to folder `path`."""
+
+    version: int
+    path: str
+    files: tuple[WeightFile, ...]
+
+
+class Metric(Record, frozen=True, array_like=True):
+    """One measured figure; names are the ones shown in MLflow."""
+
+    name: str
+    value: float
+
+
+class UpdateReport(Message, frozen=True):
+    """What the trainer measured in update `step`."""
+
+    step: int
+    metrics: tuple[Metric, ...]
+
+
+class Checkpointed(Message, frozen=True):
+    """A durable checkpoint covers every batch up to and including `step`."""
+
+    step: int
+    path: str

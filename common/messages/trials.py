@@ -1,0 +1,96 @@
+"""Trials on their way: leases to actors, what came of them, the servers to play them on."""
+
+from __future__ import annotations
+
+import enum
+
+from lamer.common.messages.base import Message
+from lamer.common.records import MemoryMode, Purpose, Record, Task
+
+
+class NackKind(enum.StrEnum):
+    """Why a trial was not accepted: resend it later, never (kept in quarantine), or never because it came too late."""
+
+    RETRY = "retry"
+    INVALID = "invalid"
+    STALE = "stale"
+
+
+class Sampling(Record, frozen=True):
+    """How responses are sampled. top_k 0 and top_p 1 mean no restriction."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    max_response_tokens: int
+    max_reflection_tokens: int
+
+
+class ServerInfo(Record, frozen=True):
+    """An inference server as actors see it. `policy_version` is the version it was verified to hold.
+
+    running, waiting: requests there when its host last asked, from all actors together. report: counts the host's
+    reports, so that figures sent again are known for old ones.
+    """
+
+    name: str
+    url: str
+    api_key: str
+    policy_version: int
+    max_running: int
+    running: int = 0
+    waiting: int = 0
+    report: int = 0
+
+
+class Lease(Message, frozen=True):
+    """Play this trial within `seconds` (counted on the receiver's monotonic clock).
+
+    slot: of an evaluation, the policy version that it measures; no other version may play it. min_version: of training,
+    the version that was applied when the group was admitted; older tokens could be too old for its place in a batch.
+    """
+
+    trial_id: str
+    group_id: int
+    slot: int
+    purpose: Purpose
+    task: Task
+    episodes: int
+    memory: MemoryMode
+    sampling: Sampling
+    seconds: float
+    min_version: int = 0
+
+
+class TrialDone(Message, frozen=True):
+    """A finished trial: `body` is the encoded `Trial`, journalled as it came."""
+
+    trial_id: str
+    body: bytes
+
+
+class TrialFailed(Message, frozen=True):
+    """A trial that ended for a reason of ours (server, environment, actor): its slot is leased again."""
+
+    trial_id: str
+    reason: str
+
+
+class Ack(Message, frozen=True):
+    """These trials are on the gateway's disk."""
+
+    trial_ids: tuple[str, ...]
+
+
+class Nack(Message, frozen=True):
+    """This trial was not accepted."""
+
+    trial_id: str
+    kind: NackKind
+    reason: str
+
+
+class Servers(Message, frozen=True):
+    """The inference servers that may be used now, whatever version they hold; replaces the list sent before."""
+
+    servers: tuple[ServerInfo, ...]
