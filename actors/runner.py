@@ -1,8 +1,8 @@
-"""The trials that an actor runs: leases are held, played, and delivered until the gateway acknowledges them.
+"""The trials that an actor runs: leases are taken, played, and delivered until the gateway acknowledges them.
 
-    Player      what every trial is played with; a lease in, `TrialDone` or `TrialFailed` out
-    TrialPool   obeys the gateway's messages. Owns the running trials (a task each, in one task group), the leases that
-                wait for a free slot, and the outbox of finished trials (`actors.outbox`)
+    Player        what every trial is played with; a lease in, `TrialDone` or `TrialFailed` out
+    TrialRunner   obeys the gateway's messages. Owns the running trials (a task each, in one task group), the leases
+                  that wait for a free slot, and the outbox of finished trials (`actors.outbox`)
 
 A trial in which a server or the environment failed is reported as failed, so that its slot is leased again; one whose
 prompt outgrew the context is delivered as it is, for it would do so again. A lease past its deadline is abandoned
@@ -37,7 +37,7 @@ from lamer.common.messages import (
     TrialFailed,
     Welcome,
 )
-from lamer.common.records import EpisodeStatus, Purpose
+from lamer.common.records import EpisodeStatus
 from lamer.common.session import Session
 from lamer.envs import registry
 
@@ -61,8 +61,7 @@ class Player:
 
     async def play(self, lease: Lease) -> TrialDone | TrialFailed:
         """Play a lease's trial. What it raises is a defect of ours or of the environment."""
-        version = lease.slot if lease.purpose is Purpose.EVALUATE else None
-        affinity = Affinity(f"{lease.purpose.value}/{lease.group_id}", version, lease.min_version)
+        affinity = Affinity(f"{lease.purpose.value}/{lease.group_id}", lease.evaluated_version, lease.min_version)
         endings = Endings(self.renderer.decode_all, self.renderer.end_ids)
         policy = RoutedPolicy(self.client, self.router, endings, affinity)
         with contextlib.closing(registry.make_env(lease.task)) as env:
@@ -75,7 +74,7 @@ class Player:
 
 
 @dataclass(slots=True)
-class Held:
+class AcceptedLease:
     """A lease in our hands: waiting for a free slot, then running. deadline: loop time at which it expires."""
 
     lease: Lease
@@ -92,7 +91,7 @@ class Held:
         return True
 
 
-class TrialPool:
+class TrialRunner:
     """Plays what the gateway leases, at most `trials` trials at once."""
 
     def __init__(self, session: Session, player: Player, trials: int) -> None:
@@ -103,8 +102,8 @@ class TrialPool:
         self._identity = (welcome.run, welcome.config_hash)
         self._outbox = Outbox(welcome.credit_trials, welcome.credit_bytes)
         self._is_due = asyncio.Event()
-        self._waiting: dict[str, Held] = {}
-        self._running: dict[str, Held] = {}
+        self._waiting: dict[str, AcceptedLease] = {}
+        self._running: dict[str, AcceptedLease] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._delivered = 0
 
@@ -152,12 +151,12 @@ class TrialPool:
     def _take(self, lease: Lease) -> None:
         """Hold a lease. One that is known was given again because the connection or the gateway was away."""
         now = asyncio.get_running_loop().time()
-        held = self._running.get(lease.trial_id)
+        accepted = self._running.get(lease.trial_id)
         if lease.trial_id in self._outbox:
             self._outbox.set_due(lease.trial_id, now)
             self._is_due.set()
-        elif held is None or not held.extend(now + lease.seconds):
-            self._waiting[lease.trial_id] = Held(lease, now + lease.seconds)
+        elif accepted is None or not accepted.extend(now + lease.seconds):
+            self._waiting[lease.trial_id] = AcceptedLease(lease, now + lease.seconds)
 
     def _take_nack(self, nack: Nack) -> None:
         log.warning("the gateway did not accept %s (%s): %s", nack.trial_id, nack.kind.value, nack.reason)
@@ -181,25 +180,25 @@ class TrialPool:
             trial_id = next((key for key in self._waiting if key not in self._running), None)
             if trial_id is None:
                 break
-            self._running[trial_id] = held = self._waiting.pop(trial_id)
-            task = group.create_task(self._serve(held, group), name=trial_id)
+            self._running[trial_id] = accepted = self._waiting.pop(trial_id)
+            task = group.create_task(self._serve(accepted, group), name=trial_id)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         self._session.in_flight = len(self._running)
 
-    async def _serve(self, held: Held, group: asyncio.TaskGroup) -> None:
-        trial_id = held.lease.trial_id
+    async def _serve(self, accepted: AcceptedLease, group: asyncio.TaskGroup) -> None:
+        trial_id = accepted.lease.trial_id
         message: TrialDone | TrialFailed | None = None
         try:
-            async with asyncio.timeout_at(held.deadline) as held.timeout:
-                message = await self._player.play(held.lease)
+            async with asyncio.timeout_at(accepted.deadline) as accepted.timeout:
+                message = await self._player.play(accepted.lease)
         except Exception as error:  # one trial's defect is reported to the gateway and does not end the others
-            if held.timeout is not None and held.timeout.expired():
-                log.warning("%s is abandoned: its lease of %g s has ended", trial_id, held.lease.seconds)
+            if accepted.timeout is not None and accepted.timeout.expired():
+                log.warning("%s is abandoned: its lease of %g s has ended", trial_id, accepted.lease.seconds)
             else:
                 log.exception("%s failed", trial_id)
                 message = TrialFailed(trial_id, f"{type(error).__name__}: {error}")
-        held.timeout = None
+        accepted.timeout = None
         if isinstance(message, TrialDone):
             self._outbox.add(message, asyncio.get_running_loop().time())
             self._is_due.set()

@@ -19,7 +19,7 @@ from pathlib import Path
 from lamer.actors.inference import InferenceClient, InferenceOptions
 from lamer.actors.rendering import Renderer
 from lamer.actors.routing import Router
-from lamer.actors.runner import Player, TrialPool
+from lamer.actors.runner import Player, TrialRunner
 from lamer.actors.trial import TrialLimits
 from lamer.common.config import from_json
 from lamer.common.errors import LamerError, Missing
@@ -95,7 +95,7 @@ async def _work(options: ActorOptions) -> int:
             router = Router(is_random=settings.inference.routing == "random")
             player = Player(options.name, renderer, limits, client, router)
             log.info("joined run %s as %s: %d trials at once", session.welcome.run, options.name, options.trials)
-            return await TrialPool(session, player, options.trials).run()
+            return await TrialRunner(session, player, options.trials).run()
     except LamerError as error:
         reason = str(error)
         raise

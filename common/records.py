@@ -268,6 +268,11 @@ class Trial(Record, frozen=True):
         return min(completion.oldest_version for completion in self.completions())
 
     @property
+    def evaluated_version(self) -> int | None:
+        """The policy version that an evaluation's trial measures; None in training."""
+        return evaluated_version(self.purpose, self.slot)
+
+    @property
     def left_out_tokens(self) -> tuple[int, ...]:
         """By how many tokens each of its shortened prompts was shortened."""
         return tuple(each.left_out_tokens for each in self.completions() if each.left_out_tokens)
@@ -281,6 +286,14 @@ class Trial(Record, frozen=True):
 def make_trial_id(run: str, purpose: Purpose, group_id: int, slot: int) -> str:
     """The key of a trial: the same run, purpose, group ordinal and slot always give the same one."""
     return f"{run}/{purpose.value}/{group_id}/{slot}"
+
+
+def evaluated_version(purpose: Purpose, slot: int) -> int | None:
+    """The policy version that a trial measures, None for one of training.
+
+    The key of an evaluation's trial, on the wire and in the journal, has it where a training trial's has the slot.
+    """
+    return slot if purpose is Purpose.EVALUATE else None
 
 
 def training_seed(run_seed: int, group_id: int) -> int:

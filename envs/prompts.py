@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from lamer.common.settings import Prompting
 from lamer.envs import history
 from lamer.envs.base import Env, PlayView, ReflectionView
 from lamer.envs.memory import MemoryStep, MemoryWindow, PastAttempt
@@ -32,6 +34,66 @@ class PromptStyle(ABC):
     def past(self, attempts: Sequence[PastAttempt], window: MemoryWindow) -> str:
         """Finished attempts."""
         return history.render_past(attempts, window, self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What a full prompt says above each of its paragraphs, and asks for at its end.
+
+    initial: above the observation after reset; "" where a prompt doesn't show it. past, current: above earlier attempts
+    and this one's steps in a play prompt. before, failed: above the same in a reflection prompt. play, reflect: the
+    requests.
+    """
+
+    past: str
+    current: str
+    before: str
+    failed: str
+    play: Mapping[Prompting, str]
+    reflect: str
+    initial: str = ""
+
+
+class ParagraphStyle(PromptStyle):
+    """Full prompts for instruction-tuned models: titled paragraphs, the same ones in every environment."""
+
+    labels: Labels
+
+    @abstractmethod
+    def introduction(self) -> str:
+        """The rules, the first paragraph of every prompt."""
+
+    @abstractmethod
+    def present(self, view: PlayView) -> str:
+        """The paragraphs about the present state in a play prompt."""
+
+    def request(self, prompting: Prompting) -> str:
+        """The last paragraph of a play prompt."""
+        return self.labels.play[prompting]
+
+    def play(self, view: PlayView) -> str:
+        """Rules, the start, earlier attempts, steps so far, the present state, the request."""
+        return join_paragraphs(
+            self.introduction(),
+            self._start(view.initial),
+            titled(self.labels.past, view.past),
+            titled(self.labels.current, view.current),
+            self.present(view),
+            self.request(view.prompting),
+        )
+
+    def reflection(self, view: ReflectionView) -> str:
+        """Rules, the start, earlier attempts, the failed attempt, the request."""
+        return join_paragraphs(
+            self.introduction(),
+            self._start(view.initial),
+            titled(self.labels.before, view.past),
+            titled(self.labels.failed, view.current),
+            self.labels.reflect,
+        )
+
+    def _start(self, initial: str) -> str:
+        return titled(self.labels.initial, initial) if self.labels.initial else ""
 
 
 class CompactStyle(PromptStyle):

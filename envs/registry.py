@@ -29,6 +29,8 @@ _BUILT_IN = {
     "webshop": "lamer.envs.webshop.factory:FACTORY",
 }
 
+_OUR_PACKAGES = frozenset({"actors", "common", "deploy", "envs", "learner"})
+
 _EXTRAS = frozenset({"webshop"})
 """Environments that need packages which lamer itself doesn't: the extra of that name brings them."""
 
@@ -52,7 +54,7 @@ def get(name: str) -> EnvFactory[Any]:
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
-        hint = f" (pip install 'lamer[{name}]')" if name in _EXTRAS else ""
+        hint = f" (pip install 'lamer[{name}]')" if name in _EXTRAS else _new_path(error)
         raise Missing(f"env.name: environment {name!r} ({target}) can't be imported: {error}{hint}") from error
     if not isinstance(factory, EnvFactory):
         raise BadInput(f"env.name: environment {name!r} ({target}) must be an EnvFactory instance, got {factory!r}")
@@ -101,6 +103,12 @@ def _decode_json(name: str, env_config: str) -> object:
     if not isinstance(options, dict):
         raise BadInput(f"the configuration of environment {name!r} must be a JSON object, got {env_config!r}")
     return decode_config(name, options)
+
+
+def _new_path(error: ImportError | AttributeError) -> str:
+    """What to do about an import of our packages by the names that they had in 0.1, "" for any other error."""
+    old = (getattr(error, "name", None) or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    return f" (since lamer 0.2 it is imported as lamer.{error.name})" if old in _OUR_PACKAGES else ""
 
 
 def _installed() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 
 from lamer.common.messages.base import Message
-from lamer.common.records import MemoryMode, Purpose, Record, Task
+from lamer.common.records import MemoryMode, Purpose, Record, Task, evaluated_version
 
 
 class NackKind(enum.StrEnum):
@@ -46,8 +46,8 @@ class ServerInfo(Record, frozen=True):
 class Lease(Message, frozen=True):
     """Play this trial within `seconds` (counted on the receiver's monotonic clock).
 
-    slot: of an evaluation, the policy version that it measures; no other version may play it. min_version: of training,
-    the version that was applied when the group was admitted; older tokens could be too old for its place in a batch.
+    min_version: of training, the version that was applied when the group was admitted; older tokens could be too old
+    for its place in a batch.
     """
 
     trial_id: str
@@ -60,6 +60,11 @@ class Lease(Message, frozen=True):
     sampling: Sampling
     seconds: float
     min_version: int = 0
+
+    @property
+    def evaluated_version(self) -> int | None:
+        """The policy version that an evaluation's trial measures, and that alone may play it; None in training."""
+        return evaluated_version(self.purpose, self.slot)
 
 
 class TrialDone(Message, frozen=True):

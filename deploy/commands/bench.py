@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lamer.deploy.commands.options import ConfigFiles, Overrides, read_settings
+from lamer.deploy.commands.options import ConfigFiles, Overrides
+from lamer.deploy.run.configuration import read_settings
 
 app = typer.Typer(help="Measure throughput.", no_args_is_help=True)
 Output = Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write the report as JSON.")]
@@ -52,7 +53,7 @@ def rollout(
 def engine(output: Output = None) -> None:
     """The embedded engine beside left-padded `generate` and transformers' continuous batching."""
     from lamer.deploy.bench.engine import run_engine_bench
-    from lamer.deploy.run.report import print_engine_bench
+    from lamer.deploy.bench.engine_report import print_engine_bench
 
     report = run_engine_bench()
     print_engine_bench(report)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from lamer.deploy.commands.options import ConfigFiles, Overrides, read_settings
+from lamer.deploy.commands.options import ConfigFiles, Overrides
+from lamer.deploy.run.configuration import read_settings
 
 app = typer.Typer(help="Show configurations.", no_args_is_help=True)
 

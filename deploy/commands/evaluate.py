@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from lamer.deploy.commands.options import ConfigFiles, Overrides, Plain, RunName, check_data, read_settings, run_async
+from lamer.deploy.commands.options import ConfigFiles, Overrides, Plain, RunName, run_async
 from lamer.deploy.commands.train import run_settings
+from lamer.deploy.run.configuration import check_data, read_settings
 
 ModelFolder = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model folder, or a run folder: its trained model.")

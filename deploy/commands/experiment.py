@@ -47,7 +47,7 @@ def experiment(
 
     if find_spec("matplotlib") is None:
         raise Missing("experiments draw with matplotlib, which is not installed: pip install 'lamer[mlflow]'")
-    from lamer.deploy.experiments import definition
+    from lamer.deploy.experiments import reading
     from lamer.deploy.experiments.cells import make_cells
     from lamer.deploy.experiments.state import Places, look
 
@@ -59,8 +59,8 @@ def experiment(
         if is_list:
             _list_experiments(places)
             return
-        raise BadInput(f"which experiment? Name one: {', '.join(definition.ready())}")
-    chosen = definition.read(name)
+        raise BadInput(f"which experiment? Name one: {', '.join(reading.ready())}")
+    chosen = reading.read(name)
     if page:
         _write_pages(chosen, places)
         return
@@ -120,13 +120,13 @@ def _list_experiments(places: Places) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lamer.deploy.experiments import definition
+    from lamer.deploy.experiments import reading
     from lamer.deploy.experiments.cells import grid
 
     table = Table(box=None, pad_edge=False)
     for heading in ("name", "cells with results", "what it shows"):
         table.add_column(heading)
-    for each in definition.read_ready():
+    for each in reading.read_ready():
         done = sum(places.result(each.name, key.name).is_file() for key in grid(each))
         table.add_row(each.name, f"{done} of {len(grid(each))}", each.title)
     Console().print(table)
@@ -178,13 +178,13 @@ def _write_index(places: Places) -> None:
     """The index of the ready experiments, and a page for those that have none yet. Without results of its own an
     experiment is not resolved, which would take a second for each.
     """
-    from lamer.deploy.experiments import definition
+    from lamer.deploy.experiments import reading
     from lamer.deploy.experiments.index import write_index
     from lamer.deploy.experiments.page import write_page
     from lamer.deploy.experiments.state import has_results, usable_results
 
     known = [
-        (each, usable_results(each, places)[0] if has_results(each, places) else {}) for each in definition.read_ready()
+        (each, usable_results(each, places)[0] if has_results(each, places) else {}) for each in reading.read_ready()
     ]
     for each, results in known:
         if not places.page(each.name).is_file():

@@ -8,17 +8,8 @@ from typing import Annotated
 
 import typer
 
-from lamer.deploy.commands.options import (
-    ConfigFiles,
-    Overrides,
-    Plain,
-    Resume,
-    RunName,
-    check_data,
-    check_model_path,
-    log_to,
-    read_settings,
-)
+from lamer.deploy.commands.options import ConfigFiles, Overrides, Plain, Resume, RunName, log_to
+from lamer.deploy.run.configuration import check_data, check_model_path, read_settings
 
 Bind = Annotated[str, typer.Option("--bind", metavar="URL", help="Interface to listen on, for example tcp://0.0.0.0.")]
 Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 for a free one.")]

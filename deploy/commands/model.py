@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lamer.deploy.commands.options import ConfigFiles, Overrides, check_data, read_settings
+from lamer.deploy.commands.options import ConfigFiles, Overrides
+from lamer.deploy.run.configuration import check_data, read_settings
 
 app = typer.Typer(help="Create models.", no_args_is_help=True)
 Output = Annotated[Path, typer.Argument(metavar="DIR", help="The model folder to write.")]

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lamer.deploy.commands.options import Overrides, read_settings
+from lamer.deploy.commands.options import Overrides
+from lamer.deploy.run.configuration import read_settings
 
 Environment = Annotated[str, typer.Argument(metavar="ENV", help="The environment's name.")]
 Config = Annotated[

@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lamer.deploy.commands.options import (
-    ConfigFiles,
-    Overrides,
-    Plain,
-    Resume,
-    RunName,
-    check_data,
-    check_model_path,
-    read_settings,
-    run_async,
-)
+from lamer.deploy.commands.options import ConfigFiles, Overrides, Plain, Resume, RunName, run_async
+from lamer.deploy.run.configuration import check_data, check_model_path, read_settings
 
 if TYPE_CHECKING:
     from lamer.common.settings import Settings

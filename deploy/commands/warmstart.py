@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lamer.deploy.commands.options import ConfigFiles, Overrides, check_data, log_to, read_settings
+from lamer.deploy.commands.options import ConfigFiles, Overrides, log_to
+from lamer.deploy.run.configuration import check_data, read_settings
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The model folder to start from.")]
 Output = Annotated[Path, typer.Argument(metavar="DIR", help="The model folder to write.")]

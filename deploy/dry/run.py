@@ -20,6 +20,7 @@ from lamer.deploy.dry.timing import (
     training_seconds,
 )
 from lamer.deploy.dry.workload import Habits, Load, Workload, expected_load, workload
+from lamer.deploy.run.configuration import check_data, read_settings
 
 TRAINER_GPUS = (1, 2, 4, 8)
 
@@ -73,8 +74,6 @@ def load_settings(files: Sequence[Path], overrides: Sequence[str]) -> Settings:
     Raises:
         BadInput: it can't be used. Missing: a file, or the environment's data or packages are not there.
     """
-    from lamer.deploy.commands.options import check_data, read_settings
-
     settings = read_settings(files, overrides)
     check_data(settings)
     return settings

@@ -18,8 +18,8 @@ from pathlib import Path
 from lamer.common import config
 from lamer.common.errors import LamerError
 from lamer.common.settings import Settings
-from lamer.deploy.commands.options import read_settings
 from lamer.deploy.experiments.definition import Arm, Evaluation, Experiment, ExperimentError, Value
+from lamer.deploy.run.configuration import read_settings
 from lamer.envs import registry
 
 _EVALUATION_FREE = ("model.path", "batch.updates", "evaluation.initial")

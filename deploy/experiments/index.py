@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lamer.deploy.experiments.blocks import table
 from lamer.deploy.experiments.cells import grid
 from lamer.deploy.experiments.definition import Experiment
 from lamer.deploy.experiments.page import INTERVALS, finished, state_line
 from lamer.deploy.experiments.rows import Results
 from lamer.deploy.experiments.state import Places
-from lamer.deploy.experiments.tables import table
 from lamer.deploy.run.folder import write_text
 
 _INTRODUCTION = (

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from lamer.deploy.experiments.blocks import plot, table
 from lamer.deploy.experiments.cells import grid
 from lamer.deploy.experiments.definition import Experiment
+from lamer.deploy.experiments.plots import save
 from lamer.deploy.experiments.results import CellResult
 from lamer.deploy.experiments.rows import Results
 from lamer.deploy.experiments.state import Places
-from lamer.deploy.experiments.tables import table
 from lamer.deploy.run.folder import write_text
 
 INTERVALS = (
@@ -25,14 +26,12 @@ def write_page(experiment: Experiment, results: Results, places: Places) -> Path
     Args:
         results: of the experiment's cells, by cell; what is not in the grid is left out.
     """
-    from lamer.deploy.experiments import plots
-
     drawn: dict[int, str] = {}
     for index, block in enumerate(experiment.page):
-        figure = plots.plot(experiment, results, block)
+        figure = plot(experiment, results, block)
         path = places.plots(experiment.name) / f"{index + 1}-{block.kind}.svg"
         if figure is not None:
-            plots.save(figure, path)
+            save(figure, path)
             drawn[index] = f"{experiment.name}/{path.name}"
     path = places.page(experiment.name)
     path.parent.mkdir(parents=True, exist_ok=True)

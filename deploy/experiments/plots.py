@@ -29,25 +29,6 @@ _STYLES = ("-", "--", ":", "-.")
 _SMALLEST_GAP = 0.055
 
 
-def plot(experiment: Experiment, results: Results, block: Block) -> Figure | None:
-    """The plot of a block, None where it has none or nothing has been measured for it."""
-    if not block.plot:
-        return None
-    match block.kind:
-        case "pass_at":
-            return _plot_attempts(experiment, results, block)
-        case "axis":
-            return _plot_axis(experiment, results, block)
-        case "evaluations":
-            return _plot_evaluations(experiment, results, block)
-        case "curves":
-            return _plot_curves(experiment, results, block)
-        case "diversity":
-            return _plot_diversity(experiment, results, block)
-        case "figures":
-            return None
-
-
 def save(figure: Figure, path: Path) -> None:
     """Write a plot as SVG without a date or random names, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +38,7 @@ def save(figure: Figure, path: Path) -> None:
     write_text(path, "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n")
 
 
-def _plot_attempts(experiment: Experiment, results: Results, block: Block) -> Figure | None:
+def plot_attempts(experiment: Experiment, results: Results, block: Block) -> Figure | None:
     """pass@k over k: how much later episodes add."""
     rows = _measured(make_rows(experiment, results, block.arms, block.evaluation))
     if not rows:
@@ -77,7 +58,7 @@ def _plot_attempts(experiment: Experiment, results: Results, block: Block) -> Fi
     return _finished(figure, axes, "tasks solved within k episodes")
 
 
-def _plot_axis(experiment: Experiment, results: Results, block: Block) -> Figure | None:
+def plot_axis(experiment: Experiment, results: Results, block: Block) -> Figure | None:
     """pass@k over the values of an axis, a line for each arm."""
     axis = axis_of(experiment, block)
     labels = [value_text(value) for value in axis.values]
@@ -100,7 +81,7 @@ def _plot_axis(experiment: Experiment, results: Results, block: Block) -> Figure
     return _finished(figure, axes, f"solved, pass@{k}")
 
 
-def _plot_evaluations(experiment: Experiment, results: Results, block: Block) -> Figure | None:
+def plot_evaluations(experiment: Experiment, results: Results, block: Block) -> Figure | None:
     """pass@k of each evaluation, a line for each arm."""
     names = block.evaluations or (FINAL, *(each.name for each in experiment.evaluations))
     by_evaluation = [make_rows(experiment, results, block.arms, name) for name in names]
@@ -124,7 +105,7 @@ def _plot_evaluations(experiment: Experiment, results: Results, block: Block) ->
     return _finished(figure, axes, f"solved, pass@{k}")
 
 
-def _plot_curves(experiment: Experiment, results: Results, block: Block) -> Figure | None:
+def plot_curves(experiment: Experiment, results: Results, block: Block) -> Figure | None:
     """Training's pass@k over the updates: each seed thin, their mean thick."""
     figure, axes = _figure()
     is_empty = True
@@ -155,7 +136,7 @@ def _plot_curves(experiment: Experiment, results: Results, block: Block) -> Figu
     return _finished(figure, axes, "solved in training, sampled")
 
 
-def _plot_diversity(experiment: Experiment, results: Results, block: Block) -> Figure | None:
+def plot_diversity(experiment: Experiment, results: Results, block: Block) -> Figure | None:
     """Entropy of the first episode's trajectories beside success: the exploration an arm keeps, and what it gains."""
     rows = _measured(make_rows(experiment, results, block.arms, block.evaluation))
     known = [(row, value) for row in rows if (value := row.mean("episode_diversity")) is not None]

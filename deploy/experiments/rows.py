@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lamer.deploy.experiments.cells import CellKey, points, value_text
-from lamer.deploy.experiments.definition import FINAL, INITIAL, Arm, Axis, Block, Experiment, PaperFigure, Value
+from lamer.deploy.experiments.definition import FINAL, INITIAL, Arm, Axis, Block, Experiment, Value
 from lamer.deploy.experiments.results import CellResult, Measurement
 from lamer.deploy.experiments.statistics import Estimate, mean_share
 
@@ -109,34 +109,47 @@ def _make_row(
     experiment: Experiment, results: Results, arm: Arm, at: tuple[tuple[str, Value], ...], evaluation: str
 ) -> Row:
     seeds = () if arm.not_run else arm.seeds or experiment.seeds
-    found: list[tuple[CellResult, Measurement]] = []
-    for seed in seeds:
-        result = results.get(CellKey(arm.name, at, seed).name)
-        measurement = measured(result, evaluation) if result is not None else None
-        if result is not None and measurement is not None:
-            found.append((result, measurement))
+    found = tuple(_measured_seeds(results, [CellKey(arm.name, at, seed) for seed in seeds], evaluation))
+    done = {result.seed for result, _ in found}
     measurements = tuple(measurement for _, measurement in found)
-    paper = next((each for each in experiment.paper if _is_of(each, arm, at, evaluation)), None)
+    paper, source = _paper(experiment, arm, at, evaluation)
     return Row(
         arm=arm,
         at=at,
         label=_label(experiment, arm, at),
         results=tuple(result for result, _ in found),
         measurements=measurements,
-        missing=tuple(seed for seed in seeds if seed not in {result.seed for result, _ in found}),
+        missing=tuple(seed for seed in seeds if seed not in done),
         pass_at=_pass_at(measurements),
-        paper=tuple(None if share is None else share / 100 for share in paper.pass_at) if paper is not None else (),
-        source=paper.source if paper is not None else "",
+        paper=paper,
+        source=source,
     )
+
+
+def _measured_seeds(
+    results: Results, keys: Iterable[CellKey], evaluation: str
+) -> Iterator[tuple[CellResult, Measurement]]:
+    """Those of the cells that are there and were measured by the evaluation."""
+    for key in keys:
+        result = results.get(key.name)
+        measurement = measured(result, evaluation) if result is not None else None
+        if result is not None and measurement is not None:
+            yield result, measurement
+
+
+def _paper(
+    experiment: Experiment, arm: Arm, at: tuple[tuple[str, Value], ...], evaluation: str
+) -> tuple[tuple[float | None, ...], str]:
+    """The paper's shares (0 .. 1) for an arm at one point of the axes, and where it gives them; () and "" for none."""
+    for figure in experiment.paper:
+        if (figure.arm, figure.evaluation, figure.at) == (arm.name, evaluation, dict(at)):
+            return tuple(None if share is None else share / 100 for share in figure.pass_at), figure.source
+    return (), ""
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [float(value) for value in values if value is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(values) else None
-
-
-def _is_of(figure: PaperFigure, arm: Arm, at: tuple[tuple[str, Value], ...], evaluation: str) -> bool:
-    return figure.arm == arm.name and figure.evaluation == evaluation and figure.at == dict(at)
 
 
 def _label(experiment: Experiment, arm: Arm, at: tuple[tuple[str, Value], ...]) -> str:

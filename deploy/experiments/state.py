@@ -126,18 +126,28 @@ def read_all_results(places: Places) -> tuple[CellResult, ...]:
 
 
 def _look_at(cell: Cell, places: Places, results: Iterable[CellResult]) -> CellState:
-    same = [each for each in results if not differences(each.settings, cell.settings)]
+    """How far the cell is by its results, and by its run where they don't say everything."""
     own = read_result(places.result(cell.experiment, cell.name))
     changed = differences(own.settings, cell.settings) if own is not None else ()
-    if own is not None and not changed:
-        same.insert(0, own)
-    records = {key: record for each in reversed(same) for key, record in _wanted_records(cell, each).items()}
-    result = _adopted(cell, same[0], records) if same else None
-    left = tuple(each for each in cell.evaluations if each.name not in records)
+    result = _known_result(cell, None if changed else own, results)
+    left = tuple(each for each in cell.evaluations if result is None or each.name not in result.evaluations)
     if result is not None and not left:
         return CellState(cell, Stage.DONE, result)
-    run = places.run(cell)
-    state = CellState(cell, Stage.TO_DO, result, left, None, changed)
+    return _look_at_run(CellState(cell, Stage.TO_DO, result, left, None, changed), places)
+
+
+def _known_result(cell: Cell, own: CellResult | None, results: Iterable[CellResult]) -> CellResult | None:
+    """What all results of the cell's configuration say of it together, its own before those of other cells."""
+    same = [each for each in results if not differences(each.settings, cell.settings)]
+    if own is not None:
+        same.insert(0, own)
+    records = {key: record for each in reversed(same) for key, record in _wanted_records(cell, each).items()}
+    return _adopted(cell, same[0], records) if same else None
+
+
+def _look_at_run(state: CellState, places: Places) -> CellState:
+    """The state with the stage of the cell's run, or of a finished one of the same configuration elsewhere."""
+    cell, run = state.cell, places.run(state.cell)
     differing = _differing_keys(run, cell) if run.exists() else ()
     if run.exists() and _can_go_on(run, cell, differing):
         finished = is_finished(run, cell.settings.batch.updates)
@@ -145,7 +155,7 @@ def _look_at(cell: Cell, places: Places, results: Iterable[CellResult]) -> CellS
     elsewhere = _same_run(cell, places)
     if elsewhere is not None:
         return replace(state, stage=Stage.TRAINED, trained=elsewhere)
-    return replace(state, changed=changed or differing)
+    return replace(state, changed=state.changed or differing)
 
 
 def is_same_evaluation(run: Path, evaluation: CellEvaluation) -> bool:

@@ -29,23 +29,6 @@ class Table:
         return "\n".join([*lines, *(f"\n{note}" for note in self.notes)])
 
 
-def table(experiment: Experiment, results: Results, block: Block) -> Table | None:
-    """The table of a block, None for one that is a plot alone."""
-    match block.kind:
-        case "pass_at":
-            return _pass_at_table(experiment, results, block)
-        case "axis":
-            return _axis_table(experiment, results, block)
-        case "evaluations":
-            return _evaluations_table(experiment, results, block)
-        case "diversity":
-            return _diversity_table(experiment, results, block)
-        case "figures":
-            return _figures_table(experiment, results, block)
-        case "curves":
-            return None
-
-
 def percent(share: float | None) -> str:
     """.7442 as 74.4; a dash for none."""
     return NOTHING if share is None else f"{100 * share:.1f}"
@@ -56,7 +39,7 @@ def with_interval(estimate: Estimate) -> str:
     return f"{percent(estimate.mean)} [{percent(estimate.low)}, {percent(estimate.high)}]"
 
 
-def _pass_at_table(experiment: Experiment, results: Results, block: Block) -> Table:
+def pass_at_table(experiment: Experiment, results: Results, block: Block) -> Table:
     """Rows: arms (at each point of the axes), then references. Columns: pass@k, the paper's beside each."""
     rows = make_rows(experiment, results, block.arms, block.evaluation)
     known = references(_of(results, rows), block.evaluation)
@@ -77,7 +60,7 @@ def _pass_at_table(experiment: Experiment, results: Results, block: Block) -> Ta
     return Table(tuple(header), tuple(body), _notes(rows))
 
 
-def _axis_table(experiment: Experiment, results: Results, block: Block) -> Table:
+def axis_table(experiment: Experiment, results: Results, block: Block) -> Table:
     """Rows: arms, then references. Columns: pass@k of the last k (or `block.k`) at each value of the axis.
 
     Where the paper has figures, the table is that of `pass_at`, which has room for them.
@@ -85,7 +68,7 @@ def _axis_table(experiment: Experiment, results: Results, block: Block) -> Table
     axis = axis_of(experiment, block)
     rows = make_rows(experiment, results, block.arms, block.evaluation)
     if any(row.paper for row in rows):
-        return _pass_at_table(experiment, results, block)
+        return pass_at_table(experiment, results, block)
     body = [
         (line.label, *(_share(row, block.k) for row in line.rows)) for line in axis_lines(experiment, rows, block.axis)
     ]
@@ -111,7 +94,7 @@ def _pass_at_row(row: Row, episodes: int, has_paper: bool) -> tuple[str, ...]:
     return (*cells, each)
 
 
-def _evaluations_table(experiment: Experiment, results: Results, block: Block) -> Table:
+def evaluations_table(experiment: Experiment, results: Results, block: Block) -> Table:
     """Rows: arms. Columns: pass@k of the last k (or `block.k`) of each evaluation, the paper's beside it."""
     names = block.evaluations or (FINAL, *(each.name for each in experiment.evaluations))
     by_evaluation = [make_rows(experiment, results, block.arms, name) for name in names]
@@ -141,7 +124,7 @@ def _reference_rows(
     return body
 
 
-def _diversity_table(experiment: Experiment, results: Results, block: Block) -> Table:
+def diversity_table(experiment: Experiment, results: Results, block: Block) -> Table:
     """Rows: arms. Columns: entropies in nats, and the success that they go with."""
     rows = make_rows(experiment, results, block.arms, block.evaluation)
     header = (
@@ -166,7 +149,7 @@ def _diversity_table(experiment: Experiment, results: Results, block: Block) -> 
     return Table(header, tuple(body), _notes(rows))
 
 
-def _figures_table(experiment: Experiment, results: Results, block: Block) -> Table:
+def figures_table(experiment: Experiment, results: Results, block: Block) -> Table:
     """Rows: arms at the points of the axes that were run. Columns: the end of training (`results.FIGURES`)."""
     rows = [row for row in make_rows(experiment, results, block.arms) if row.results]
     body = [(row.label, _seeds(row), *(_small(row.figure(name)) for name in block.figures)) for row in rows]

@@ -35,7 +35,7 @@ from lamer.deploy.inference.engines.base import Engine, EngineSource
 from lamer.deploy.inference.engines.client import LoadFigures
 from lamer.deploy.inference.fetching.base import Fetched, FolderDelivery, LiveDelivery, ServerStuck, Withdrawn
 from lamer.deploy.inference.fetching.feed import OlderVersion, Ready, WeightFeed
-from lamer.deploy.inference.holding import held
+from lamer.deploy.inference.pinning import pinned
 
 log = logging.getLogger("lamer.host")
 
@@ -141,7 +141,7 @@ class Host:
             if ready.fetched is None:  # a server can only start on a folder
                 self._feed.again(is_full=False)
                 continue
-            async with held(ready.fetched.folder) as folder:
+            async with pinned(ready.fetched.folder) as folder:
                 engine = await self._source.open(folder, ready.weights.version)
             self._engine = engine
             why = await self._serve(engine, ready)

@@ -1,35 +1,28 @@
-"""Models for a run: the configured folder, or a `pocket` model that was taught the output format.
+"""Pocket models, and a model taught the output format.
 
-    prepare_model   what `lamer train` asks for: a checked folder, created and cached where none is configured
     create_model    `lamer model create`: scripted play -> its texts -> tokenizer -> random weights
     warm_start      `lamer warmstart`: scripted play -> supervised fine-tuning on its responses
+    read_metrics    what was measured when a model was made
 
 The warm start teaches the format and not the skill: scripted play answers at random whatever the history, so the best
-the model can learn is that distribution. Created models are cached by content: by the settings that define them and by
-the source files that do.
+the model can learn is that distribution.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import importlib.metadata
-import inspect
-import json
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from lamer.common.errors import BadInput, Missing
+from lamer.common.errors import BadInput
 from lamer.common.messages import Metric
 from lamer.common.settings import Settings
+from lamer.deploy.models.folders import check_model
 
 if TYPE_CHECKING:
     from lamer.common.records import Trial
@@ -39,89 +32,6 @@ log = logging.getLogger("lamer.warmstart")
 
 METRICS_FILE = "warmstart.json"
 CORPUS_TRIALS = 300
-
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-_SOURCES = (
-    "deploy/play/scripted.py",
-    "deploy/models/warmstart.py",
-    "learner/pocket/model.py",
-    "learner/pocket/supervised.py",
-    "actors/trial.py",
-    "actors/episode.py",
-    "actors/memory.py",
-    "actors/rendering.py",
-    "actors/shortening.py",
-    "envs/base.py",
-    "envs/history.py",
-    "envs/memory.py",
-    "envs/parsing.py",
-    "envs/prompts.py",
-)
-_LIBRARIES = ("torch", "transformers", "tokenizers")
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedModel:
-    """A model folder ready to be served. metrics: of its warm start, empty where a folder was configured."""
-
-    path: Path
-    metrics: tuple[Metric, ...]
-
-
-def default_cache(settings: Settings) -> Path:
-    """Where created models are kept: beside the folder of runs."""
-    return Path(settings.run.directory).resolve().parent / ".cache" / "lamer" / "models"
-
-
-def prepare_model(settings: Settings, cache: Path) -> PreparedModel:
-    """The model folder of a run. A created one is found in `cache` by the next run with the same settings.
-
-    Processes that ask for the same model at once wait for the first of them.
-
-    Raises:
-        Missing: the configured folder is not there or lacks a file.
-        BadInput: the settings describe no model, or the environment can't be played.
-        RunFailed: the warm start diverged.
-    """
-    if settings.model.path:
-        return PreparedModel(check_model(Path(settings.model.path)), ())
-    target = model_folder(settings, cache)
-    with _locked(cache / f"{target.name}.lock"):
-        if not target.is_dir():
-            _create_and_warm_start(settings, target)
-    return PreparedModel(target, read_metrics(target))
-
-
-def model_folder(settings: Settings, cache: Path | None = None) -> Path:
-    """Where the model of these settings lies once it is prepared."""
-    if settings.model.path:
-        return Path(settings.model.path)
-    return (cache or default_cache(settings)) / f"{settings.env.name}-{model_key(settings)}"
-
-
-def creation_note(settings: Settings, cache: Path) -> str:
-    """One line about what `prepare_model` will have to make, "" where it finds all it needs."""
-    if settings.model.path or model_folder(settings, cache).is_dir():
-        return ""
-    steps = settings.model.warmstart.steps
-    start = f" and teaching it the output format ({steps} steps)" if steps else ""
-    return f"creating the pocket model for {settings.env.name}{start}; it is kept in {cache} for later runs"
-
-
-def check_model(folder: Path) -> Path:
-    """The absolute path of a usable Hugging Face model folder.
-
-    Raises:
-        Missing: no such folder, or it lacks its configuration, its tokenizer or its weights.
-    """
-    if not folder.is_dir():
-        raise Missing(f"model.path: the folder {folder} is not there; download the model or leave model.path empty")
-    lacking = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
-    if not any((folder / name).is_file() for name in _WEIGHTS):
-        lacking.append("weights (model.safetensors)")
-    if lacking:
-        raise Missing(f"model.path: {folder} lacks {', '.join(lacking)}")
-    return folder.resolve()
 
 
 def create_model(settings: Settings, output: Path) -> tuple[Metric, ...]:
@@ -186,48 +96,6 @@ def read_metrics(folder: Path) -> tuple[Metric, ...]:
     return msgspec.json.decode(path.read_bytes(), type=tuple[Metric, ...]) if path.is_file() else ()
 
 
-def model_key(settings: Settings) -> str:
-    """Sixteen hex digits that name the created model: of the settings, the sources and the libraries that define it."""
-    from lamer.envs import registry
-
-    factory, trial = registry.get(settings.env.name), settings.trial
-    parts = {
-        "pocket": asdict(settings.model.pocket),
-        "warmstart": asdict(settings.model.warmstart),
-        "chat_template": settings.model.chat_template,
-        "env": [settings.env.name, registry.canonical_config(settings.env.name, settings.env.options)],
-        "trial": [trial.episodes, trial.memory.value, trial.max_turns, trial.prompting.value],
-        "max_prompt_tokens": [trial.max_prompt_tokens, trial.shorten],
-        "seed": settings.run.seed,
-        "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
-    }
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-    root = Path(__file__).resolve().parents[2]
-    own = sorted(Path(inspect.getfile(type(factory))).parent.glob("*.py"))
-    for path in [*(root / source for source in _SOURCES), *own]:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _create_and_warm_start(settings: Settings, target: Path) -> None:
-    from lamer.common.folders import whole_folder
-    from lamer.learner.pocket.supervised import copy_other_files
-
-    log.info("creating the pocket model for %s", settings.env.name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".creating-") as name:
-        created, final = Path(name) / "created", Path(name) / "started"
-        metrics = create_model(settings, created)
-        if settings.model.warmstart.steps:
-            metrics += warm_start(settings, created, final)
-        else:
-            final = created
-        with whole_folder(target) as temporary:
-            copy_other_files(final, temporary)
-            (final / "model.safetensors").rename(temporary / "model.safetensors")
-            (temporary / METRICS_FILE).write_bytes(msgspec.json.encode(metrics))
-
-
 def _texts(settings: Settings, folder: Path) -> list[str]:
     """Prompts and responses of scripted play as text: what the tokenizer is trained on."""
     from lamer.actors.rendering import Renderer
@@ -248,12 +116,3 @@ def _examples(trials: Sequence[Trial]) -> list[Example]:
 def _check_output(output: Path) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise BadInput(f"{output} exists already: name a new folder for the model")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path` while the block runs; the lock ends with the process at the latest."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

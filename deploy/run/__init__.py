@@ -1,1 +1,1 @@
-"""Runs on this machine: their folders, their processes, what a user sees of them."""
+"""Runs on this machine: their configuration, their folders, their processes, what a user sees of them."""

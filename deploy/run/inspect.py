@@ -25,7 +25,7 @@ from lamer.actors.rendering import Renderer
 from lamer.common import config
 from lamer.common.errors import BadInput, Missing
 from lamer.common.records import Completion, Episode, Reflection, Trial
-from lamer.deploy.models.warmstart import model_folder
+from lamer.deploy.models.preparation import model_folder
 from lamer.learner.journal.reader import JournalReader, TrialFilter, TrialRow
 
 

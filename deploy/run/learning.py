@@ -24,8 +24,9 @@ from lamer.deploy.run.observer import View, follow
 from lamer.deploy.run.supervisor import INTERRUPTED, first_error, how_it_ended
 
 if TYPE_CHECKING:
-    from lamer.deploy.models.warmstart import PreparedModel
-    from lamer.learner.gateway.plan import GatewayPlan, RunResult
+    from lamer.deploy.models.preparation import PreparedModel
+    from lamer.learner.gateway.plan import GatewayPlan
+    from lamer.learner.measuring.result import RunResult
     from lamer.learner.measuring.tracking import Tracker
 
 log = logging.getLogger("lamer.learner")
@@ -44,7 +45,7 @@ def run_learner(run: RunFolder, view: View) -> int:
         LamerError: the model can't be made or used, the port is taken, the trainer keeps dying, another learner is at
             work in the folder.
     """
-    from lamer.deploy.models.warmstart import creation_note, default_cache, prepare_model
+    from lamer.deploy.models.preparation import creation_note, default_cache, prepare_model
 
     cache = default_cache(run.settings)
     with locked(run):
@@ -101,7 +102,7 @@ class TrainerKeeper:
         """The trainer's command line, once the gateway listens."""
         url = await _address(self._run)
         folders = ("--keys", str(self._run.keys), "--run-dir", str(self._run.path))
-        return (sys.executable, "-m", "lamer.learner.trainer.trainer", "--connect", url, *folders)
+        return (sys.executable, "-m", "lamer.learner.trainer", "--connect", url, *folders)
 
 
 async def _learn(run: RunFolder, prepared: PreparedModel, view: View) -> int:
@@ -181,9 +182,10 @@ async def _address(run: RunFolder) -> str:
 def _plan(run: RunFolder, prepared: PreparedModel) -> tuple[GatewayPlan, Tracker]:
     """What the gateway is started with, and the tracker in it."""
     from lamer.common.weights import read_fingerprint
-    from lamer.deploy.run.preflight import evaluation_env_config
+    from lamer.deploy.run.configuration import evaluation_env_config
     from lamer.envs import registry
-    from lamer.learner.gateway.plan import GatewayPlan, ReferenceFigure
+    from lamer.learner.gateway.plan import GatewayPlan
+    from lamer.learner.measuring.result import ReferenceFigure
     from lamer.learner.measuring.tracking import Tracker
 
     settings, run_dir = run.settings, run.path.resolve()

@@ -16,7 +16,7 @@ from pathlib import Path
 from lamer.common.errors import LamerError
 from lamer.common.keys import load_client_keys
 from lamer.common.settings import Settings
-from lamer.deploy.models.warmstart import creation_note, default_cache
+from lamer.deploy.models.preparation import creation_note, default_cache
 from lamer.deploy.run.folder import RunFolder, locked
 from lamer.deploy.run.observer import View, follow
 from lamer.deploy.run.processes import lamer_command

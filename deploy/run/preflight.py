@@ -1,10 +1,7 @@
-"""What must hold before an evaluation starts: a model that can be read, an environment with the split asked for, and
-first prompts that the model has room for.
-"""
+"""What must hold before an evaluation starts: a model that can be read, and first prompts that it has room for."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import msgspec
 
 from lamer.common.errors import BadInput, Missing
 from lamer.common.settings import Settings
+from lamer.deploy.run.configuration import evaluation_env_config
 
 _PROBED_TASKS = 8
 
@@ -28,7 +26,7 @@ def find_model(path: Path) -> Path:
     Raises:
         Missing: there is no such folder. BadInput: it holds no model that can be evaluated.
     """
-    from lamer.deploy.models.warmstart import check_model
+    from lamer.deploy.models.folders import check_model
     from lamer.deploy.run.folder import CONFIG_FILE
 
     if not path.is_dir():
@@ -42,22 +40,6 @@ def find_model(path: Path) -> Path:
     except Missing as error:
         lacking = str(error).partition(" lacks ")[2]
         raise BadInput(f"{folder} is no model folder: it lacks {lacking}") from error
-
-
-def evaluation_env_config(settings: Settings) -> str:
-    """The environment's options in evaluations as canonical JSON: `env.options` in the split `evaluation.split`.
-
-    Raises:
-        BadInput: the environment has no splits, or not this one.
-    """
-    from lamer.envs import registry
-
-    env, split = settings.env, settings.evaluation.split
-    if not split:
-        return registry.canonical_config(env.name, env.options)
-    if "split" not in {field.name for field in dataclasses.fields(registry.get(env.name).config_class)}:
-        raise BadInput(f"evaluation.split is {split!r}, but the environment {env.name} has no splits")
-    return registry.canonical_config(env.name, {**env.options, "split": split})
 
 
 def check_first_prompts(settings: Settings, model: Path) -> None:

@@ -18,7 +18,7 @@ from lamer.common.settings import Prompting
 from lamer.envs.alfworld.parsing import goal_of, parse_command, parse_number, split_command
 from lamer.envs.base import PlayView, ReflectionView
 from lamer.envs.memory import MemoryStep, MemoryWindow
-from lamer.envs.prompts import CompactStyle, PromptStyle, join_lines, join_paragraphs, titled
+from lamer.envs.prompts import CompactStyle, Labels, ParagraphStyle, PromptStyle, join_lines, join_paragraphs, titled
 
 _RULES = """\
 You are in a house that you see and act in through text, and you have a household task to do. You see what is in or on \
@@ -44,6 +44,17 @@ commands to give. \
 Finish with your lessons and this plan inside the tags: <remark>lessons and plan</remark>"""
 
 
+_LABELS = Labels(
+    initial="The house at the start, and your task:",
+    past="Your earlier attempts at this same task:",
+    current="Your commands in this attempt so far, and what followed:",
+    before="Your attempts before the last one:",
+    failed="Your commands in the last attempt, and what followed:",
+    play=_PLAY,
+    reflect=_REFLECT,
+)
+
+
 class AlfworldStyle(PromptStyle):
     """A layout of prompts that also decides how commands are shown and answered."""
 
@@ -60,8 +71,10 @@ class AlfworldStyle(PromptStyle):
         """The response that gives a command."""
 
 
-class FullStyle(AlfworldStyle):
+class FullStyle(ParagraphStyle, AlfworldStyle):
     """Sentences; commands in words."""
+
+    labels = _LABELS
 
     def situation(self, observation: str, commands: Sequence[str]) -> str:
         """The observation, and one quoted command a line."""
@@ -76,26 +89,13 @@ class FullStyle(AlfworldStyle):
         """The command in words."""
         return f"<action>{command}</action>"
 
-    def play(self, view: PlayView) -> str:
-        """Rules, the house and the task, earlier attempts, commands so far with what followed, what can be done now."""
-        return join_paragraphs(
-            _RULES,
-            titled("The house at the start, and your task:", view.initial),
-            titled("Your earlier attempts at this same task:", view.past),
-            titled("Your commands in this attempt so far, and what followed:", view.current),
-            _present(view, "What you see now:\n"),
-            _PLAY[view.prompting],
-        )
+    def introduction(self) -> str:
+        """What there is to do and how."""
+        return _RULES
 
-    def reflection(self, view: ReflectionView) -> str:
-        """Rules, the house and the task, earlier attempts, the failed attempt, request."""
-        return join_paragraphs(
-            _RULES,
-            titled("The house at the start, and your task:", view.initial),
-            titled("Your attempts before the last one:", view.past),
-            titled("Your commands in the last attempt, and what followed:", view.current),
-            _REFLECT,
-        )
+    def present(self, view: PlayView) -> str:
+        """What is seen, and the admissible commands."""
+        return _present(view, "What you see now:\n")
 
 
 class AlfworldCompactStyle(CompactStyle, AlfworldStyle):

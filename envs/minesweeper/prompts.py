@@ -14,11 +14,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from lamer.common.settings import Prompting
-from lamer.envs.base import PlayView, ReflectionView
+from lamer.envs.base import PlayView
 from lamer.envs.memory import MemoryStep, MemoryWindow
 from lamer.envs.minesweeper.field import Cell, Minefield
 from lamer.envs.minesweeper.parsing import cell_name, parse_cell, parse_name
-from lamer.envs.prompts import CompactStyle, PromptStyle, join_paragraphs, titled
+from lamer.envs.prompts import CompactStyle, Labels, ParagraphStyle, PromptStyle, titled
 
 _RULES = """\
 You are playing Minesweeper. The board has {size} rows and {size} columns and hides {mines} mines. \
@@ -54,6 +54,17 @@ cells to open and those to leave closed. \
 Finish with your lessons and this plan inside the tags: <remark>lessons and plan</remark>"""
 
 
+_LABELS = Labels(
+    initial="The board at the start:",
+    past="Your earlier attempts at this same board:",
+    current="Your moves in this attempt so far:",
+    before="Your attempts before the last one:",
+    failed="Your moves in the last attempt, and the board after each:",
+    play=_PLAY,
+    reflect=_REFLECT,
+)
+
+
 class MinesweeperStyle(PromptStyle):
     """A layout of prompts that also decides how the board is written, and how a response names a cell.
 
@@ -79,8 +90,10 @@ class MinesweeperStyle(PromptStyle):
         return f"<remark>mine {cell[0]} {cell[1]}</remark>"
 
 
-class FullStyle(MinesweeperStyle):
+class FullStyle(ParagraphStyle, MinesweeperStyle):
     """Rules in sentences, all boards with row labels."""
+
+    labels = _LABELS
 
     def __init__(self, size: int, mines: int) -> None:
         self._rules = _RULES.format(size=size, mines=mines)
@@ -89,26 +102,13 @@ class FullStyle(MinesweeperStyle):
         """One line a row: "Row 2: ? . 1 *"."""
         return "\n".join(f"Row {number}: {' '.join(row)}" for number, row in enumerate(field.symbols(), start=1))
 
-    def play(self, view: PlayView) -> str:
-        """Rules, first board, earlier attempts, moves so far, present board, request."""
-        return join_paragraphs(
-            self._rules,
-            titled("The board at the start:", view.initial),
-            titled("Your earlier attempts at this same board:", view.past),
-            titled("Your moves in this attempt so far:", view.current),
-            titled("The board at present:", view.observation),
-            _PLAY[view.prompting],
-        )
+    def introduction(self) -> str:
+        """The rules of the game and its symbols."""
+        return self._rules
 
-    def reflection(self, view: ReflectionView) -> str:
-        """Rules, first board, earlier attempts, the lost attempt, request."""
-        return join_paragraphs(
-            self._rules,
-            titled("The board at the start:", view.initial),
-            titled("Your attempts before the last one:", view.past),
-            titled("Your moves in the last attempt, and the board after each:", view.current),
-            _REFLECT,
-        )
+    def present(self, view: PlayView) -> str:
+        """The board."""
+        return titled("The board at present:", view.observation)
 
 
 class MinesweeperCompactStyle(CompactStyle, MinesweeperStyle):

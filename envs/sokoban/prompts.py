@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from lamer.common.settings import Prompting
 from lamer.envs.base import PlayView, ReflectionView
 from lamer.envs.memory import MemoryStep, MemoryWindow
-from lamer.envs.prompts import CompactStyle, PromptStyle, join_lines, join_paragraphs, titled
+from lamer.envs.prompts import CompactStyle, Labels, ParagraphStyle, PromptStyle, join_lines, titled
 from lamer.envs.sokoban.room import Position, Room, symbols
 
 _RULES = """\
@@ -52,6 +52,17 @@ that names the moves you should make instead. \
 Finish with your lessons and this plan inside the tags: <remark>lessons and plan</remark>"""
 
 
+_LABELS = Labels(
+    initial="The room at the start:",
+    past="Your earlier attempts at this same room:",
+    current="Your moves in this attempt so far:",
+    before="Your attempts before the last one:",
+    failed="Your moves in the last attempt, and the room after each turn:",
+    play=_PLAY,
+    reflect=_REFLECT,
+)
+
+
 class SokobanStyle(PromptStyle):
     """A layout of prompts that also decides how the room is written."""
 
@@ -60,8 +71,10 @@ class SokobanStyle(PromptStyle):
         """The room as the policy sees it."""
 
 
-class FullStyle(SokobanStyle):
+class FullStyle(ParagraphStyle, SokobanStyle):
     """Rules in sentences, all rooms with row labels."""
+
+    labels = _LABELS
 
     def __init__(self, actions: int) -> None:
         self._actions = actions
@@ -70,26 +83,17 @@ class FullStyle(SokobanStyle):
         """One line a row, counted from 0: "2: # _ P O #"."""
         return "\n".join(f"{number}: {' '.join(row)}" for number, row in enumerate(symbols(room, position)))
 
-    def play(self, view: PlayView) -> str:
-        """Rules, first room, earlier attempts, moves so far, present room, request."""
-        return join_paragraphs(
-            _RULES,
-            titled("The room at the start:", view.initial),
-            titled("Your earlier attempts at this same room:", view.past),
-            titled("Your moves in this attempt so far:", view.current),
-            titled("The room at present:", view.observation),
-            _PLAY[view.prompting].format(actions=self._actions),
-        )
+    def introduction(self) -> str:
+        """The rules of the game and its symbols."""
+        return _RULES
 
-    def reflection(self, view: ReflectionView) -> str:
-        """Rules, first room, earlier attempts, the failed attempt, request."""
-        return join_paragraphs(
-            _RULES,
-            titled("The room at the start:", view.initial),
-            titled("Your attempts before the last one:", view.past),
-            titled("Your moves in the last attempt, and the room after each turn:", view.current),
-            _REFLECT,
-        )
+    def present(self, view: PlayView) -> str:
+        """The room."""
+        return titled("The room at present:", view.observation)
+
+    def request(self, prompting: Prompting) -> str:
+        """As many moves as a turn takes."""
+        return self.labels.play[prompting].format(actions=self._actions)
 
 
 class SokobanCompactStyle(CompactStyle, SokobanStyle):

@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 
 from lamer.common.settings import Prompting
 from lamer.envs import history
-from lamer.envs.base import PlayView, ReflectionView
+from lamer.envs.base import PlayView
 from lamer.envs.memory import MemoryStep, MemoryWindow, MemoryWindows
 from lamer.envs.parsing import between_tags
-from lamer.envs.prompts import PromptStyle, join_lines, join_paragraphs, titled
+from lamer.envs.prompts import Labels, ParagraphStyle, PromptStyle, join_lines, join_paragraphs, titled
 from lamer.envs.webshop.actions import Action, parse_action, search
 from lamer.envs.webshop.pages import cut_fields, page_text
 from lamer.envs.webshop.session import Visit, available, can_search
@@ -122,31 +122,34 @@ Finish with your lessons and this plan inside the tags: <remark>lessons and plan
 _IN_FULL_BELOW = "(the page now, in full below)"
 
 
-class FullStyle(WebshopStyle):
+_LABELS = Labels(
+    past="Your earlier attempts at this same request:",
+    current="Your actions in this attempt so far:",
+    before="Your attempts before the last one:",
+    failed="Your actions in the last attempt, and the page after each:",
+    play=_PLAY,
+    reflect=_REFLECT,
+)
+
+
+class FullStyle(ParagraphStyle, WebshopStyle):
     """Rules in sentences, pages as the shop shows them, every action listed."""
+
+    labels = _LABELS
 
     def page(self) -> str:
         """The page's texts in quotes, with [SEP] between them."""
         return page_text(self.scene.visit)
 
-    def play(self, view: PlayView) -> str:
-        """Rules, earlier attempts, actions so far, the open page, what can be done, the request."""
+    def introduction(self) -> str:
+        """What there is to do, and the request of the customer."""
+        return _RULES.format(instruction=self.scene.instruction)
+
+    def present(self, view: PlayView) -> str:
+        """The open page, what is chosen on it, and what can be done there."""
         return join_paragraphs(
-            _RULES.format(instruction=self.scene.instruction),
-            titled("Your earlier attempts at this same request:", view.past),
-            titled("Your actions in this attempt so far:", view.current),
             join_lines(titled("The page now:", view.observation), self._chosen()),
             titled("What you can do here:", "\n".join(self._menu())),
-            _PLAY[view.prompting],
-        )
-
-    def reflection(self, view: ReflectionView) -> str:
-        """Rules, earlier attempts, the failed attempt, the request."""
-        return join_paragraphs(
-            _RULES.format(instruction=self.scene.instruction),
-            titled("Your attempts before the last one:", view.past),
-            titled("Your actions in the last attempt, and the page after each:", view.current),
-            _REFLECT,
         )
 
     def steps(self, steps: Sequence[MemoryStep], window: MemoryWindow) -> str:

@@ -36,7 +36,7 @@ import numpy.typing as npt
 
 from lamer.common.settings import AdvantageSettings
 
-Values: TypeAlias = npt.NDArray[np.float64]
+FloatArray: TypeAlias = npt.NDArray[np.float64]
 Normalise: TypeAlias = Literal["mean", "mean_std"]
 EPSILON = 1e-6
 
@@ -50,9 +50,9 @@ class GroupRows:
     a state.
     """
 
-    rewards: Values
-    returns: Values
-    penalties: Values
+    rewards: FloatArray
+    returns: FloatArray
+    penalties: FloatArray
     anchors: Sequence[Hashable]
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class GroupRows:
             raise ValueError(f"a group's arrays need one length above 0, got {sorted(lengths)}")
 
 
-def normalise(values: Values, how: Normalise) -> Values:
+def normalise(values: FloatArray, how: Normalise) -> FloatArray:
     """Values less their mean, for "mean_std" divided by their unbiased standard deviation + 1e-6.
 
     A single value is its own advantage (mean 0, std 1): with nothing to compare it with, its sign is all there is.
@@ -73,7 +73,7 @@ def normalise(values: Values, how: Normalise) -> Values:
     return np.asarray((values - mean) / (std + EPSILON), dtype=np.float64)
 
 
-def within_anchors(returns: Values, anchors: Sequence[Hashable], how: Normalise) -> Values:
+def within_anchors(returns: FloatArray, anchors: Sequence[Hashable], how: Normalise) -> FloatArray:
     """Returns normalised over the rows with an equal anchor; 0 for a row that is alone with its anchor."""
     rows: dict[Hashable, list[int]] = {}
     for row, anchor in enumerate(anchors):
@@ -86,13 +86,13 @@ def within_anchors(returns: Values, anchors: Sequence[Hashable], how: Normalise)
 
 
 def gigpo(
-    scores: Values,
-    returns: Values,
+    scores: FloatArray,
+    returns: FloatArray,
     anchors: Sequence[Hashable],
     episode_weight: float,
     step_weight: float,
     how: Normalise,
-) -> Values:
+) -> FloatArray:
     """GiGPO: compare episodes over the group, and steps over equal states, across trials and attempts.
 
     Cross-episode credit enters through the step part: of two trials that differ in what they did in the same state,
@@ -101,12 +101,12 @@ def gigpo(
     return episode_weight * normalise(scores, how) + step_weight * within_anchors(returns, anchors, how)
 
 
-def grpo(values: Values, how: Normalise) -> Values:
+def grpo(values: FloatArray, how: Normalise) -> FloatArray:
     """GRPO: a value against its group. "mean" leaves the division out, which weighs tasks of little variance up."""
     return normalise(values, how)
 
 
-def rloo(values: Values) -> Values:
+def rloo(values: FloatArray) -> FloatArray:
     """RLOO: a value less the mean of the others, n / (n - 1) * (value - mean). A single value is its own advantage."""
     count = len(values)
     if count == 1:
@@ -114,19 +114,19 @@ def rloo(values: Values) -> Values:
     return np.asarray((values - values.mean()) * (count / (count - 1)), dtype=np.float64)
 
 
-def reinforce_pp(values: Values) -> Values:
+def reinforce_pp(values: FloatArray) -> FloatArray:
     """REINFORCE++: a value against the whole batch, (value - mean) / std."""
     return normalise(values, "mean_std")
 
 
-def batch_advantages(groups: Sequence[GroupRows], settings: AdvantageSettings) -> Values:
+def batch_advantages(groups: Sequence[GroupRows], settings: AdvantageSettings) -> FloatArray:
     """The advantages of all groups' responses by an estimator without a critic: float64 [n], group after group."""
     if settings.estimator == "reinforce_pp":
         return reinforce_pp(np.concatenate([group.returns - group.penalties for group in groups]))
     return np.concatenate([group_advantages(group, settings) for group in groups])
 
 
-def group_advantages(group: GroupRows, settings: AdvantageSettings) -> Values:
+def group_advantages(group: GroupRows, settings: AdvantageSettings) -> FloatArray:
     """The advantages of one group's responses by GiGPO, GRPO or RLOO: float64 [n].
 
     What an invalid response costs is compared over the group whatever the weights: for GiGPO it is a term of its own

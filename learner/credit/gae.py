@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 from lamer.learner.credit.returns import Form, Returns
 
-Values = Sequence[float]
+Floats = Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,10 @@ class TrialSteps:
     between episodes n and n + 1; its reward is what an invalid one costs, negative, or 0.
     """
 
-    rewards: Sequence[Values]
-    values: Sequence[Values]
-    reflection_rewards: Values
-    reflection_values: Values
+    rewards: Sequence[Floats]
+    values: Sequence[Floats]
+    reflection_rewards: Floats
+    reflection_values: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class TrialAdvantages:
     reflections: tuple[float, ...]
 
 
-def episode_advantages(rewards: Values, values: Values, later: float, settings: GaeSettings) -> list[float]:
+def episode_advantages(rewards: Floats, values: Floats, later: float, settings: GaeSettings) -> list[float]:
     """Advantages of one episode's steps.
 
     Args:

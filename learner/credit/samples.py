@@ -19,7 +19,7 @@ import numpy.typing as npt
 from lamer.common.errors import BadInput
 from lamer.common.records import Completion, Logprobs, Purpose, TokenIds, Trial
 from lamer.common.settings import AdvantageSettings, CreditSettings
-from lamer.learner.credit.advantages import GroupRows, Values, batch_advantages, normalise
+from lamer.learner.credit.advantages import FloatArray, GroupRows, batch_advantages, normalise
 from lamer.learner.credit.gae import GaeSettings, TrialSteps, trial_advantages
 from lamer.learner.credit.returns import Form, trial_returns
 
@@ -178,7 +178,7 @@ def make_samples(
     policy_version: int,
     credit: CreditSettings,
     advantage: AdvantageSettings,
-    values: Values | None = None,
+    values: FloatArray | None = None,
 ) -> tuple[Sample, ...]:
     """The samples of a batch, group by group.
 
@@ -223,8 +223,8 @@ def _group_rows(group: Sequence[Sequence[_Row]], advantage: AdvantageSettings) -
 
 
 def _critic_advantages(
-    groups: Sequence[Sequence[Sequence[_Row]]], values: Values, credit: CreditSettings, advantage: AdvantageSettings
-) -> Values:
+    groups: Sequence[Sequence[Sequence[_Row]]], values: FloatArray, credit: CreditSettings, advantage: AdvantageSettings
+) -> FloatArray:
     """GAE trial by trial: float64 [n]. An invalid response's reward is lower by the penalty."""
     settings = GaeSettings(_form(credit), credit.step_discount, credit.trial_discount, advantage.gae_lambda)
     found: list[float] = []

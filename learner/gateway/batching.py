@@ -1,4 +1,4 @@
-"""The gateway's side of the trainer: batches out, policy versions and reports in.
+"""The gateway's side of the trainer: batches out, policy versions in.
 
 The trainer asks for a batch naming the version it holds. A batch is cut as soon as the pool allows, claimed in the
 journal, and named to the trainer once the claim is on disk; a repeated question gets the same batch again. A trainer
@@ -9,30 +9,24 @@ stored, the servers go back to its version, and training goes on from there.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from lamer.common.messages import (
     Batch,
     BatchRequest,
     Checkpointed,
-    Metric,
     Published,
     Role,
     Shutdown,
-    UpdateReport,
     WeightAnnouncement,
 )
 from lamer.learner.gateway.groups import Cut
 from lamer.learner.gateway.leases import LeaseTable
 from lamer.learner.gateway.peers import Link, Peer, PeerTable
-from lamer.learner.gateway.plan import Tracker
 from lamer.learner.gateway.pool import TrialPool
 from lamer.learner.gateway.status import BatchFigures
-from lamer.learner.gateway.weights.announcing import WeightServer
+from lamer.learner.gateway.weights.announcing import Announcer
 
 log = logging.getLogger("lamer.gateway")
 
@@ -47,52 +41,41 @@ class _Wish:
 
 
 class Batcher:
-    """Serves the trainer. finished: set when the trainer holds the run's last version and has reported everything.
-
-    gateway_metrics: asked for the gateway's own figures at every report.
-    """
+    """Serves the trainer. finished: set when the trainer holds the run's last version and has reported everything."""
 
     def __init__(
         self,
-        run_dir: Path,
         updates: int,
         pool: TrialPool,
         leases: LeaseTable,
-        weights: WeightServer,
+        weights: Announcer,
         peers: PeerTable,
         link: Link,
-        tracker: Tracker,
-        gateway_metrics: Callable[[Batcher], Sequence[Metric]],
     ) -> None:
-        self._metrics_file = run_dir / "metrics.jsonl"
         self._updates = updates
         self._pool = pool
         self._leases = leases
         self._weights = weights
         self._peers = peers
         self._link = link
-        self._tracker = tracker
-        self._gateway_metrics = gateway_metrics
         self._clock = asyncio.get_running_loop().time
         self._wanted: _Wish | None = None
         self._cut_step = 0
         self.wait_seconds = 0.0
         self.figures = BatchFigures()
         self.staleness_max = 0
-        self.reported_step = 0
         self.finished = asyncio.Event()
 
     def begin_at(self, step: int) -> None:
         """Go on from a checkpoint of update `step`."""
         self._cut_step = step
-        self.reported_step = step
         self._pool.trained_from = step
 
     def published(self, message: Published) -> None:
         """The trainer wrote new weights: announce them to all hosts."""
         if self.finished.is_set():
             return
-        self._weights.publish(WeightAnnouncement(message.version, message.path, message.files))
+        self._weights.announce(WeightAnnouncement(message.version, message.path, message.files))
         self._announce(message.version)
 
     async def requested(self, trainer: Peer, message: BatchRequest) -> None:
@@ -130,15 +113,6 @@ class Batcher:
             self._wanted = None
             self.wait_seconds = self._clock() - max(wish.since, training_since)
             self._claim(cut, wish)
-
-    def reported(self, message: UpdateReport) -> None:
-        """The trainer's figures of an update: to the metrics file and the tracker, together with the gateway's."""
-        self.reported_step = message.step
-        metrics = (*message.metrics, *self._gateway_metrics(self))
-        line = json.dumps({"step": message.step, **{metric.name: metric.value for metric in metrics}})
-        with self._metrics_file.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-        self._tracker.log(message.step, metrics)
 
     def checkpointed(self, message: Checkpointed) -> None:
         """A durable checkpoint covers every batch up to `message.step`."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from lamer.common.messages import Lease, Role, Sampling, Servers
 from lamer.common.records import Purpose, make_trial_id
-from lamer.common.settings import Settings
+from lamer.common.settings import TrialSettings
 from lamer.learner.gateway.leases import LeaseTable
+from lamer.learner.gateway.open_evaluation import OpenEvaluation
 from lamer.learner.gateway.peers import Link, Peer, PeerTable
-from lamer.learner.gateway.plays import Evaluation
 from lamer.learner.gateway.pool import TrialPool
-from lamer.learner.gateway.weights.announcing import WeightServer
+from lamer.learner.gateway.weights.announcing import Announcer
 
 
 class Dispatcher:
@@ -23,20 +23,22 @@ class Dispatcher:
     def __init__(
         self,
         run: str,
-        settings: Settings,
+        trial: TrialSettings,
+        lease_seconds: float,
         pool: TrialPool,
         peers: PeerTable,
         link: Link,
-        weights: WeightServer,
+        weights: Announcer,
     ) -> None:
         self._run = run
-        self._settings = settings
+        self._trial = trial
+        self._lease_seconds = lease_seconds
         self._pool = pool
         self._peers = peers
         self._link = link
         self._weights = weights
         self.leases = LeaseTable()
-        self.evaluation: Evaluation | None = None
+        self.evaluation: OpenEvaluation | None = None
         self.is_training = False
 
     def fill(self, now: float) -> None:
@@ -72,7 +74,7 @@ class Dispatcher:
                 self._pool.fail(lease.group_id, lease.slot, reason, outcome or reason, tokens)
             else:
                 self._pool.groups.return_slot(lease.group_id, lease.slot)
-        elif self.evaluation is not None and lease.slot == self.evaluation.plan.policy_version:
+        elif self.evaluation is not None and lease.evaluated_version == self.evaluation.plan.policy_version:
             if reason:
                 self.evaluation.fail(lease.group_id)
             else:
@@ -100,7 +102,7 @@ class Dispatcher:
         if taken is None:
             return None
         group, slot = taken
-        trial = self._settings.trial
+        trial = self._trial
         return Lease(
             trial_id=self._pool.trial_id(group.group_id, slot),
             group_id=group.group_id,
@@ -112,11 +114,11 @@ class Dispatcher:
             sampling=Sampling(
                 trial.temperature, trial.top_p, trial.top_k, trial.max_response_tokens, trial.max_reflection_tokens
             ),
-            seconds=self._settings.gateway.lease_seconds,
+            seconds=self._lease_seconds,
             min_version=min(group.admitted_version, applied or 0),
         )
 
-    def _next_evaluation(self, evaluation: Evaluation) -> Lease | None:
+    def _next_evaluation(self, evaluation: OpenEvaluation) -> Lease | None:
         plan = evaluation.plan
         play = evaluation.take() if self._weights.servers(plan.policy_version) else None
         if play is None:
@@ -130,5 +132,5 @@ class Dispatcher:
             episodes=plan.episodes,
             memory=plan.memory,
             sampling=plan.sampling,
-            seconds=self._settings.gateway.lease_seconds,
+            seconds=self._lease_seconds,
         )

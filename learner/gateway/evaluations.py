@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from lamer.common.errors import BadInput
 from lamer.learner.gateway.dispatch import Dispatcher
-from lamer.learner.gateway.plan import GatewayPlan
-from lamer.learner.gateway.plays import Evaluation, evaluation_plan
+from lamer.learner.gateway.open_evaluation import OpenEvaluation
+from lamer.learner.gateway.plan import EvaluationSchedule, Tracker
 from lamer.learner.journal.writer import Journal
 from lamer.learner.measuring.evaluation import (
     INITIAL,
@@ -29,7 +30,7 @@ log = logging.getLogger("lamer.gateway")
 _UPDATE = "update-"
 
 
-class Evaluator:
+class Evaluations:
     """Plays one evaluation at a time and keeps the results.
 
     results: of the versions measured so far that are still the run's, in the order in which they were measured.
@@ -37,19 +38,22 @@ class Evaluator:
 
     def __init__(
         self,
-        plan: GatewayPlan,
+        run_dir: Path,
+        schedule: EvaluationSchedule,
+        tracker: Tracker,
         journal: Journal,
         dispatcher: Dispatcher,
         results: list[EvaluationResult],
         wake: Callable[[], None],
     ) -> None:
         """wake: called when plays wait to be leased, or the trainer waits no more."""
-        self._plan = plan
-        self._settings = plan.settings.evaluation
+        self._run_dir = run_dir
+        self._schedule = schedule
+        self._tracker = tracker
         self._journal = journal
         self._dispatcher = dispatcher
         self._wake = wake
-        self._under_way: Evaluation | None = None
+        self._under_way: OpenEvaluation | None = None
         self._due_version = 0
         self._due = asyncio.Event()
         self.results = results
@@ -57,7 +61,7 @@ class Evaluator:
     def restore(self, step: int) -> None:
         """Take the results that an earlier gateway of this run had come to up to update `step`."""
         try:
-            known = read_evaluations(self._plan.run_dir)
+            known = read_evaluations(self._run_dir)
         except BadInput as error:
             log.warning("the results of earlier evaluations of this run are left out: %s", error)
             return
@@ -69,7 +73,7 @@ class Evaluator:
         await self._due.wait()
         return f"{_UPDATE}{self._due_version}", self._due_version
 
-    def holds(self, version: int) -> bool:
+    def must_come_first(self, version: int) -> bool:
         """Whether the batch that would be trained from `version` must wait until that version is measured.
 
         A version below the last one means that the trainer went back to a checkpoint: what was measured of later ones
@@ -78,7 +82,7 @@ class Evaluator:
         self._forget_after(version)
         if self._under_way is not None or self._due.is_set():
             return True
-        if not self._is_asked(version) or any(result.policy_version == version for result in self.results):
+        if not self._schedule.is_due(version) or any(result.policy_version == version for result in self.results):
             return False
         self._due_version = version
         self._due.set()
@@ -86,12 +90,12 @@ class Evaluator:
 
     async def measure(self, name: str, version: int) -> None:
         """Measure a policy version; trials that an earlier gateway of this run stored are kept."""
-        if self._settings.tasks == 0:
+        if self._schedule.asked.tasks == 0:
             return
         clock = asyncio.get_running_loop().time
         started = clock()
-        plan = evaluation_plan(self._plan.settings, self._plan.evaluation_env_config, name, version)
-        evaluation = self._under_way = Evaluation(plan, self._plan.settings.gateway.slot_retries)
+        plan = self._schedule.plan(name, version)
+        evaluation = self._under_way = OpenEvaluation(plan, self._schedule.slot_retries)
         self._due.clear()
         evaluation.restore(await self._journal.evaluated(version))
         self._dispatcher.evaluation = evaluation
@@ -105,8 +109,8 @@ class Evaluator:
 
     def _keep(self, result: EvaluationResult) -> None:
         self.results.append(result)
-        write_evaluation(result, self._plan.run_dir)
-        self._plan.tracker.log(result.policy_version, result.metrics())
+        write_evaluation(result, self._run_dir)
+        self._tracker.log(result.policy_version, result.metrics())
         if result.overflowed:
             log.warning(
                 "evaluation %s: %d of %d trials ended because a prompt was longer than trial.max_prompt_tokens or the "
@@ -116,16 +120,10 @@ class Evaluator:
                 result.n,
             )
 
-    def _is_asked(self, version: int) -> bool:
-        every = self._settings.every
-        if every == 0 or self._settings.tasks == 0:
-            return False
-        return 0 < version < self._plan.settings.batch.updates and version % every == 0
-
     def _forget_after(self, version: int) -> None:
         for result in [result for result in self.results if result.policy_version > version]:
             self.results.remove(result)
-            evaluation_path(self._plan.run_dir, result.name).unlink(missing_ok=True)
+            evaluation_path(self._run_dir, result.name).unlink(missing_ok=True)
         if self._under_way is not None and self._under_way.plan.policy_version > version:
             self._under_way.abandon()
         if self._due.is_set() and self._due_version > version:

@@ -1,11 +1,11 @@
 """The gateway: one socket that actors, inference hosts, the trainer and observers talk to, and what answers them.
 
-    peers       who is connected              dispatch   leases out            leases      who plays what until when
-    intake      trials in, acknowledged       pool       groups + journal      groups      admission to batch
-    batching    the trainer's side            admission  how old is too old    journal     what is on disk
-    hosts       the inference hosts' side     weight_server  versions        weight_stream  weights without a disk
-    evaluator   versions to measure           evaluating the one under way     evaluation  what was measured
-    progress    phases and figures            status     rates
+    peers       who is connected            dispatch     leases out             leases     who plays what until when
+    intake      trials in, acknowledged     pool         groups + journal       groups     admission to batch
+    batching    the trainer's side          admission    how old is too old     hosts      the inference hosts' side
+    evaluations which versions to measure   open_evaluation  the one under way  status     rates
+    progress    phases and figures          weights/     announced, served to hosts without a shared disk
+    plan        what a gateway is started with;  `learner.journal`: what is on disk
 
 One event loop handles every message in order; what follows from it (a cut, new leases) is done by `_keep_advancing`,
 which any change wakes. Writing to disk happens in the journal's thread.
@@ -59,20 +59,19 @@ from lamer.common.messages import (
 from lamer.common.transport import RouterEndpoint
 from lamer.learner.gateway.batching import Batcher
 from lamer.learner.gateway.dispatch import Dispatcher
-from lamer.learner.gateway.evaluations import Evaluator
-from lamer.learner.gateway.groups import TrialEntry
+from lamer.learner.gateway.evaluations import Evaluations
 from lamer.learner.gateway.hosts import Hosts
 from lamer.learner.gateway.intake import Intake
 from lamer.learner.gateway.peers import Expectation, Link, Peer, PeerTable
-from lamer.learner.gateway.plan import GatewayPlan, ReferenceFigure, RunResult, Tracker
-from lamer.learner.gateway.pool import TrialPool
-from lamer.learner.gateway.progress import Progress, RunFigures
-from lamer.learner.gateway.weights.announcing import WeightServer, first_weights
-from lamer.learner.gateway.weights.serving import WeightStream
+from lamer.learner.gateway.plan import EvaluationSchedule, GatewayPlan, asked_of_evaluations
+from lamer.learner.gateway.pool import TrainingTasks, TrialPool
+from lamer.learner.gateway.progress import Progress, RunFigures, UpdateReports
+from lamer.learner.gateway.weights.announcing import Announcer, first_weights
+from lamer.learner.gateway.weights.serving import StreamServer
+from lamer.learner.journal.entries import TrialEntry
 from lamer.learner.journal.writer import Journal
 from lamer.learner.measuring.evaluation import FINAL, INITIAL
-
-__all__ = ["GatewayPlan", "ReferenceFigure", "RunResult", "Tracker", "run_gateway"]
+from lamer.learner.measuring.result import RunResult
 
 log = logging.getLogger("lamer.gateway")
 
@@ -80,7 +79,7 @@ GOODBYE_SECONDS = 5.0
 MESSAGES_A_TURN = 16
 INTERRUPTED = 130
 
-_SENDER: dict[type[Message], Role] = {
+SENDER: dict[type[Message], Role] = {
     TrialDone: Role.ACTOR,
     TrialFailed: Role.ACTOR,
     HostStatus: Role.HOST,
@@ -96,6 +95,7 @@ _SENDER: dict[type[Message], Role] = {
     UpdateReport: Role.TRAINER,
     Checkpointed: Role.TRAINER,
 }
+"""Whose message it is; what is not here comes from any role."""
 
 
 async def run_gateway(plan: GatewayPlan, stop: asyncio.Event | None = None) -> RunResult:
@@ -109,7 +109,7 @@ async def run_gateway(plan: GatewayPlan, stop: asyncio.Event | None = None) -> R
         journal. RunFailed: the journal can't be written, or no group can be trained.
     """
     weights = await asyncio.to_thread(first_weights, Path(plan.model_path))
-    gateway = Gateway(plan, WeightServer(weights, plan.resume_step, plan.settings.batch.max_staleness))
+    gateway = Gateway(plan, Announcer(weights, plan.resume_step, plan.settings.batch.max_staleness))
     try:
         return await gateway.run(stop or asyncio.Event())
     finally:
@@ -119,7 +119,7 @@ async def run_gateway(plan: GatewayPlan, stop: asyncio.Event | None = None) -> R
 class Gateway:
     """One run's gateway: wires its parts together and owns the tasks that drive them."""
 
-    def __init__(self, plan: GatewayPlan, weights: WeightServer) -> None:
+    def __init__(self, plan: GatewayPlan, weights: Announcer) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._-]+", plan.run):
             raise BadInput(f"a run's name is made of letters, digits, '.', '_' and '-', got {plan.run!r}")
         journal_path = plan.run_dir / "journal.db"
@@ -144,27 +144,31 @@ class Gateway:
         beat = settings.gateway.heartbeat_seconds
         self._link = Link(self._router, self._peers, settings.gateway.dead_after_seconds, grace=2 * beat)
         self._weights = weights
-        self._pool = TrialPool(plan.run, settings, plan.env_config, self._journal)
-        self._dispatcher = Dispatcher(plan.run, settings, self._pool, self._peers, self._link, weights)
+        tasks = TrainingTasks(settings.env.name, plan.env_config, settings.run.seed)
+        retries = settings.gateway.slot_retries
+        self._pool = TrialPool(plan.run, settings.batch, retries, tasks, self._journal)
+        self._dispatcher = Dispatcher(
+            plan.run, settings.trial, settings.gateway.lease_seconds, self._pool, self._peers, self._link, weights
+        )
         self._intake = Intake(
             plan.run, plan.run_dir, settings.batch.group_size, self._pool, self._dispatcher, self._peers, self._link
         )
-        self._batcher = Batcher(
+        self._batcher = Batcher(plan.updates, self._pool, self._dispatcher.leases, weights, self._peers, self._link)
+        asked = asked_of_evaluations(settings.evaluation, settings.trial, settings.env.name, plan.evaluation_env_config)
+        self._evaluations = Evaluations(
             plan.run_dir,
-            settings.batch.updates,
-            self._pool,
-            self._dispatcher.leases,
-            weights,
-            self._peers,
-            self._link,
+            EvaluationSchedule(asked, settings.evaluation.every, plan.updates, retries),
             plan.tracker,
-            lambda batcher: self._figures.metrics(batcher, self._loop.time()),
+            self._journal,
+            self._dispatcher,
+            self._progress.evaluations,
+            self._work.set,
         )
-        self._evaluator = Evaluator(plan, self._journal, self._dispatcher, self._progress.evaluations, self._work.set)
         self._figures = RunFigures(
-            plan, self._progress, self._pool, self._dispatcher, self._intake, weights, self._peers
+            plan, self._progress, self._pool, self._dispatcher, self._intake, self._batcher, weights, self._peers
         )
-        stream = WeightStream(weights, plan.run_dir / "weights" / "stream")
+        self._reports = UpdateReports(plan.run_dir, plan.tracker, self._figures)
+        stream = StreamServer(weights, plan.run_dir / "weights" / "stream")
         model_path = Path(plan.model_path)
         self._hosts = Hosts(model_path, weights, stream, self._peers, self._link, self._dispatcher.announce_servers)
 
@@ -203,7 +207,7 @@ class Gateway:
             self._progress.phase = Phase.FAILED
             self._link.broadcast(Shutdown(str(failure), failure.exit_code))
             raise failure from None
-        return self._figures.result(self._batcher, self._loop.time(), exit_code)
+        return self._figures.result(self._loop.time(), exit_code)
 
     async def close(self) -> None:
         """Commit the journal and close the socket."""
@@ -214,7 +218,7 @@ class Gateway:
 
     async def _play_phases(self) -> None:
         plan = self._plan
-        updates = plan.settings.batch.updates
+        updates = plan.updates
         if not plan.resume_step and plan.settings.evaluation.initial and updates > 0:
             await self._evaluate(INITIAL, 0)
         if updates > 0:
@@ -231,12 +235,12 @@ class Gateway:
     async def _evaluate(self, name: str, version: int) -> None:
         if self._plan.settings.evaluation.tasks > 0:
             self._progress.phase = Phase.EVALUATING
-            await self._evaluator.measure(name, version)
+            await self._evaluations.measure(name, version)
 
     async def _keep_evaluating(self) -> None:
         """Measure the versions that training waits to have measured."""
         while True:
-            name, version = await self._evaluator.due()
+            name, version = await self._evaluations.due()
             await self._evaluate(name, version)
             self._progress.phase = Phase.TRAINING
 
@@ -250,8 +254,9 @@ class Gateway:
         state = await self._journal.resume(step)
         self._pool.groups.restore(state.groups, state.trained, state.next_group_id, frozenset())
         self._batcher.begin_at(step)
+        self._progress.reported_step = step
         if step > 0:
-            self._evaluator.restore(step)
+            self._evaluations.restore(step)
 
     async def _dismiss(self, reason: str, exit_code: int) -> None:
         """Say Shutdown to all, and wait a bounded time for their Goodbyes."""
@@ -295,7 +300,7 @@ class Gateway:
         while True:
             await self._work.wait()
             self._work.clear()
-            if self._dispatcher.is_training and not self._evaluator.holds(self._pool.trained_from):
+            if self._dispatcher.is_training and not self._evaluations.must_come_first(self._pool.trained_from):
                 self._batcher.try_cut(self._progress.training_since)
             self._dispatcher.fill(self._loop.time())
 
@@ -316,7 +321,7 @@ class Gateway:
         peer = self._peers.heard(identity)
         if peer is None:  # its connection is new and its Hello on the way, or was lost: it will say it again
             return
-        expected = _SENDER.get(type(message))
+        expected = SENDER.get(type(message))
         if expected is not None and peer.role is not expected:
             log.warning("%s from %s %s ignored", type(message).__name__, peer.role.value, peer.hello.name)
             return
@@ -346,11 +351,11 @@ class Gateway:
             case Published():
                 self._batcher.published(message)
             case UpdateReport():
-                self._batcher.reported(message)
+                self._reports.take(message, self._loop.time())
             case Checkpointed():
                 self._batcher.checkpointed(message)
             case StatusRequest():
-                self._link.send(peer, self._figures.status(self._batcher, self._loop.time()))
+                self._link.send(peer, self._figures.status(self._loop.time()))
             case Goodbye():
                 self._lose(peer, is_dead=False)
             case _:

@@ -17,21 +17,9 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from lamer.common.records import Purpose, Task
+from lamer.common.records import Task
 from lamer.learner.gateway.admission import Admission
-
-
-@dataclass(frozen=True, slots=True)
-class TrialEntry:
-    """What the gateway knows of a journalled trial; its body lies in the journal."""
-
-    trial_id: str
-    group_id: int
-    slot: int
-    purpose: Purpose
-    oldest_version: int
-    response_tokens: int
-    solved_at: int | None
+from lamer.learner.journal.entries import RestoredGroup, TrialEntry
 
 
 @dataclass(slots=True)
@@ -53,15 +41,6 @@ class Group:
     def oldest_version(self) -> int:
         """The lowest policy version that generated a token of a stored trial."""
         return min(entry.oldest_version for entry in self.trials.values())
-
-
-@dataclass(frozen=True, slots=True)
-class RestoredGroup:
-    """A group as the journal remembers it: with the trials stored before."""
-
-    group_id: int
-    admitted_version: int
-    trials: tuple[TrialEntry, ...]
 
 
 class Acceptance(enum.Enum):

@@ -28,9 +28,9 @@ from lamer.common.messages import (
     Role,
 )
 from lamer.learner.gateway.peers import Link, Peer, PeerTable
-from lamer.learner.gateway.weights.announcing import WeightServer
+from lamer.learner.gateway.weights.announcing import Announcer
 from lamer.learner.gateway.weights.model_files import read_model_files
-from lamer.learner.gateway.weights.serving import WeightStream
+from lamer.learner.gateway.weights.serving import StreamServer
 
 log = logging.getLogger("lamer.gateway")
 
@@ -41,8 +41,8 @@ class Hosts:
     def __init__(
         self,
         model_path: Path,
-        weights: WeightServer,
-        stream: WeightStream,
+        weights: Announcer,
+        stream: StreamServer,
         peers: PeerTable,
         link: Link,
         on_servers: Callable[[], None],

@@ -19,12 +19,13 @@ from lamer.common.codec import CodecError, decode_trial
 from lamer.common.messages import Ack, Nack, NackKind, TrialDone, TrialFailed
 from lamer.common.records import EpisodeStatus, Purpose, Trial, make_trial_id
 from lamer.learner.gateway.dispatch import Dispatcher
-from lamer.learner.gateway.groups import Acceptance, TrialEntry
+from lamer.learner.gateway.groups import Acceptance
+from lamer.learner.gateway.open_evaluation import OpenEvaluation
 from lamer.learner.gateway.peers import Link, Peer, PeerTable
-from lamer.learner.gateway.plays import Evaluation
 from lamer.learner.gateway.pool import TrialPool
 from lamer.learner.gateway.status import RateWindow
-from lamer.learner.measuring.evaluation import is_faulty
+from lamer.learner.journal.entries import TrialEntry
+from lamer.learner.measuring.counting import is_faulty
 
 log = logging.getLogger("lamer.gateway")
 
@@ -64,14 +65,14 @@ class Intake:
             problem = self._mismatch(message, trial)
         except CodecError as error:
             problem = str(error)
-        holding = self._dispatcher.leases.release(message.trial_id)
+        granted = self._dispatcher.leases.release(message.trial_id)
         if problem:
             self._keep_in_quarantine(message, problem)
             self._link.send(actor, Nack(message.trial_id, NackKind.INVALID, problem))
-            if holding is not None:
-                self._dispatcher.take_back(holding.lease, "invalid_trial", problem)
+            if granted is not None:
+                self._dispatcher.take_back(granted.lease, "invalid_trial", problem)
         elif trial.purpose is Purpose.EVALUATE:
-            self._take_evaluated(actor, message, trial, holding is not None)
+            self._take_evaluated(actor, message, trial, granted is not None)
         elif trial.is_trainable:
             acceptance = self._pool.groups.accept(trial.group_id, trial.slot)
             self._answer(actor, message, trial, acceptance)
@@ -79,15 +80,15 @@ class Intake:
                 self.trials += 1
                 self.tokens += trial.response_tokens
         else:
-            self._take_failed(trial, holding is not None)
+            self._take_failed(trial, granted is not None)
             self._link.send(actor, Ack((trial.trial_id,)))
 
     def failed(self, actor: Peer, message: TrialFailed) -> None:
         """An actor gave a trial up."""
-        holding = self._dispatcher.leases.release(message.trial_id)
-        if holding is not None:
+        granted = self._dispatcher.leases.release(message.trial_id)
+        if granted is not None:
             log.warning("%s failed on %s: %s", message.trial_id, actor.hello.name, message.reason)
-            self._dispatcher.take_back(holding.lease, "trial_failed", message.reason)
+            self._dispatcher.take_back(granted.lease, "trial_failed", message.reason)
         self._link.send(actor, Ack((message.trial_id,)))
 
     def stored(self, entries: Sequence[TrialEntry]) -> None:
@@ -97,7 +98,7 @@ class Intake:
             if entry.purpose is Purpose.TRAIN:
                 self._pool.groups.store(entry)
                 self._pool.has_changed = True
-            elif (evaluation := self._evaluation_of(entry.slot)) is not None:
+            elif (evaluation := self._evaluation_of(entry.evaluated_version)) is not None:
                 evaluation.store(entry.group_id)
             for key in self._to_acknowledge.pop(entry.trial_id, ()):
                 durable[key].append(entry.trial_id)
@@ -117,13 +118,13 @@ class Intake:
             group = self._pool.groups.get(trial.group_id)
             if group is not None and group.task != trial.task:
                 return f"played {trial.task}, leased was {group.task}"
-        elif (evaluation := self._evaluation_of(trial.slot)) is not None:
+        elif (evaluation := self._evaluation_of(trial.evaluated_version)) is not None:
             asked = evaluation.plan.task(trial.group_id)
             if trial.task != asked:
                 return f"played {trial.task} as play {trial.group_id} of an evaluation, which asked for {asked}"
         return ""
 
-    def _evaluation_of(self, policy_version: int) -> Evaluation | None:
+    def _evaluation_of(self, policy_version: int | None) -> OpenEvaluation | None:
         """The evaluation under way, if it is of this version."""
         evaluation = self._dispatcher.evaluation
         return evaluation if evaluation is not None and evaluation.plan.policy_version == policy_version else None
@@ -139,7 +140,7 @@ class Intake:
             self._pool.fail(trial.group_id, trial.slot, reason, reason, tokens)
 
     def _take_evaluated(self, actor: Peer, message: TrialDone, trial: Trial, is_leased: bool) -> None:
-        evaluation = self._evaluation_of(trial.slot)
+        evaluation = self._evaluation_of(trial.evaluated_version)
         if evaluation is None:
             self._link.send(actor, Nack(trial.trial_id, NackKind.STALE, "this evaluation is over"))
             return
@@ -159,7 +160,8 @@ class Intake:
         trial_id = trial.trial_id
         if acceptance is Acceptance.NEW:
             tokens = trial.response_tokens
-            oldest = min((completion.oldest_version for completion in trial.completions()), default=trial.slot)
+            none_played = trial.evaluated_version or 0
+            oldest = min((completion.oldest_version for completion in trial.completions()), default=none_played)
             entry = TrialEntry(trial_id, trial.group_id, trial.slot, trial.purpose, oldest, tokens, trial.solved_at)
             self._to_acknowledge[trial_id].add(actor.key)
             self._pool.journal.store(entry, message.body)

@@ -10,7 +10,7 @@ from lamer.common.records import Purpose
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class GrantedLease:
     """A lease in an actor's hands. holder: the actor's key in `learner.gateway.peers`. deadline: on the gateway's
     clock.
     """
@@ -24,39 +24,39 @@ class LeaseTable:
     """All leases that are out. A trial has one holder at most: a lease to another actor replaces the first."""
 
     def __init__(self) -> None:
-        self._holdings: dict[str, Holding] = {}
-        self._held: Counter[str] = Counter()
+        self._granted: dict[str, GrantedLease] = {}
+        self._counts: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._holdings)
+        return len(self._granted)
 
     def __contains__(self, trial_id: str) -> bool:
-        return trial_id in self._holdings
+        return trial_id in self._granted
 
     def grant(self, lease: Lease, holder: str, now: float) -> None:
         """Note that `holder` plays the lease's trial for `lease.seconds` from `now`."""
         self.release(lease.trial_id)
-        self._holdings[lease.trial_id] = Holding(lease, holder, now + lease.seconds)
-        self._held[holder] += 1
+        self._granted[lease.trial_id] = GrantedLease(lease, holder, now + lease.seconds)
+        self._counts[holder] += 1
 
-    def release(self, trial_id: str) -> Holding | None:
+    def release(self, trial_id: str) -> GrantedLease | None:
         """Take a lease back; None if it is not out."""
-        holding = self._holdings.pop(trial_id, None)
-        if holding is not None:
-            self._held[holding.holder] -= 1
-        return holding
+        granted = self._granted.pop(trial_id, None)
+        if granted is not None:
+            self._counts[granted.holder] -= 1
+        return granted
 
     def held_by(self, holder: str) -> int:
         """How many leases an actor holds."""
-        return self._held[holder]
+        return self._counts[holder]
 
     def of(self, holder: str) -> tuple[Lease, ...]:
         """The leases that an actor holds."""
-        return tuple(holding.lease for holding in self._holdings.values() if holding.holder == holder)
+        return tuple(granted.lease for granted in self._granted.values() if granted.holder == holder)
 
     def training_slots(self) -> frozenset[tuple[int, int]]:
         """(group id, slot) of every training trial that is being played."""
-        leases = (holding.lease for holding in self._holdings.values())
+        leases = (granted.lease for granted in self._granted.values())
         return frozenset((lease.group_id, lease.slot) for lease in leases if lease.purpose is Purpose.TRAIN)
 
     def release_all(self, holder: str) -> tuple[Lease, ...]:
@@ -64,12 +64,12 @@ class LeaseTable:
         leases = self.of(holder)
         for lease in leases:
             self.release(lease.trial_id)
-        del self._held[holder]
+        del self._counts[holder]
         return leases
 
     def expire(self, now: float) -> tuple[Lease, ...]:
         """Take back all leases whose deadline has passed."""
-        late = tuple(holding.lease for holding in self._holdings.values() if holding.deadline <= now)
+        late = tuple(granted.lease for granted in self._granted.values() if granted.deadline <= now)
         for lease in late:
             self.release(lease.trial_id)
         return late

@@ -1,17 +1,19 @@
-"""What a gateway is started with and what it ends with."""
+"""What a gateway is started with. Its parts get sections of it, never the whole `Settings`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from lamer.common.keys import ServerKeys
-from lamer.common.messages import Metric
-from lamer.common.settings import Settings
+from lamer.common.messages import Metric, Sampling
+from lamer.common.records import MemoryMode
+from lamer.common.settings import EvaluationSettings, Settings, TrialSettings
 from lamer.common.weights import ModelFingerprint
-from lamer.learner.measuring.evaluation import EvaluationResult
+from lamer.learner.measuring.evaluation import EvaluationPlan
+from lamer.learner.measuring.result import ReferenceFigure
 
 
 class Tracker(Protocol):
@@ -19,14 +21,6 @@ class Tracker(Protocol):
 
     def log(self, step: int, metrics: Sequence[Metric]) -> None:
         """Take the figures of update `step`."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReferenceFigure:
-    """A figure to read a result against: pass_at[k] = solved within k + 1 episodes."""
-
-    name: str
-    pass_at: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,29 +46,59 @@ class GatewayPlan:
     fingerprint: ModelFingerprint | None = None
     mlflow_url: str = ""
 
+    @property
+    def updates(self) -> int:
+        """How many batches the run trains."""
+        return self.settings.batch.updates
+
+    @property
+    def episodes(self) -> int:
+        """The most episodes of a training trial."""
+        return self.settings.trial.episodes
+
 
 @dataclass(frozen=True, slots=True)
-class RunResult:
-    """How a run ended: all that its summary is made of.
+class EvaluationSchedule:
+    """Which policy versions are measured, and how.
 
-    exit_code: 0, or 130 when it was interrupted. trials, response_tokens: accepted for training since this gateway
-    started, and rates over the time in which it trained. drops: dropped groups by reason. dropped_trials: played trials
-    in them, and how many of those had solved their task. policy_version: of the newest weights.
+    asked: what is asked of each of them; `plan` fills in name and version. every: updates between two evaluations
+    during training, 0 for none. updates: of the whole run. slot_retries: how often a play may fail.
     """
 
-    run: str
-    exit_code: int
+    asked: EvaluationPlan
+    every: int
     updates: int
-    policy_version: int
-    evaluations: tuple[EvaluationResult, ...]
-    references: tuple[ReferenceFigure, ...]
-    warmstart: tuple[Metric, ...]
-    seconds: float
-    training_seconds: float
-    trials: int
-    response_tokens: int
-    drops: tuple[Metric, ...]
-    dropped_trials: int
-    dropped_solved: int
-    staleness_max: int
-    resumed_from: int | None
+    slot_retries: int
+
+    def plan(self, name: str, policy_version: int) -> EvaluationPlan:
+        """The evaluation called `name`, of this version."""
+        return replace(self.asked, name=name, policy_version=policy_version)
+
+    def is_due(self, version: int) -> bool:
+        """Whether training waits until this version is measured."""
+        if self.every == 0 or self.asked.tasks == 0:
+            return False
+        return 0 < version < self.updates and version % self.every == 0
+
+
+def asked_of_evaluations(
+    evaluation: EvaluationSettings, trial: TrialSettings, env: str, env_config: str
+) -> EvaluationPlan:
+    """What the settings ask of every policy version. env_config: the environment's options in evaluations."""
+    return EvaluationPlan(
+        name="",
+        policy_version=0,
+        env=env,
+        env_config=env_config,
+        tasks=evaluation.tasks,
+        rounds=evaluation.rounds,
+        episodes=evaluation.episodes,
+        memory=MemoryMode(evaluation.memory) if evaluation.memory else trial.memory,
+        sampling=Sampling(
+            evaluation.temperature,
+            evaluation.top_p,
+            evaluation.top_k,
+            trial.max_response_tokens,
+            trial.max_reflection_tokens,
+        ),
+    )

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from lamer.common.errors import RunFailed
 from lamer.common.records import Purpose, Task, make_trial_id, training_seed
-from lamer.common.settings import Settings
+from lamer.common.settings import BatchSettings
 from lamer.learner.gateway.admission import Admission
 from lamer.learner.gateway.groups import Group, GroupTable
 from lamer.learner.gateway.status import DropCounts
-from lamer.learner.journal.writer import Drop, Journal
+from lamer.learner.journal.entries import Drop
+from lamer.learner.journal.writer import Journal
 
 _DROPS_IN_A_ROW = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingTasks:
+    """The tasks that a run trains on. env_config: the environment's options as canonical JSON. seed: of the run."""
+
+    env: str
+    env_config: str
+    seed: int
+
+    def task(self, group_id: int) -> Task:
+        """The one task of a group's trials."""
+        return Task(self.env, self.env_config, training_seed(self.seed, group_id))
 
 
 class TrialPool:
@@ -19,24 +35,17 @@ class TrialPool:
     has_changed: a group completed or left since the last cut was tried.
     """
 
-    def __init__(self, run: str, settings: Settings, env_config: str, journal: Journal) -> None:
-        batch = settings.batch
+    def __init__(
+        self, run: str, batch: BatchSettings, slot_retries: int, tasks: TrainingTasks, journal: Journal
+    ) -> None:
         self._run = run
-        self._settings = settings
-        self._env_config = env_config
         self.journal = journal
         self.drops = DropCounts()
         self.trained_from = 0
         self.has_changed = True
         self._drop_limit = _DROPS_IN_A_ROW + 4 * batch.groups
         self.admission = Admission(batch.groups, batch.max_staleness, batch.updates)
-        self.groups = GroupTable(
-            self.admission, batch.group_size, settings.gateway.slot_retries, batch.on_stale == "drop", self._task
-        )
-
-    def _task(self, group_id: int) -> Task:
-        seed = training_seed(self._settings.run.seed, group_id)
-        return Task(self._settings.env.name, self._env_config, seed)
+        self.groups = GroupTable(self.admission, batch.group_size, slot_retries, batch.on_stale == "drop", tasks.task)
 
     def trial_id(self, group_id: int, slot: int) -> str:
         """The key of a training trial of this run."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lamer.common.messages import Metric
-from lamer.learner.gateway.groups import TrialEntry
-from lamer.learner.measuring.evaluation import pass_at
+from lamer.learner.journal.entries import TrialEntry
+from lamer.learner.measuring.counting import pass_at
 
 WINDOW_SECONDS = 10.0
 

@@ -1,4 +1,4 @@
-"""Reading a run's journal from any process while the gateway writes: which trials there are, and single ones whole."""
+"""Reading a run's journal from any process while the gateway writes: batches, single trials, which trials there are."""
 
 from __future__ import annotations
 
@@ -99,6 +99,28 @@ class JournalReader:
             raise Missing(f"{self._path} is no journal: {error}") from error
         finally:
             connection.close()
+
+
+def read_batch(path: Path, step: int) -> tuple[Trial, ...]:
+    """The trials of the batch of update `step`, sorted by trial_id; for any process, while the gateway writes.
+
+    Raises:
+        Missing: there is no journal at `path`, or no batch of that step in it.
+    """
+    try:
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    except sqlite3.OperationalError as error:
+        raise Missing(f"no journal at {path}: {error}") from error
+    try:
+        query = "SELECT body FROM trials WHERE step = ? ORDER BY trial_id"
+        trials = tuple(decode_trial(row[0]) for row in connection.execute(query, (step,)))
+    except sqlite3.DatabaseError as error:
+        raise Missing(f"{path} is no journal: {error}") from error
+    finally:
+        connection.close()
+    if not trials:
+        raise Missing(f"the journal {path} holds no batch of update {step}")
+    return trials
 
 
 def _where(wanted: TrialFilter) -> tuple[str, tuple[int, ...]]:

@@ -8,7 +8,7 @@ commit), so the more trials a second, the fewer syncs a trial. `on_stored` tells
 durable; only then are they acknowledged. Operations take effect in the order in which they were submitted.
 
 A batch is the set of trials claimed for its step. Bodies stay, so that every trained trial can be read and replayed;
-`read_batch` does so from another process. Resuming at checkpoint k returns every later claim to stored.
+`learner.journal.reader` does so from any process. Resuming at checkpoint k returns every later claim to stored.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lamer.common.codec import decode_trial
-from lamer.common.errors import BadInput, Missing, RunFailed
+from lamer.common.errors import BadInput, RunFailed
 from lamer.common.records import Purpose, Trial
-from lamer.learner.gateway.groups import RestoredGroup, TrialEntry
+from lamer.learner.journal.entries import Drop, JournalState, RestoredGroup, TrialEntry
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS groups(
@@ -42,27 +42,6 @@ CREATE TABLE IF NOT EXISTS drops(
 _INSERT = "INSERT OR IGNORE INTO trials VALUES(?, ?, ?, ?, ?, NULL, NULL, ?, ?, ?, ?)"
 _COLUMNS = "trial_id, group_id, slot, purpose, oldest_version, response_tokens, solved_at"
 _COMMIT_BYTES = 64 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """One trial of a dropped group. outcome: "solved", "unsolved" or how it failed."""
-
-    group_id: int
-    trial_id: str
-    reason: str
-    outcome: str
-    response_tokens: int
-    trained_from: int
-
-
-@dataclass(frozen=True, slots=True)
-class JournalState:
-    """What a run begins again from: groups neither trained nor dropped, ids of those trained, the next group's id."""
-
-    groups: tuple[RestoredGroup, ...]
-    trained: frozenset[int]
-    next_group_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,25 +280,3 @@ def _resume(connection: sqlite3.Connection, step: int) -> JournalState:
             groups.append(RestoredGroup(group_id, min(oldest, step), entries))
     (last,) = connection.execute("SELECT MAX(group_id) FROM groups").fetchone()
     return JournalState(tuple(groups), trained, 0 if last is None else last + 1)
-
-
-def read_batch(path: Path, step: int) -> tuple[Trial, ...]:
-    """The trials of the batch of update `step`, sorted by trial_id; for any process, while the gateway writes.
-
-    Raises:
-        Missing: there is no journal at `path`, or no batch of that step in it.
-    """
-    try:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    except sqlite3.OperationalError as error:
-        raise Missing(f"no journal at {path}: {error}") from error
-    try:
-        query = "SELECT body FROM trials WHERE step = ? ORDER BY trial_id"
-        trials = tuple(decode_trial(row[0]) for row in connection.execute(query, (step,)))
-    except sqlite3.DatabaseError as error:
-        raise Missing(f"{path} is no journal: {error}") from error
-    finally:
-        connection.close()
-    if not trials:
-        raise Missing(f"the journal {path} holds no batch of update {step}")
-    return trials

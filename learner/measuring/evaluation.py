@@ -1,9 +1,10 @@
-"""What an evaluation of one policy version asks and what came of it: pure functions of trials.
+"""What an evaluation of one policy version asks, and what came of it.
 
     EvaluationPlan     which tasks, how many rounds and episodes, with what memory and sampling
-    measure            one trial, counted
-    summarise          all of them: pass@k with intervals, diversity, tokens, and each task's own outcome
+    EvaluationResult   pass@k with intervals, diversity, tokens, and each task's own outcome
     write_evaluation   evaluations/NAME.json of a run's folder;  read_evaluations: all of them
+
+`learner.measuring.counting` makes the result of the trials that were played.
 
 Task i of an evaluation has seed `EVALUATION_SEED` + i, so that no training task is among them and every evaluation of
 every run asks the same ones. Play p of an evaluation is task p mod tasks in round p div tasks; its sampling seeds
@@ -13,25 +14,20 @@ follow from its trial id, so the rounds differ in nothing else.
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from lamer.common.errors import BadInput
 from lamer.common.messages import Metric, Sampling
-from lamer.common.records import EVALUATION_SEED, EpisodeStatus, MemoryMode, Task, Trial
-from lamer.learner.measuring.diversity import Diversity, diversity, entropy, trajectory
-from lamer.learner.measuring.intervals import Interval, bootstrap_intervals
+from lamer.common.records import EVALUATION_SEED, MemoryMode, Task
+from lamer.learner.measuring.diversity import Diversity
+from lamer.learner.measuring.intervals import Interval
 
 EVALUATIONS_FOLDER = "evaluations"
 INITIAL = "initial"
 FINAL = "final"
-
-_FAULTS = (EpisodeStatus.INFERENCE_ERROR, EpisodeStatus.ENVIRONMENT_ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,139 +149,9 @@ class EvaluationResult:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredEpisode:
-    """One episode, counted. tokens: of its turns' responses. trajectory: equal for equal states and actions."""
-
-    turns: int
-    valid_turns: int
-    tokens: int
-    trajectory: str
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One evaluation trial, counted. A trial whose prompt outgrew the context counts as unsolved."""
-
-    solved_at: int | None
-    episodes: tuple[MeasuredEpisode, ...]
-    reflections: int
-    reflection_tokens: int
-    first_action: str | None
-    is_overflowed: bool
-    shortened: int = 0
-
-    @property
-    def trajectory(self) -> str:
-        """Equal for trials whose episodes all went the same way."""
-        return "/".join(episode.trajectory for episode in self.episodes)
-
-
 def evaluation_task(env: str, env_config: str, index: int) -> Task:
     """Task `index` of every evaluation."""
     return Task(env, env_config, EVALUATION_SEED + index)
-
-
-def is_faulty(trial: Trial) -> bool:
-    """Whether a trial says nothing about the policy, because a server or the environment failed in it."""
-    return not trial.episodes or any(episode.status in _FAULTS for episode in trial.episodes)
-
-
-def measure(trial: Trial) -> Measured:
-    """Count one trial."""
-    first = trial.episodes[0].turns if trial.episodes else ()
-    return Measured(
-        solved_at=trial.solved_at,
-        episodes=tuple(
-            MeasuredEpisode(
-                turns=len(episode.turns),
-                valid_turns=sum(turn.is_valid for turn in episode.turns),
-                tokens=sum(len(turn.completion.ids) for turn in episode.turns),
-                trajectory=trajectory(episode),
-            )
-            for episode in trial.episodes
-        ),
-        reflections=len(trial.reflections),
-        reflection_tokens=sum(len(reflection.completion.ids) for reflection in trial.reflections),
-        first_action=first[0].action if first else None,
-        is_overflowed=any(episode.status is EpisodeStatus.CONTEXT_OVERFLOW for episode in trial.episodes),
-        shortened=len(trial.left_out_tokens),
-    )
-
-
-def pass_at(solved_at: Sequence[int | None], episodes: int) -> tuple[float, ...]:
-    """pass@1, pass@2, ... of trials by the episode that solved them: of [0, 2, None, None] .25, .25, .5."""
-    counts = Counter(solved_at)
-    return tuple(sum(counts[k] for k in range(last + 1)) / max(len(solved_at), 1) for last in range(episodes))
-
-
-def task_shares(outcomes: Sequence[TaskOutcome], episodes: int) -> np.ndarray:
-    """pass@1..episodes of each task over its rounds, [tasks played, episodes]: column means are pass@k of the tasks."""
-    rows = [pass_at(outcome.solved_at, episodes) for outcome in outcomes if outcome.solved_at]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), episodes)
-
-
-def summarise(
-    plan: EvaluationPlan, measured: Mapping[int, Measured], failed: Collection[int], seconds: float
-) -> EvaluationResult:
-    """All that was measured. measured, failed: by play."""
-    by_task: list[list[Measured]] = [[] for _ in range(plan.tasks)]
-    for play in sorted(measured):
-        by_task[play % plan.tasks].append(measured[play])
-    failures = Counter(play % plan.tasks for play in failed)
-    outcomes = tuple(
-        TaskOutcome(index, EVALUATION_SEED + index, tuple(one.solved_at for one in by_task[index]), failures[index])
-        for index in range(plan.tasks)
-        if by_task[index] or failures[index]
-    )
-    shares = task_shares(outcomes, plan.episodes)
-    trials = [one for task in by_task for one in task]
-    played = [episode for one in trials for episode in one.episodes]
-    turns, tokens = sum(each.turns for each in played), sum(each.tokens for each in played)
-    reflections, reflected = sum(one.reflections for one in trials), sum(one.reflection_tokens for one in trials)
-    return EvaluationResult(
-        name=plan.name,
-        policy_version=plan.policy_version,
-        n=len(trials),
-        failed=len(failed),
-        pass_at=tuple(shares.mean(axis=0).tolist()) if len(shares) else (0.0,) * plan.episodes,
-        valid_action_rate=sum(each.valid_turns for each in played) / max(turns, 1),
-        mean_turns=turns / max(len(trials), 1),
-        mean_response_tokens=(tokens + reflected) / max(turns + reflections, 1),
-        first_action_entropy=entropy(one.first_action for one in trials if one.first_action is not None),
-        sampling=plan.sampling,
-        seconds=seconds,
-        intervals=bootstrap_intervals(shares),
-        rounds=plan.rounds,
-        episodes=plan.episodes,
-        memory=plan.memory,
-        env=plan.env,
-        env_config=plan.env_config,
-        overflowed=sum(one.is_overflowed for one in trials),
-        turns_per_episode=turns / max(len(played), 1),
-        tokens_per_episode=tokens / max(len(played), 1),
-        reflection_tokens=reflected / max(reflections, 1),
-        trial_diversity=diversity([[one.trajectory for one in task] for task in by_task]),
-        by_episode=tuple(_episode_figures(by_task, index) for index in range(plan.episodes)),
-        outcomes=outcomes,
-        shortened=sum(one.shortened for one in trials),
-    )
-
-
-def _episode_figures(by_task: Sequence[Sequence[Measured]], index: int) -> EpisodeFigures:
-    """Of episode `index`; zeros where no trial came to it."""
-    reached = [[one for one in task if len(one.episodes) > index] for task in by_task]
-    trials = [one for task in reached for one in task]
-    played = [one.episodes[index] for one in trials]
-    turns, count = sum(each.turns for each in played), max(len(played), 1)
-    return EpisodeFigures(
-        trials=len(played),
-        solved=sum(one.solved_at == index for one in trials) / count,
-        turns=turns / count,
-        tokens=sum(each.tokens for each in played) / count,
-        valid_action_rate=sum(each.valid_turns for each in played) / max(turns, 1),
-        diversity=diversity([[one.episodes[index].trajectory for one in task] for task in reached]),
-    )
 
 
 def evaluation_path(run_dir: Path, name: str) -> Path:

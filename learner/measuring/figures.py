@@ -24,10 +24,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from lamer.learner.gateway.plan import ReferenceFigure
 from lamer.learner.measuring.evaluation import EvaluationResult
 from lamer.learner.measuring.pass_figures import draw_evaluations, draw_progress
 from lamer.learner.measuring.plots import COLOURS, DPI, finish, mark, new_figure, show_shares
+from lamer.learner.measuring.result import ReferenceFigure
 
 Values = npt.NDArray[np.float64]
 

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lamer.learner.gateway.plan import ReferenceFigure
 from lamer.learner.measuring.evaluation import FINAL, INITIAL, EvaluationResult
 from lamer.learner.measuring.plots import COLOURS, GREY, finish, mark, new_figure, show_shares
+from lamer.learner.measuring.result import ReferenceFigure
 
 _TITLES = {INITIAL: "before training", FINAL: "after training"}
 _LINES = ((0, (5, 4)), (0, (1, 2)), (0, (5, 2, 1, 2)), (0, (8, 3)))

@@ -21,9 +21,9 @@ import msgspec
 from lamer.common.config import config_hash
 from lamer.common.messages import Metric
 from lamer.common.settings import Settings
-from lamer.learner.gateway.plan import RunResult
 from lamer.learner.measuring.diversity import Diversity
 from lamer.learner.measuring.evaluation import FINAL, INITIAL, EvaluationResult
+from lamer.learner.measuring.result import RunResult
 
 Json = str | float | int | None | Mapping[str, "Json"] | Sequence["Json"]
 

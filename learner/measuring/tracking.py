@@ -26,8 +26,8 @@ from typing import Any
 from lamer.common import config
 from lamer.common.messages import Metric
 from lamer.common.settings import Settings
-from lamer.learner.gateway.plan import ReferenceFigure
 from lamer.learner.measuring.evaluation import EVALUATIONS_FOLDER, read_evaluations
+from lamer.learner.measuring.result import ReferenceFigure
 
 log = logging.getLogger("lamer.tracking")
 

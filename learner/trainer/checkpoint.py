@@ -29,7 +29,6 @@ from safetensors.torch import load_file, save_file
 
 from lamer.common.errors import BadInput, Missing
 from lamer.common.folders import file_digest, whole_folder
-from lamer.common.settings import Settings
 
 log = logging.getLogger("lamer.checkpoint")
 
@@ -72,19 +71,11 @@ def folder(run_dir: Path, step: int) -> Path:
     return run_dir / "checkpoints" / f"step-{step:08d}"
 
 
-def learning_hash(settings: Settings) -> str:
-    """Hash of the settings that decide what an update does; 16 hex digits. Sizes of the machine and of the run are
-    not in it.
+def learning_hash(*sections: object) -> str:
+    """Hash of the settings that decide what an update does, section by section; 16 hex digits.
+
+    Sizes of the machine and of the run are none of them.
     """
-    sections = (
-        settings.env,
-        settings.trial,
-        settings.credit,
-        settings.advantage,
-        settings.critic,
-        settings.loss,
-        settings.optimizer,
-    )
     encoded = msgspec.json.encode([msgspec.to_builtins(section) for section in sections], order="deterministic")
     return hashlib.sha256(encoded).hexdigest()[:16]
 

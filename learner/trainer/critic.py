@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 
 from lamer.common.messages import Metric
-from lamer.common.settings import Settings
-from lamer.learner.credit.advantages import Values
+from lamer.common.settings import CriticSettings, TrainerSettings
+from lamer.learner.credit.advantages import FloatArray
 from lamer.learner.credit.samples import Sample
 from lamer.learner.trainer.model.packing import pack
 from lamer.learner.trainer.model.policy import PackInput, PolicyModel
@@ -28,14 +28,14 @@ from lamer.learner.trainer.model.policy import PackInput, PolicyModel
 class Critic:
     """Values of prompts, and the parameters that they come from."""
 
-    def __init__(self, settings: Settings, policy: PolicyModel) -> None:
+    def __init__(self, settings: CriticSettings, trainer: TrainerSettings, policy: PolicyModel) -> None:
         """A critic on `policy`, or on another copy of the model in its folder.
 
         Raises:
             Missing, BadInput: the folder can't be loaded again.
         """
         self._policy = policy
-        self._own = PolicyModel(policy.path, settings.trainer) if settings.critic.kind == "separate" else None
+        self._own = PolicyModel(policy.path, trainer) if settings.kind == "separate" else None
         self._head = torch.nn.Linear(policy.hidden_size, 1, device=policy.device)
         torch.nn.init.zeros_(self._head.weight)
         torch.nn.init.zeros_(self._head.bias)
@@ -65,7 +65,7 @@ class Critic:
         return found
 
     @torch.no_grad()
-    def score(self, samples: Sequence[Sample], pack_tokens: int) -> Values:
+    def score(self, samples: Sequence[Sample], pack_tokens: int) -> FloatArray:
         """Values of the samples' prompts, float64 [n], in packs of prompts only."""
         model = self._own or self._policy
         prompts = [

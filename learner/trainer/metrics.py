@@ -46,30 +46,45 @@ def trial_metrics(trials: Sequence[Trial], episodes: int, policy_version: int) -
     rollout/shortened_prompts is the share of prompts that were shortened to keep to their budget, and left_out_tokens
     by how many tokens each of them was on average; where there are none it is left out.
     """
-    metrics = [Metric("reward/mean", _mean([sum(episode.reward for episode in trial.episodes) for trial in trials]))]
+    rewards = [sum(episode.reward for episode in trial.episodes) for trial in trials]
+    metrics = [Metric("reward/mean", _mean(rewards))]
     for index in range(episodes):
         metrics += _episode_metrics(trials, index)
-    turns = [turn.is_valid for trial in trials for episode in trial.episodes for turn in episode.turns]
+    return [*metrics, *_play_metrics(trials), *_age_metrics(trials, policy_version), *_prompt_metrics(trials)]
+
+
+def _play_metrics(trials: Sequence[Trial]) -> list[Metric]:
+    """What was played, and how well formed it was."""
+    turns = [turn for trial in trials for episode in trial.episodes for turn in episode.turns]
+    scores = [turn.score for turn in turns if turn.score is not None]
     reflections = [reflection.is_valid for trial in trials for reflection in trial.reflections]
+    metrics = [
+        Metric("train/episodes", _mean([len(trial.episodes) for trial in trials])),
+        Metric("train/valid_actions", _mean([turn.is_valid for turn in turns])),
+    ]
+    if scores:
+        metrics.append(Metric("train/score", _mean(scores)))
+    if reflections:
+        metrics.append(Metric("train/valid_reflections", _mean(reflections)))
+    return metrics
+
+
+def _age_metrics(trials: Sequence[Trial], policy_version: int) -> list[Metric]:
     ages = [policy_version - trial.oldest_version for trial in trials]
+    return [Metric("staleness/mean", _mean(ages)), Metric("staleness/max", float(max(ages)))]
+
+
+def _prompt_metrics(trials: Sequence[Trial]) -> list[Metric]:
+    """Of prompts: how much of them servers had cached, and how much had to be left out."""
     responses = [completion for trial in trials for completion in trial.completions()]
     prompt_tokens = sum(len(completion.prompt_ids) for completion in responses)
     left_out = [tokens for trial in trials for tokens in trial.left_out_tokens]
-    metrics += [
-        Metric("train/episodes", _mean([len(trial.episodes) for trial in trials])),
-        Metric("train/valid_actions", _mean(turns)),
-        Metric("staleness/mean", _mean(ages)),
-        Metric("staleness/max", float(max(ages))),
+    metrics = [
         Metric("rollout/prefix_hit_rate", sum(completion.cached_tokens for completion in responses) / prompt_tokens),
         Metric("rollout/shortened_prompts", len(left_out) / len(responses)),
     ]
     if left_out:
         metrics.append(Metric("rollout/left_out_tokens", _mean(left_out)))
-    scores = [t.score for trial in trials for each in trial.episodes for t in each.turns if t.score is not None]
-    if scores:
-        metrics.append(Metric("train/score", _mean(scores)))
-    if reflections:
-        metrics.append(Metric("train/valid_reflections", _mean(reflections)))
     return metrics
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lamer.common.settings import Settings
+from lamer.common.settings import CriticSettings, LossSettings, TrainerSettings
 from lamer.learner.trainer.critic import Critic
 from lamer.learner.trainer.loss import ResponseTokens, TokenLogprobs, ValueLoss, k3_kl, policy_loss, value_loss
 from lamer.learner.trainer.metrics import TokenMeter
@@ -71,15 +71,25 @@ class Minibatch:
         return sum(len(item.lengths) for item in self.packs)
 
 
-def load_models(settings: Settings, policy: PolicyModel) -> Models:
-    """The policy with what the settings need beside it, loaded from the policy's folder.
+def load_models(
+    policy: PolicyModel, trainer: TrainerSettings, critic: CriticSettings | None, *, has_reference: bool
+) -> Models:
+    """The policy with what stands beside it, loaded from the policy's folder.
+
+    Args:
+        policy: trained.
+        trainer: where and in which dtype models are loaded.
+        critic: None where the estimator needs none.
+        has_reference: whether the KL to the model that the run started from is needed.
 
     Raises:
         Missing, BadInput: the folder can't be loaded again.
     """
-    critic = Critic(settings, policy) if settings.advantage.estimator == "ppo" else None
-    reference = PolicyModel(policy.path, settings.trainer) if settings.loss.kl_weight > 0 else None
-    return Models(policy, critic, reference)
+    return Models(
+        policy,
+        Critic(critic, trainer, policy) if critic is not None else None,
+        PolicyModel(policy.path, trainer) if has_reference else None,
+    )
 
 
 def load_pack(model: PolicyModel, item: Pack) -> LoadedPack:
@@ -119,9 +129,12 @@ def compute_reference(model: PolicyModel, packs: Sequence[LoadedPack]) -> None:
 class Objective:
     """The objective of one update's packs."""
 
-    def __init__(self, settings: Settings, models: Models, entropy: float, meter: TokenMeter) -> None:
+    def __init__(
+        self, loss: LossSettings, critic: CriticSettings, models: Models, entropy: float, meter: TokenMeter
+    ) -> None:
         """entropy: this update's coefficient. meter: told of every pack."""
-        self._settings = settings
+        self._loss = loss
+        self._critic = critic
         self._models = models
         self._entropy = entropy
         self._meter = meter
@@ -141,25 +154,25 @@ class Objective:
         objective = self._policy_part(item, scores, batch)
         if self._models.critic is not None:
             loss = self._value_loss(self._models.critic, item, hidden)
-            objective = objective + self._settings.critic.value_weight * loss.losses.sum() / batch.responses
+            objective = objective + self._critic.value_weight * loss.losses.sum() / batch.responses
         return objective
 
     def _policy_part(self, item: LoadedPack, scores: TokenScores, batch: Minibatch) -> torch.Tensor:
         proximal = item.behaviour if item.proximal is None else item.proximal
         responses = ResponseTokens(item.index, item.lengths, batch.tokens / batch.responses)
         logprobs = TokenLogprobs(scores.logprobs, proximal, item.behaviour)
-        loss = policy_loss(logprobs, item.advantages, responses, self._settings.loss)
+        loss = policy_loss(logprobs, item.advantages, responses, self._loss)
         total = loss.losses.sum() - self._entropy * scores.entropies.sum()
         self._meter.add(loss, scores.entropies)
         if item.proximal is not None:
             self._meter.compare(item.proximal, item.behaviour, item.ages)
         if item.reference is not None:
             divergence = k3_kl(scores.logprobs, item.reference)
-            total = total + self._settings.loss.kl_weight * divergence.sum()
+            total = total + self._loss.kl_weight * divergence.sum()
             self._meter.add_kl(divergence)
         return total / batch.tokens
 
     def _value_loss(self, critic: Critic, item: LoadedPack, hidden: torch.Tensor) -> ValueLoss:
-        loss = value_loss(critic.values(item.data, hidden), item.values, item.targets, self._settings.critic.clip)
+        loss = value_loss(critic.values(item.data, hidden), item.values, item.targets, self._critic.clip)
         self._meter.add_values(loss)
         return loss

@@ -22,7 +22,7 @@ def learning_rate(settings: OptimizerSettings, step: int, updates: int) -> float
     return settings.learning_rate * rise * fall
 
 
-class Trained:
+class ParameterOptimizer:
     """Parameters with the AdamW that trains them. prefix: of their names in a checkpoint."""
 
     def __init__(self, prefix: str, parameters: Mapping[str, torch.nn.Parameter], settings: OptimizerSettings) -> None:

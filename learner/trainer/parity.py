@@ -49,7 +49,7 @@ def engine_parity(
     step = max(1, len(chosen) // responses)
     samples = [_as_sample(each) for each in chosen[::step][:responses]]
     gaps: list[torch.Tensor] = []
-    with torch.no_grad(), model.holding(load_file(weights)):
+    with torch.no_grad(), model.with_parameters(load_file(weights)):
         for item in pack(samples, pack_tokens):
             behaviour = torch.from_numpy(item.tokens.behaviour).to(model.device)
             gaps.append((model.score(model.prepare(item)).logprobs - behaviour).abs())

@@ -6,23 +6,19 @@
 
 torch runs in a worker thread, so that heartbeats go on during an update, and so do weight broadcasts
 (`learner.trainer.broadcast.broadcaster`): what concerns them is sorted out of the messages at once. The process ends
-with the exit code of the gateway's Shutdown; started as `python -m lamer.learner.trainer.trainer` by `lamer learner`.
+with the exit code of the gateway's Shutdown; started as `python -m lamer.learner.trainer` by `lamer learner`.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
-import shutil
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lamer.common import config
 from lamer.common.errors import LamerError
-from lamer.common.keys import ClientKeys, load_client_keys
+from lamer.common.keys import ClientKeys
 from lamer.common.messages import (
     PROTOCOL_VERSION,
     AnyMessage,
@@ -32,21 +28,21 @@ from lamer.common.messages import (
     GroupJoin,
     GroupState,
     Hello,
-    Published,
     Role,
     Shutdown,
     UpdateReport,
     Welcome,
 )
 from lamer.common.session import Session
-from lamer.learner.journal import writer as journal
+from lamer.learner.journal.reader import read_batch
 from lamer.learner.trainer import checkpoint
 from lamer.learner.trainer.broadcast.broadcaster import Broadcaster
+from lamer.learner.trainer.broadcast.rank_zero import group_address
+from lamer.learner.trainer.publishing import Publisher
 from lamer.learner.trainer.update import PolicyUpdater
 
 log = logging.getLogger("lamer.trainer")
 
-KEPT_VERSIONS = 2
 CONNECT_SECONDS = 60.0
 
 
@@ -60,14 +56,24 @@ class TrainerOptions:
 
 
 class Trainer:
-    """One run's trainer: owns the updater and the weights folder."""
+    """One run's trainer: owns the updater, and what hands its weights on."""
 
     def __init__(self, options: TrainerOptions, session: Session) -> None:
         self._options = options
         self._session = session
         self._settings = config.from_json(session.welcome.config)
-        self._weights = options.run_dir / "weights"
-        self._broadcaster = Broadcaster(self._settings, session.send)
+        self._broadcaster = Broadcaster(
+            self._settings.inference,
+            group_address(self._settings.trainer.group_address, self._settings.gateway.bind),
+            session.send,
+        )
+        self._publisher = Publisher(
+            options.run_dir / "weights",
+            Path(session.welcome.model_path),
+            self._settings.batch.max_staleness,
+            self._broadcaster,
+            session.send,
+        )
         self._inbox: asyncio.Queue[AnyMessage] = asyncio.Queue()
 
     async def run(self) -> int:
@@ -100,7 +106,7 @@ class Trainer:
     async def _train_until_shutdown(self) -> int:
         updater = await asyncio.to_thread(self._load_updater)
         if updater.version > 0:
-            await self._publish(updater)
+            await self._publisher.publish(updater)
         await self._session.send(BatchRequest(policy_version=updater.version))
         while True:
             message = await self._inbox.get()
@@ -113,7 +119,7 @@ class Trainer:
                     await self._session.send(BatchRequest(policy_version=updater.version))
                 case Welcome():
                     if updater.version > 0:
-                        await self._publish(updater)
+                        await self._publisher.publish(updater)
                     await self._session.send(BatchRequest(policy_version=updater.version))
                 case _:
                     log.warning("a %s is no message for a trainer", type(message).__name__)
@@ -130,10 +136,10 @@ class Trainer:
         if batch.policy_version != updater.version:
             log.warning("batch %d is for policy version %d, not %d", batch.step, batch.policy_version, updater.version)
             return
-        trials = await asyncio.to_thread(journal.read_batch, self._options.run_dir / "journal.db", batch.step)
+        trials = await asyncio.to_thread(read_batch, self._options.run_dir / "journal.db", batch.step)
         result = await asyncio.to_thread(updater.update, batch.step, trials)
-        await self._publish(updater)
-        parity = await asyncio.to_thread(updater.parity, trials, self._folder)
+        await self._publisher.publish(updater)
+        parity = await asyncio.to_thread(updater.parity, trials, self._publisher.folder)
         await self._session.send(UpdateReport(step=batch.step, metrics=result.metrics + parity))
         if batch.step == self._settings.batch.updates:
             await asyncio.to_thread(updater.save_weights, self._options.run_dir / "model")
@@ -143,26 +149,6 @@ class Trainer:
             )
             checkpoint.prune(self._options.run_dir, self._settings.trainer.keep_checkpoints)
             await self._session.send(Checkpointed(step=batch.step, path=str(folder)))
-
-    async def _publish(self, updater: PolicyUpdater) -> None:
-        folder = self._folder(updater.version)
-        files = await asyncio.to_thread(updater.save_weights, folder)
-        await self._session.send(Published(version=updater.version, path=str(folder.resolve()), files=files))
-        self._broadcaster.publish(updater.version, folder, files)
-        await asyncio.to_thread(self._remove_old, updater.version)
-
-    def _folder(self, version: int) -> Path:
-        """The model folder of a policy version; version 0 is the model that the run started from."""
-        return self._weights / f"v{version}" if version else Path(self._session.welcome.model_path)
-
-    def _remove_old(self, version: int) -> None:
-        """Drop folders of versions that no host can still be fetching and no trial to be trained was played with."""
-        for folder in self._weights.glob("v*"):
-            if (
-                folder.name[1:].isdigit()
-                and int(folder.name[1:]) <= version - KEPT_VERSIONS - self._settings.batch.max_staleness
-            ):
-                shutil.rmtree(folder)
 
 
 async def run_trainer(options: TrainerOptions) -> int:
@@ -180,26 +166,3 @@ async def run_trainer(options: TrainerOptions) -> int:
         return await Trainer(options, session).run()
     finally:
         await session.close("the trainer ends")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of `python -m lamer.learner.trainer.trainer`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lamer.learner.trainer.trainer", description="the trainer process of a run"
-    )
-    parser.add_argument("--connect", required=True, help="address of the gateway, tcp://host:port")
-    parser.add_argument("--keys", required=True, type=Path, help="folder of CURVE keys")
-    parser.add_argument("--run-dir", required=True, type=Path, help="folder of the run")
-    parsed = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    try:
-        return asyncio.run(run_trainer(TrainerOptions(parsed.connect, load_client_keys(parsed.keys), parsed.run_dir)))
-    except LamerError as error:
-        print(f"lamer: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-
-
-if __name__ == "__main__":
-    sys.exit(main())

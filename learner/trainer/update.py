@@ -43,7 +43,7 @@ from lamer.learner.trainer.objective import (
     load_models,
     load_pack,
 )
-from lamer.learner.trainer.optimizer import Trained, learning_rate
+from lamer.learner.trainer.optimizer import ParameterOptimizer, learning_rate
 from lamer.learner.trainer.parity import engine_parity
 
 CRITIC = "critic."
@@ -94,11 +94,25 @@ class PolicyUpdater:
         torch.set_num_threads(settings.trainer.threads)
         self._settings = settings
         self._model = PolicyModel(model_path, settings.trainer)
-        self._models = load_models(settings, self._model)
-        self._trained = [Trained("", self._model.parameters(), settings.optimizer)]
+        self._models = load_models(
+            self._model,
+            settings.trainer,
+            settings.critic if settings.advantage.estimator == "ppo" else None,
+            has_reference=settings.loss.kl_weight > 0,
+        )
+        self._optimizers = [ParameterOptimizer("", self._model.parameters(), settings.optimizer)]
         if self._models.critic is not None:
             own = replace(settings.optimizer, learning_rate=settings.critic.learning_rate)
-            self._trained.append(Trained(CRITIC, self._models.critic.parameters(), own))
+            self._optimizers.append(ParameterOptimizer(CRITIC, self._models.critic.parameters(), own))
+        self._settings_hash = checkpoint.learning_hash(
+            settings.env,
+            settings.trial,
+            settings.credit,
+            settings.advantage,
+            settings.critic,
+            settings.loss,
+            settings.optimizer,
+        )
         self._version = 0
 
     @property
@@ -134,9 +148,9 @@ class PolicyUpdater:
             compute_reference(self._models.reference, [item for batch in batches for item in batch.packs])
         coefficient = entropy_coefficient(settings.loss, step, settings.batch.updates)
         meter = TokenMeter(settings.batch.max_staleness)
-        objective = Objective(settings, self._models, coefficient, meter)
+        objective = Objective(settings.loss, settings.critic, self._models, coefficient, meter)
         rate = learning_rate(settings.optimizer, step, settings.batch.updates)
-        self._trained[0].set_learning_rate(rate)
+        self._optimizers[0].set_learning_rate(rate)
         norms = [self._step(step, batch, objective, is_first=index == 0) for index, batch in enumerate(batches)]
         self._version = step
         metrics = trial_metrics(trials, settings.trial.episodes, step - 1) + sample_metrics(samples) + meter.metrics()
@@ -188,11 +202,9 @@ class PolicyUpdater:
         Returns:
             the folder.
         """
-        parameters = {name: value for one in self._trained for name, value in one.parameters().items()}
-        moments = {name: value for one in self._trained for name, value in one.moments().items()}
-        state = checkpoint.TrainingState(
-            self._version, checkpoint.learning_hash(self._settings), checkpoint.random_states()
-        )
+        parameters = {name: value for one in self._optimizers for name, value in one.parameters().items()}
+        moments = {name: value for one in self._optimizers for name, value in one.moments().items()}
+        state = checkpoint.TrainingState(self._version, self._settings_hash, checkpoint.random_states())
         return checkpoint.save(folder, parameters, moments, state)
 
     def load_checkpoint(self, folder: Path) -> None:
@@ -203,21 +215,21 @@ class PolicyUpdater:
             BadInput: damaged, of another model, or written under other settings.
         """
         tensors, moments, state = checkpoint.load(folder)
-        expected = checkpoint.learning_hash(self._settings)
+        expected = self._settings_hash
         if state.settings_hash != expected:
             raise BadInput(
                 f"checkpoint {folder} was written under settings {state.settings_hash}, these are {expected}: "
                 "env, trial, credit, advantage, loss and optimizer must stay as they were, or a new run start from its "
                 "weights"
             )
-        parameters = {name: value for one in self._trained for name, value in one.parameters().items()}
+        parameters = {name: value for one in self._optimizers for name, value in one.parameters().items()}
         shapes = {name: tuple(value.shape) for name, value in parameters.items()}
         if {name: tuple(value.shape) for name, value in tensors.items()} != shapes:
             raise BadInput(f"checkpoint {folder} is of another model than {self._model.path}")
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(tensors[name])
-        for one in self._trained:
+        for one in self._optimizers:
             one.load_moments(moments, self._model.device)
         checkpoint.set_random_states(state.random)
         self._version = state.policy_version
@@ -225,13 +237,13 @@ class PolicyUpdater:
     def _step(self, step: int, batch: Minibatch, objective: Objective, *, is_first: bool) -> float:
         """One optimizer step over a minibatch; the norm of the policy's gradient before clipping."""
         total = torch.zeros((), device=self._model.device)
-        for one in self._trained:
+        for one in self._optimizers:
             one.zero_grad()
         for item in batch.packs:
             part = objective.of_pack(item, batch, is_first=is_first)
             torch.autograd.backward(part)
             total += part.detach()
-        norms = [one.clip_gradient() for one in self._trained]
+        norms = [one.clip_gradient() for one in self._optimizers]
         if not all(map(math.isfinite, (*norms, float(total)))):
             largest = max(float(item.advantages.abs().max()) for item in batch.packs)
             raise RunFailed(
@@ -239,6 +251,6 @@ class PolicyUpdater:
                 f"{largest:.4g}, {batch.tokens} tokens; lower optimizer.learning_rate or loss.importance_cap and resume"
             )
         is_warming_up = self._models.critic is not None and step <= self._settings.critic.warmup_updates
-        for one in self._trained[1:] if is_warming_up else self._trained:
+        for one in self._optimizers[1:] if is_warming_up else self._optimizers:
             one.step()
         return norms[0]

@@ -135,6 +135,17 @@ def test_an_installed_environment_that_cannot_be_imported_is_named_in_the_error(
         registry.get("maze")
 
 
+def test_an_environment_that_imports_ours_by_the_names_of_0_1_is_told_the_new_ones(site: Path) -> None:
+    install(site, "old = old_maze:FACTORY")
+    (site / "old_maze.py").write_text("from envs.base import Env\n")
+    with pytest.raises(Missing, match=r"'old'.*since lamer 0\.2 it is imported as lamer\.envs"):
+        registry.get("old")
+    (site / "old_maze.py").write_text("import numpy.nowhere\n")
+    with pytest.raises(Missing, match=r"numpy\.nowhere") as other:
+        registry.get("old")
+    assert "lamer 0.2" not in str(other.value)
+
+
 def test_an_installed_object_that_is_no_factory_is_refused(site: Path) -> None:
     install(site, "maze = maze_package:MazeEnv")
     with pytest.raises(BadInput, match="EnvFactory"):

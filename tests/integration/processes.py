@@ -48,7 +48,7 @@ class Started:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def part(self, word: str) -> psutil.Process:
-        """The process below it that has `word` in its command line: `actor`, `serve`, `learner.trainer.trainer`, ..."""
+        """The process below it that has `word` in its command line: `actor`, `serve`, `lamer.learner.trainer`, ..."""
         return next(process for process in self.descendants() if word in process.cmdline())
 
     def interrupted(self) -> int:

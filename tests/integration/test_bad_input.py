@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lamer.common import config
-from lamer.deploy.models.warmstart import default_cache, prepare_model
+from lamer.deploy.models.preparation import default_cache, prepare_model
 from tests.integration.processes import TINY, Started, start, updates, wait_until
 
 pytestmark = pytest.mark.timeout(180)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lamer.learner.journal import writer as journal
+from lamer.learner.journal.reader import read_batch
 from tests.integration.processes import TINY, Started, updates, wait_until
 
 pytestmark = pytest.mark.timeout(300)
@@ -48,6 +48,6 @@ def test_three_terminals_train_and_a_second_actor_joins_and_one_is_killed(
     assert learner.wait() == 0, learner.text
     assert server.wait(30.0) == 0, server.text
     assert second.wait(30.0) == 0, second.text
-    trained = [trial for step in range(1, UPDATES + 1) for trial in journal.read_batch(run / "journal.db", step)]
+    trained = [trial for step in range(1, UPDATES + 1) for trial in read_batch(run / "journal.db", step)]
     assert len({trial.trial_id for trial in trained}) == len(trained) == UPDATES * 3 * 4
     assert {trial.actor for trial in trained} == {"first", "second"}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lamer.learner.journal import writer as journal
+from lamer.learner.journal.reader import read_batch
 from tests.integration.processes import Started, start
 
 pytestmark = pytest.mark.timeout(300)
@@ -36,7 +36,7 @@ def test_a_run_of_an_earlier_version_goes_on_and_comes_to_the_same_parameters(re
     untouched = shutil.copytree(
         EARLIER / "runs" / "before", tmp_path / "untouched"
     )  # sqlite writes beside what it reads
-    before, now = (journal.read_batch(folder / "journal.db", 2) for folder in (untouched, run))
+    before, now = (read_batch(folder / "journal.db", 2) for folder in (untouched, run))
     assert [trial.trial_id for trial in now] == [trial.trial_id for trial in before]
 
     expected = load_file(EARLIER / "after-update-2.safetensors")

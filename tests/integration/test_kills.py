@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lamer.learner.journal import writer as journal
+from lamer.learner.journal.reader import read_batch
 from tests.integration.processes import Started, are_gone, count, last_step, updates, wait_until
 
 pytestmark = pytest.mark.timeout(300)
@@ -19,7 +19,7 @@ ENDLESS = "batch.updates=100000"
 def check_journal(run: Path) -> None:
     """Every update has a whole batch of its own, none of it too old; no group was lost on the way."""
     last = last_step(run)
-    batches = [journal.read_batch(run / "journal.db", step) for step in range(1, last + 1)]
+    batches = [read_batch(run / "journal.db", step) for step in range(1, last + 1)]
     trial_ids = [trial.trial_id for batch in batches for trial in batch]
     assert len(set(trial_ids)) == len(trial_ids) == last * 3 * 4
     assert all(step - 1 - trial.oldest_version <= 2 for step, batch in enumerate(batches, 1) for trial in batch)
@@ -33,7 +33,7 @@ def test_killed_parts_are_started_again_and_the_run_goes_on(folder: Path, train:
     run = folder / "runs" / "killed"
     process = train("killed", ENDLESS)
     wait_until(lambda: last_step(run) >= 3, lambda: process.text)
-    for part in ("actor", "lamer.deploy.inference.embedded", "lamer.learner.trainer.trainer", "serve"):
+    for part in ("actor", "lamer.deploy.inference.embedded", "lamer.learner.trainer", "serve"):
         victim, before = process.part(part), len(updates(run))
         victim.kill()
         assert are_gone([victim])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lamer.learner.journal import writer as journal
+from lamer.learner.journal.reader import read_batch
 from tests.integration.processes import Started, count, last_step, updates, wait_until
 
 pytestmark = pytest.mark.timeout(300)
@@ -27,7 +27,7 @@ def test_a_synchronous_run_trains_on_its_own_version_and_a_plain_loop_gives_the_
     run = folder / "runs" / "sync"
 
     for step in range(1, 5):
-        trials = journal.read_batch(run / "journal.db", step)
+        trials = read_batch(run / "journal.db", step)
         assert len(trials) == 3 * 4
         versions = {span.version for trial in trials for part in trial.completions() for span in part.versions}
         assert versions == {step - 1}
@@ -57,7 +57,7 @@ def _replay(run: Path, output: Path) -> dict[str, np.ndarray]:
     settings = config.load([run / "config.yaml"])
     model = Path(json.loads((run / "summary.json").read_text())["model"])
     updater = PolicyUpdater(settings, model)
-    replay((journal.read_batch(run / "journal.db", step) for step in range(1, settings.batch.updates + 1)), updater)
+    replay((read_batch(run / "journal.db", step) for step in range(1, settings.batch.updates + 1)), updater)
     updater.save_weights(output)
     return load_file(output / "model.safetensors")
 

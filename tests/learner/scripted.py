@@ -53,8 +53,10 @@ from lamer.common.settings import (
     TrialSettings,
 )
 from lamer.common.weights import WeightFile
-from lamer.learner.gateway.gateway import GatewayPlan, RunResult, run_gateway
-from lamer.learner.journal.writer import read_batch
+from lamer.learner.gateway.gateway import run_gateway
+from lamer.learner.gateway.plan import GatewayPlan
+from lamer.learner.journal.reader import read_batch
+from lamer.learner.measuring.result import RunResult
 
 TIMEOUT = 20.0
 FILES = (WeightFile("model.safetensors", 7, "digest"),)

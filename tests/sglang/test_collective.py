@@ -23,6 +23,7 @@ from lamer.common.weights import weight_files
 from lamer.deploy.inference.engines.launch import Launcher
 from lamer.deploy.inference.engines.options import EngineOptions
 from lamer.learner.trainer.broadcast.broadcaster import Broadcaster
+from lamer.learner.trainer.broadcast.rank_zero import group_address
 from tests.contract.served import VOCABULARY, Served, write_models
 from tests.integration.processes import Started, start, updates
 from tests.learner.scripted import Run, make_run
@@ -114,7 +115,7 @@ async def scene_in(folder: Path) -> AsyncIterator[Scene]:
     shutil.copytree(write_models(folder / "written")["base"], folder / "model")
     gateway = asyncio.create_task(run.gateway())
     async with run.session(Role.TRAINER) as trainer, run.session(Role.ACTOR, capacity=1) as actor:
-        broadcaster = Broadcaster(run.plan.settings, trainer.send)
+        broadcaster = Broadcaster(INFERENCE, group_address("", run.plan.settings.gateway.bind), trainer.send)
         scene = Scene(folder, run, trainer, actor, broadcaster)
         tasks = [
             asyncio.create_task(work) for work in (scene.follow_trainer(), scene.follow_actor(), broadcaster.run())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lamer.learner.journal import writer as journal
+from lamer.learner.journal.reader import read_batch
 from lamer.learner.measuring.intervals import Interval, wilson_interval
 from tests.integration.processes import Started, updates
 from tests.sglang.conftest import Say
@@ -32,7 +32,7 @@ def check_updates_in_flight(run: Path) -> None:
     sampled: set[int] = set()
     mixed = 0
     for line in lines:
-        for trial in journal.read_batch(run / "journal.db", line.step):
+        for trial in read_batch(run / "journal.db", line.step):
             versions = {span.version for part in trial.completions() for span in part.versions}
             sampled |= versions
             mixed += len(versions) > 1

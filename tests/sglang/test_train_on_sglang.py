@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lamer.learner.journal import writer as journal
+from lamer.learner.journal.reader import read_batch
 from tests.integration.processes import TINY, Started, count, updates
 from tests.integration.test_by_hand import free_port
 from tests.sglang.conftest import Say
@@ -39,7 +39,7 @@ def check(run: Path, bounds: Bounds) -> None:
     lines = updates(run)
     assert [line.step for line in lines] == list(range(1, UPDATES + 1))
     for line in lines:
-        trials = journal.read_batch(run / "journal.db", line.step)
+        trials = read_batch(run / "journal.db", line.step)
         versions = {span.version for trial in trials for part in trial.completions() for span in part.versions}
         assert max(versions) <= line.step - 1
         assert min(versions) >= line.step - 1 - 2  # batch.max_staleness

@@ -2,7 +2,7 @@
 
 `run` is the only caller of `Scheduler.step`; every other method runs between two steps on the same event loop, so none
 of them needs a lock. A pause stops the loop; a weight update without a pause first lets what is in flight finish, while
-newer requests are held back. Stepping in a thread of its own was measured as well: at 128 small requests in flight it
+newer requests are deferred. Stepping in a thread of its own was measured as well: at 128 small requests in flight it
 cost the same CPU time a request (0.8 to 0.9 ms, HTTP included), so the loop steps inline and needs no handover.
 """
 
@@ -57,7 +57,7 @@ class Engine:
         self.text = TextCodec(options.model_path, self.model.vocabulary)
         self.scheduler = Scheduler(self.model, self.text, options.max_running, options.weight_version)
         self.pause_mode: PauseMode | None = None
-        self._held: list[Sequence] = []
+        self._deferred: list[Sequence] = []
         self._is_draining = False
         self._live: dict[str, Sequence] = {}
         self._work = asyncio.Event()
@@ -78,7 +78,7 @@ class Engine:
     @property
     def waiting_count(self) -> int:
         """Sequences that wait for one."""
-        return len(self.scheduler.waiting) + len(self._held)
+        return len(self.scheduler.waiting) + len(self._deferred)
 
     # -- requests ---------------------------------------------------------------------------------------------------
     def submit(self, sequences: Many[Sequence]) -> None:
@@ -91,7 +91,7 @@ class Engine:
             self._live[sequence.rid] = sequence
             sequence.done.add_done_callback(functools.partial(self._forget_live, sequence.rid))
             if self._is_draining:
-                self._held.append(sequence)
+                self._deferred.append(sequence)
             else:
                 self.scheduler.add(sequence)
         self._work.set()
@@ -102,7 +102,7 @@ class Engine:
     def abort(self, sequences: Many[Sequence], message: str) -> None:
         """Ends `sequences` at once; those that have ended already are left alone."""
         self.scheduler.abort(sequences, message)
-        self._held = [sequence for sequence in self._held if sequence.finish is None]
+        self._deferred = [sequence for sequence in self._deferred if sequence.finish is None]
         self._note_settled()
 
     def abort_request(self, rid: str) -> int:
@@ -164,17 +164,17 @@ class Engine:
                 if keep_pause and self.pause_mode is None:
                     self.pause_mode = PauseMode.IN_PLACE
             finally:
-                self._release_held()
+                self._release_deferred()
 
     async def _drain(self) -> None:
         while self.scheduler.has_work and self.pause_mode is None:
             self._settled.clear()
             await self._settled.wait()
 
-    def _release_held(self) -> None:
+    def _release_deferred(self) -> None:
         self._is_draining = False
-        held, self._held = self._held, []
-        for sequence in held:
+        deferred, self._deferred = self._deferred, []
+        for sequence in deferred:
             self.scheduler.add(sequence)
         self._work.set()
 

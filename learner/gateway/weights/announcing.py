@@ -29,7 +29,7 @@ def first_weights(model_path: Path) -> WeightAnnouncement:
     return WeightAnnouncement(0, str(model_path), weight_files(model_path))
 
 
-class WeightServer:
+class Announcer:
     """The run's published weights and its hosts."""
 
     def __init__(self, first: WeightAnnouncement, resume_step: int | None, max_staleness: int = 0) -> None:
@@ -42,7 +42,7 @@ class WeightServer:
         self._hosts: dict[str, HostStatus] = {}
         self._applied_since: float | None = None
 
-    def publish(self, weights: WeightAnnouncement) -> None:
+    def announce(self, weights: WeightAnnouncement) -> None:
         """Make these weights current. Going back to an earlier version begins a new lineage."""
         if self.current is not None and weights.version <= self.current.version:
             self._lineage += weights.identity != self.current.identity
@@ -54,7 +54,7 @@ class WeightServer:
         """Make an earlier version current again; False if it was not published while this gateway ran."""
         if version not in self._published:
             return False
-        self.publish(self._published[version])
+        self.announce(self._published[version])
         return True
 
     def find(self, identity: str) -> WeightAnnouncement | None:

@@ -29,7 +29,7 @@ from lamer.common.messages import (
     WeightChunk,
     WeightManifest,
 )
-from lamer.learner.gateway.weights.announcing import WeightServer
+from lamer.learner.gateway.weights.announcing import Announcer
 from lamer.learner.gateway.weights.model_files import read_model_files
 from lamer.learner.gateway.weights.payloads import Payload, Stopped, make_payload
 
@@ -52,10 +52,10 @@ class _Offer:
     used_at: float
 
 
-class WeightStream:
+class StreamServer:
     """Makes and serves payloads; belongs to the gateway's event loop, does its work in threads."""
 
-    def __init__(self, weights: WeightServer, folder: Path) -> None:
+    def __init__(self, weights: Announcer, folder: Path) -> None:
         """folder: where payloads are kept while hosts may fetch them; what is in it is removed."""
         self._weights = weights
         self._folder = folder

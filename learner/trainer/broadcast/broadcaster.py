@@ -17,14 +17,13 @@ from pathlib import Path
 
 from lamer.common.errors import BadInput
 from lamer.common.messages import AnyMessage, GroupAction, GroupJoin, GroupOrder, GroupState
-from lamer.common.settings import Settings
+from lamer.common.settings import InferenceSettings
 from lamer.common.weights import WeightFile, identity_of
 from lamer.learner.trainer.broadcast.group import Limits, Stage, Update, UpdateGroup
 from lamer.learner.trainer.broadcast.rank_zero import (
     Outcomes,
     TorchRankZero,
     check_backend,
-    group_address,
     plan_buckets,
 )
 
@@ -38,22 +37,25 @@ class Broadcaster:
     """Belongs to the trainer's event loop."""
 
     def __init__(
-        self, settings: Settings, send: Callable[[AnyMessage], Awaitable[None]], limits: Limits | None = None
+        self,
+        settings: InferenceSettings,
+        address: str,
+        send: Callable[[AnyMessage], Awaitable[None]],
+        limits: Limits | None = None,
     ) -> None:
-        """send: to the gateway.
+        """address: where hosts reach this process's groups (`group_address`). send: to the gateway.
 
         Raises:
             BadInput: the run wants nccl, and there is no GPU here.
         """
-        if settings.inference.delivery == "nccl":
+        if settings.delivery == "nccl":
             check_backend("nccl")
         limits = limits or Limits()
-        self._bucket_bytes = settings.inference.bucket_bytes
+        self._bucket_bytes = settings.bucket_bytes
         self._send = send
         self._loop = asyncio.get_running_loop()
         self._outbox: asyncio.Queue[AnyMessage] = asyncio.Queue()
         self._identity = ""
-        address = group_address(settings.trainer.group_address, settings.gateway.bind)
         outcomes = Outcomes(self._from_thread(self._opened), self._from_thread(self._sent))
         self._rank_zero = TorchRankZero(address, outcomes, limits.join, limits.send)
         self._group = UpdateGroup(self._rank_zero, self._outbox.put_nowait, limits)

@@ -235,7 +235,7 @@ class PolicyModel:
         return dict(self._decoder.named_parameters())
 
     @contextlib.contextmanager
-    def holding(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    def with_parameters(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
         """While the block runs the parameters have other values, by their names in the weight file.
 
         Raises:

@@ -15,11 +15,11 @@ from pathlib import Path
 from lamer.common.messages import Sampling
 from lamer.common.records import MemoryMode
 from lamer.common.settings import Settings
-from lamer.deploy.commands.options import read_settings
+from lamer.deploy.run.configuration import read_settings
 from lamer.deploy.run.folder import RunFolder, open_run
-from lamer.learner.gateway.plan import ReferenceFigure, RunResult
 from lamer.learner.measuring.evaluation import EvaluationResult, write_evaluation
 from lamer.learner.measuring.intervals import Interval
+from lamer.learner.measuring.result import ReferenceFigure, RunResult
 from lamer.learner.measuring.summary import write_summary
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lamer.deploy.experiments import plots
+from lamer.deploy.experiments.blocks import plot
 from lamer.deploy.experiments.cells import make_cells
-from lamer.deploy.experiments.definition import Experiment, parse
+from lamer.deploy.experiments.definition import Experiment
 from lamer.deploy.experiments.estimate import estimates
 from lamer.deploy.experiments.index import index
 from lamer.deploy.experiments.page import page, write_page
+from lamer.deploy.experiments.reading import parse
 from lamer.deploy.experiments.results import CellResult, EvaluationRecord, LearningCurve, Measurement
 from lamer.deploy.experiments.state import CellState, Places, Stage
 from lamer.deploy.experiments.statistics import mean_share
@@ -131,7 +132,7 @@ def test_references_are_drawn_for_the_tasks_of_each_evaluation(results: dict[str
     """After training best_policy has 1.0 at pass@3, in the evaluation `more` 0.9."""
     experiment = grid()
     block = next(block for block in experiment.page if block.kind == "evaluations")
-    figure = plots.plot(experiment, results, block)
+    figure = plot(experiment, results, block)
     assert figure is not None
     dashed = [list(line.get_ydata()) for line in figure.axes[0].get_lines() if line.get_linestyle() == "--"]
     assert [1.0, 0.9] in dashed
@@ -147,7 +148,7 @@ def test_over_an_axis_a_plot_has_a_point_and_a_table_a_column_for_each_value() -
         cell: result("a", 0, measured(0.2, 0.3, share), cell=cell, at={"discount": value})
         for (cell, share), value in zip(shares.items(), (0, 1), strict=True)
     }
-    figure = plots.plot(experiment, known, experiment.page[0])
+    figure = plot(experiment, known, experiment.page[0])
     assert figure is not None
     (line,) = [line for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
     assert [list(line.get_xdata()), list(line.get_ydata())] == [[0, 2], [0.4, 0.9]]

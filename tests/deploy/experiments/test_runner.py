@@ -16,7 +16,8 @@ import yaml
 
 from lamer.common.errors import RunFailed
 from lamer.deploy.experiments.cells import make_cells
-from lamer.deploy.experiments.definition import Experiment, parse
+from lamer.deploy.experiments.definition import Experiment
+from lamer.deploy.experiments.reading import parse
 from lamer.deploy.experiments.results import read_result
 from lamer.deploy.experiments.runner import Report, Runner, exit_code
 from lamer.deploy.experiments.state import Places, Stage, look

@@ -20,8 +20,8 @@ from lamer.common.messages import (
 from lamer.common.session import Session
 from lamer.common.settings import GatewaySettings
 from lamer.deploy.inference.fetching.stream import StreamDelivery
-from lamer.learner.gateway.weights.announcing import WeightServer
-from lamer.learner.gateway.weights.serving import WeightStream
+from lamer.learner.gateway.weights.announcing import Announcer
+from lamer.learner.gateway.weights.serving import StreamServer
 from tests.learner.scripted import TIMEOUT, Run, make_run
 from tests.learner.weights import TinyModel
 
@@ -123,8 +123,8 @@ class Loopback:
     def __init__(self, folder: Path, model: TinyModel, answer_seconds: float = TIMEOUT) -> None:
         self.model = model
         self.folder = folder
-        self.server = WeightServer(model.publish(folder / "v0", 0), None)
-        self.stream = WeightStream(self.server, folder / "stream")
+        self.server = Announcer(model.publish(folder / "v0", 0), None)
+        self.stream = StreamServer(self.server, folder / "stream")
         self.delivery = StreamDelivery(folder / "cache", self.mail, 0, answer_seconds)
         self.alter: Callable[[AnyMessage], AnyMessage | None] = lambda message: message
         self.asked: list[AnyMessage] = []
@@ -146,7 +146,7 @@ class Loopback:
         """Take a step and publish it."""
         version = self.current.version + 1
         self.model.step()
-        self.server.publish(self.model.publish(self.folder / f"v{version}", version))
+        self.server.announce(self.model.publish(self.folder / f"v{version}", version))
         return self.current
 
     async def mail(self, message: AnyMessage) -> None:

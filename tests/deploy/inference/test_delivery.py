@@ -367,7 +367,7 @@ async def test_each_version_has_the_configuration_of_its_own_weights_and_it_is_s
     async with Loopback(tmp_path, TinyModel()) as run:
         assert config_of((await run.delivery.fetch(run.current)).folder) == {"dtype": "bfloat16"}
         for version in (1, 2, 3):
-            run.server.publish(run.model.publish(tmp_path / f"v{version}", version, torch.float32))
+            run.server.announce(run.model.publish(tmp_path / f"v{version}", version, torch.float32))
             run.model.step()
             assert config_of((await run.delivery.fetch(run.current)).folder) == {"dtype": "float32"}
         assert len([message for message in run.asked if isinstance(message, ModelFilesRequest)]) == 2

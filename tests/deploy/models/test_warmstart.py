@@ -1,12 +1,10 @@
-"""Warm start: the model learns the format and not the skill, fits its limits, and is made once."""
+"""Warm start: the model learns the format and not the skill, and fits its limits."""
 
 from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,30 +13,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lamer.common.errors import BadInput, Missing
-from lamer.common.records import MemoryMode, Trial
-from lamer.common.settings import (
-    EnvSettings,
-    ModelSettings,
-    PocketSettings,
-    RunSettings,
-    Settings,
-    TrialSettings,
-    WarmstartSettings,
-)
-from lamer.deploy.models.warmstart import check_model, create_model, default_cache, model_key, prepare_model, warm_start
+from lamer.common.errors import BadInput
+from lamer.common.records import Trial
+from lamer.common.settings import RunSettings
+from lamer.deploy.models.preparation import prepare_model
+from lamer.deploy.models.warmstart import create_model, warm_start
 from lamer.deploy.play.scripted import Encoder, play_scripted
-
-DOORS = 5
-SETTINGS = Settings(
-    model=ModelSettings(
-        pocket=PocketSettings(context=256), warmstart=WarmstartSettings(steps=250, batch=32, learning_rate=6e-3)
-    ),
-    env=EnvSettings("doors", {"doors": DOORS}),
-    trial=TrialSettings(max_prompt_tokens=128, max_response_tokens=8, max_reflection_tokens=8),
-)
-SMALL = PocketSettings(hidden=16, layers=1, heads=2, kv_heads=1, head_dim=8, intermediate=16, context=256)
-QUICK = replace(SETTINGS, model=ModelSettings(pocket=SMALL, warmstart=WarmstartSettings(steps=3, trials=20, batch=8)))
+from tests.deploy.models.pockets import DOORS, QUICK, SETTINGS
 
 
 @dataclass(frozen=True)
@@ -138,7 +119,6 @@ def test_other_options_of_the_environment_are_played_in_turn_with_its_own(doors:
     mixed = replace(SETTINGS, model=replace(SETTINGS.model, warmstart=warmstart))
     counts = [json.loads(trial.task.env_config)["doors"] for trial in play_scripted(mixed, doors, 7)]
     assert counts == [DOORS, 7, 2, DOORS, 7, 2, DOORS]
-    assert model_key(mixed) != model_key(SETTINGS)
 
 
 def test_other_options_that_the_environment_does_not_have_are_refused_by_their_key(doors: Path) -> None:
@@ -148,73 +128,12 @@ def test_other_options_that_the_environment_does_not_have_are_refused_by_their_k
         play_scripted(wrong, doors, 1)
 
 
-def test_a_second_run_finds_the_model_that_the_first_made(tmp_path: Path) -> None:
-    first = prepare_model(QUICK, tmp_path)
-    before = (first.path / "model.safetensors").stat()
-    second = prepare_model(QUICK, tmp_path)
-    after = (second.path / "model.safetensors").stat()
-    assert second == first
-    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
-    names = [metric.name for metric in first.metrics]
-    assert names[:3] == ["model/parameters", "model/vocabulary", "warmstart/loss"]
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == ["", ".lock"], "nothing temporary stays"
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        replace(QUICK, run=RunSettings(seed=7)),
-        replace(QUICK, env=EnvSettings("doors", {"doors": 7})),
-        replace(QUICK, trial=replace(QUICK.trial, memory=MemoryMode.NONE)),
-        replace(QUICK, model=replace(QUICK.model, pocket=replace(SMALL, layers=2))),
-    ],
-)
-def test_what_defines_the_model_defines_its_key(changed: Settings) -> None:
-    assert model_key(changed) != model_key(QUICK)
-    assert model_key(replace(changed, run=replace(changed.run, name="other"))) == model_key(changed), "a name does not"
-
-
-def test_options_left_at_their_defaults_and_written_out_are_the_same_model() -> None:
-    assert model_key(replace(QUICK, env=EnvSettings("doors", {}))) == model_key(QUICK)
-
-
-def test_two_processes_at_once_get_the_same_whole_model(tmp_path: Path) -> None:
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
-        asked = [processes.submit(prepare_model, QUICK, tmp_path) for _ in range(2)]
-        found = {prepared.result(timeout=100).path for prepared in asked}
-    assert len(found) == 1
-    check_model(found.pop())
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == ["", ".lock"]
-
-
-def test_without_steps_the_model_is_the_created_one(tmp_path: Path) -> None:
-    settings = replace(QUICK, model=replace(QUICK.model, warmstart=WarmstartSettings(steps=0, trials=20)))
-    prepared = prepare_model(settings, tmp_path)
-    check_model(prepared.path)
-    assert [metric.name for metric in prepared.metrics] == ["model/parameters", "model/vocabulary"]
-
-
 def test_a_prompt_too_long_to_be_played_is_no_example(tmp_path: Path) -> None:
     create_model(QUICK, tmp_path / "created")
     short = replace(QUICK, trial=replace(QUICK.trial, max_prompt_tokens=20))
     figures = {metric.name: metric.value for metric in warm_start(short, tmp_path / "created", tmp_path / "started")}
     assert figures["warmstart/dropped_examples"] > 0
     assert figures["warmstart/examples"] >= 20, "first prompts are short enough"
-
-
-def test_a_configured_folder_is_used_as_it_is(doors: Path, tmp_path: Path) -> None:
-    prepared = prepare_model(replace(SETTINGS, model=ModelSettings(path=str(doors))), tmp_path)
-    assert prepared.path == doors.resolve()
-    assert prepared.metrics == ()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_configured_folder_that_is_not_there_or_lacks_files_is_named(tmp_path: Path) -> None:
-    with pytest.raises(Missing, match="nowhere is not there"):
-        prepare_model(replace(SETTINGS, model=ModelSettings(path=str(tmp_path / "nowhere"))), tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(Missing, match=r"lacks tokenizer\.json, weights \(model\.safetensors\)"):
-        check_model(tmp_path)
 
 
 def test_a_folder_in_use_is_never_overwritten(doors: Path) -> None:
@@ -231,8 +150,3 @@ def test_a_model_that_names_no_end_of_sequence_is_refused(doors: Path, tmp_path:
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": None}))
     with pytest.raises(BadInput, match="names no end-of-sequence token"):
         Encoder.load(tmp_path)
-
-
-def test_models_are_cached_beside_the_folder_of_runs(tmp_path: Path) -> None:
-    settings = replace(SETTINGS, run=RunSettings(directory=str(tmp_path / "runs")))
-    assert default_cache(settings) == tmp_path / ".cache" / "lamer" / "models"

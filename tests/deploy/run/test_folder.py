@@ -84,7 +84,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from lamer.common.settings import Settings
-from lamer.deploy.runs import RunFolder, locked
+from lamer.deploy.run.folder import RunFolder, locked
 with locked(RunFolder(Path(sys.argv[1]), Settings(), False)):
     print("held", flush=True)
     sys.stdin.read()

@@ -17,7 +17,7 @@ from lamer.common.settings import EnvSettings, ModelSettings, PocketSettings, Se
 from lamer.deploy.models.warmstart import create_model
 from lamer.deploy.play.scripted import play_scripted
 from lamer.deploy.run.inspect import find_renderer, inspect_run, trial_list, trial_view
-from lamer.learner.gateway.groups import TrialEntry
+from lamer.learner.journal.entries import TrialEntry
 from lamer.learner.journal.reader import JournalReader, TrialFilter
 from lamer.learner.journal.writer import Journal
 

@@ -18,7 +18,7 @@ SUPERVISE = """
 import asyncio, sys
 from pathlib import Path
 from lamer.common.errors import LamerError
-from lamer.deploy.supervisor import Child, Rest, Supervisor
+from lamer.deploy.run.supervisor import Child, Rest, Supervisor
 
 folder, main, *helpers = sys.argv[1:]
 folder = Path(folder)

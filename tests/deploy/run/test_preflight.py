@@ -1,8 +1,7 @@
-"""What is refused before an evaluation starts, and what an environment with splits is asked for."""
+"""What is refused before an evaluation starts."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -14,9 +13,7 @@ from lamer.common.errors import BadInput
 from lamer.common.settings import Settings
 from lamer.deploy.cli import app
 from lamer.deploy.models.warmstart import create_model
-from lamer.deploy.run.preflight import check_first_prompts, evaluation_env_config, find_model
-from lamer.envs import registry
-from lamer.envs.base import Env, EnvFactory
+from lamer.deploy.run.preflight import check_first_prompts, find_model
 
 
 def lamer(*arguments: str) -> Result:
@@ -115,33 +112,3 @@ def test_a_model_whose_context_is_too_short_for_a_first_prompt_is_refused(model:
     with pytest.raises(BadInput, match=r"the context of .*short is 16 tokens: too short for first prompts of doors"):
         check_first_prompts(settings(), short)
     check_first_prompts(settings(), model)
-
-
-def test_training_with_a_split_that_the_environment_lacks_is_refused_too() -> None:
-    result = lamer("train", "-c", "minesweeper.yaml", "evaluation.split=test")
-    assert (result.exit_code, "the environment minesweeper has no splits" in result.stderr) == (2, True)
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitConfig:
-    split: str = "train"
-
-
-class SplitFactory(EnvFactory[SplitConfig]):
-    name = "rooms"
-    config_class = SplitConfig
-
-    def make(self, config: SplitConfig, seed: int) -> Env:
-        raise NotImplementedError
-
-
-def test_a_split_is_the_environment_s_option_in_evaluations_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    factory = SplitFactory()
-    monkeypatch.setattr(registry, "get", lambda _name: factory)
-    options = {"split": "train"}
-    asked = dataclasses.replace(
-        settings("evaluation.split=test"), env=dataclasses.replace(settings().env, name="rooms", options=options)
-    )
-    assert json.loads(evaluation_env_config(asked)) == {"split": "test"}
-    unasked = dataclasses.replace(asked, evaluation=settings().evaluation)
-    assert json.loads(evaluation_env_config(unasked)) == {"split": "train"}

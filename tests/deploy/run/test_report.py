@@ -15,10 +15,10 @@ from lamer.common.messages import Phase, Sampling, Status
 from lamer.common.settings import Settings
 from lamer.deploy.run.panel import PlainView, plain_line, render
 from lamer.deploy.run.report import episodes_table, print_results, read_results, results_table
-from lamer.learner.gateway.plan import ReferenceFigure, RunResult
 from lamer.learner.measuring.diversity import Diversity
 from lamer.learner.measuring.evaluation import EpisodeFigures, EvaluationResult, write_evaluation
 from lamer.learner.measuring.intervals import Interval
+from lamer.learner.measuring.result import ReferenceFigure, RunResult
 from lamer.learner.measuring.summary import write_summary
 
 STATUS = Status(

@@ -12,9 +12,9 @@ import pytest
 
 from lamer.common.settings import AdvantageSettings
 from lamer.learner.credit.advantages import (
+    FloatArray,
     GroupRows,
     Normalise,
-    Values,
     batch_advantages,
     gigpo,
     group_advantages,
@@ -28,7 +28,7 @@ from lamer.learner.credit.advantages import (
 STD = 1e-4
 
 
-def golden_groups(shared: Path) -> Iterator[tuple[Values, Values, list[str], dict[str, Any], list[int]]]:
+def golden_groups(shared: Path) -> Iterator[tuple[FloatArray, FloatArray, list[str], dict[str, Any], list[int]]]:
     """Every golden case, one group (uid) at a time, with a function that picks the group's expected rows."""
     for case in json.loads((shared / "golden" / "advantages.json").read_text())["cases"]:
         inputs = case["inputs"]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from lamer.common.records import Purpose, Task
 from lamer.learner.gateway.admission import Admission
-from lamer.learner.gateway.groups import GroupTable, RestoredGroup, TrialEntry
+from lamer.learner.gateway.groups import GroupTable
+from lamer.learner.journal.entries import RestoredGroup, TrialEntry
 
 
 def test_admission_leaves_room_for_max_staleness_plus_one_batches_ahead_of_the_applied_version() -> None:

@@ -2,29 +2,29 @@ from __future__ import annotations
 
 from lamer.common.messages import HostStatus, ServerInfo, WeightAnnouncement
 from lamer.common.weights import WeightFile
-from lamer.learner.gateway.weights.announcing import WeightServer
+from lamer.learner.gateway.weights.announcing import Announcer
 
 
 def weights(version: int, digest: str = "") -> WeightAnnouncement:
     return WeightAnnouncement(version, f"v{version}", (WeightFile("model.safetensors", 1, digest or str(version)),))
 
 
-def server_of(max_staleness: int = 1) -> WeightServer:
-    return WeightServer(weights(0), None, max_staleness)
+def server_of(max_staleness: int = 1) -> Announcer:
+    return Announcer(weights(0), None, max_staleness)
 
 
-def report(server: WeightServer, host: str, version: int, *, is_ready: bool = True) -> bool:
+def report(server: Announcer, host: str, version: int, *, is_ready: bool = True) -> bool:
     info = ServerInfo(host, f"http://{host}", "key", version, 8)
     return server.report(host, HostStatus(info, is_ready), 0.0)
 
 
-def names(server: WeightServer) -> list[str]:
+def names(server: Announcer) -> list[str]:
     return [info.name for info in server.servers()]
 
 
 def test_the_applied_version_is_the_lowest_in_use() -> None:
     server = server_of(max_staleness=2)
-    server.publish(weights(2))
+    server.announce(weights(2))
     assert server.applied_version is None
     assert report(server, "b", 0)
     assert report(server, "a", 2)
@@ -38,7 +38,7 @@ def test_a_server_that_lags_too_far_behind_is_not_used_until_it_has_caught_up() 
     report(server, "fast", 0)
     report(server, "slow", 0)
     for version in (1, 2):
-        server.publish(weights(version))
+        server.announce(weights(version))
         report(server, "fast", version)
     assert names(server) == ["fast"]
     assert server.applied_version == 2
@@ -49,14 +49,14 @@ def test_a_server_that_lags_too_far_behind_is_not_used_until_it_has_caught_up() 
 def test_servers_that_all_lag_are_used() -> None:
     server = server_of(max_staleness=0)
     report(server, "a", 0)
-    server.publish(weights(3))
+    server.announce(weights(3))
     assert names(server) == ["a"]
 
 
 def test_a_server_that_joins_with_an_older_version_is_used_once_it_has_caught_up() -> None:
     server = server_of(max_staleness=4)
     for version in (1, 2, 3):
-        server.publish(weights(version))
+        server.announce(weights(version))
     report(server, "a", 2)
     assert report(server, "new", 1) is False
     assert server.applied_version == 2
@@ -68,7 +68,7 @@ def test_the_applied_version_does_not_fall_when_the_fresh_servers_are_lost() -> 
     server = server_of(max_staleness=0)
     report(server, "fast", 0)
     report(server, "slow", 0)
-    server.publish(weights(1))
+    server.announce(weights(1))
     report(server, "fast", 1)
     assert names(server) == ["fast"]
     assert server.remove("fast")
@@ -80,11 +80,11 @@ def test_the_applied_version_does_not_fall_when_the_fresh_servers_are_lost() -> 
 def test_going_back_to_a_checkpoint_begins_a_lineage_in_which_newer_versions_are_still_used() -> None:
     server = server_of(max_staleness=1)
     for version in (1, 2, 3):
-        server.publish(weights(version))
+        server.announce(weights(version))
     report(server, "a", 3)
     assert server.current is not None
     assert server.current.lineage == 0
-    server.publish(weights(2))  # the same weights again
+    server.announce(weights(2))  # the same weights again
     assert server.go_back(1)
     assert server.current.version == 1
     assert server.current.lineage == 2
@@ -97,9 +97,9 @@ def test_going_back_to_a_checkpoint_begins_a_lineage_in_which_newer_versions_are
 
 def test_the_same_weights_published_again_are_no_new_lineage() -> None:
     server = server_of()
-    server.publish(weights(1))
-    server.publish(weights(1))
+    server.announce(weights(1))
+    server.announce(weights(1))
     assert server.current is not None
     assert server.current.lineage == 0
-    server.publish(weights(1, "other"))
+    server.announce(weights(1, "other"))
     assert server.current.lineage == 1

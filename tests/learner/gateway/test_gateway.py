@@ -34,7 +34,7 @@ from lamer.common.messages import (
 from lamer.common.records import EpisodeStatus, Purpose, Trial
 from lamer.common.session import Session
 from lamer.common.settings import BatchSettings, EvaluationSettings, GatewaySettings
-from lamer.learner.gateway.gateway import RunResult
+from lamer.learner.measuring.result import RunResult
 from tests.learner.scripted import (
     TIMEOUT,
     Actor,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lamer.common.records import Purpose, Task
 from lamer.learner.gateway.admission import Admission
-from lamer.learner.gateway.groups import Acceptance, GroupTable, RestoredGroup, TrialEntry
+from lamer.learner.gateway.groups import Acceptance, GroupTable
+from lamer.learner.journal.entries import RestoredGroup, TrialEntry
 
 
 def make_table(

@@ -15,8 +15,8 @@ import torch
 from lamer.common.messages import ChunkRequest, ManifestRequest, WeightManifest
 from lamer.common.weights import Encoding
 from lamer.learner.gateway.weights import serving as weight_stream
-from lamer.learner.gateway.weights.announcing import WeightServer
-from lamer.learner.gateway.weights.serving import WeightStream
+from lamer.learner.gateway.weights.announcing import Announcer
+from lamer.learner.gateway.weights.serving import StreamServer
 from tests.learner.weights import TinyModel
 
 
@@ -25,8 +25,8 @@ class Published:
     """A model's versions 0 and 1 and what streams them."""
 
     model: TinyModel
-    server: WeightServer
-    stream: WeightStream
+    server: Announcer
+    stream: StreamServer
     folder: Path
     payloads: Path
 
@@ -35,7 +35,7 @@ class Published:
         assert self.server.current is not None
         version = self.server.current.version + 1
         self.model.step()
-        self.server.publish(self.model.publish(self.folder / f"v{version}", version))
+        self.server.announce(self.model.publish(self.folder / f"v{version}", version))
         return self.server.current.identity
 
 
@@ -43,10 +43,10 @@ class Published:
 async def published(folder: Path, model: TinyModel | None = None) -> AsyncIterator[tuple[Published, str, str]]:
     """Versions 0 and 1, one AdamW step apart, and their identities."""
     model = model or TinyModel()
-    server = WeightServer(model.publish(folder / "v0", 0), None)
+    server = Announcer(model.publish(folder / "v0", 0), None)
     assert server.current is not None
     first = server.current.identity
-    stream = WeightStream(server, folder / "stream")
+    stream = StreamServer(server, folder / "stream")
     run = Published(model, server, stream, folder, folder / "stream")
     try:
         yield run, first, run.step()
@@ -82,7 +82,7 @@ async def test_tensors_that_did_not_change_do_not_travel(tmp_path: Path) -> None
         with torch.no_grad():
             run.model.parameters["embed.weight"].mul_(2)
         wanted = run.model.publish(tmp_path / "v2", 2)
-        run.server.publish(wanted)
+        run.server.announce(wanted)
         manifest = await run.stream.manifest(ManifestRequest(wanted.identity, base))
         encodings = {block.tensor: block.encoding for block in manifest.files[0].blocks}
         assert encodings.pop("embed.weight") is Encoding.XOR
@@ -98,7 +98,7 @@ async def test_a_base_whose_files_are_gone_gets_a_full_copy(tmp_path: Path) -> N
 
 async def test_weights_of_another_dtype_travel_whole(tmp_path: Path) -> None:
     async with published(tmp_path) as (run, base, _):
-        run.server.publish(run.model.publish(tmp_path / "v2", 2, torch.float32))
+        run.server.announce(run.model.publish(tmp_path / "v2", 2, torch.float32))
         assert run.server.current is not None
         manifest = await run.stream.manifest(ManifestRequest(run.server.current.identity, base))
         assert {block.encoding for block in manifest.files[0].blocks} == {Encoding.FULL}

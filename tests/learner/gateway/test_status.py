@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lamer.common.messages import Metric
 from lamer.common.records import Purpose
-from lamer.learner.gateway.groups import TrialEntry
 from lamer.learner.gateway.status import BatchFigures, DropCounts, RateWindow
+from lamer.learner.journal.entries import TrialEntry
 
 
 def test_rates_are_over_the_last_ten_seconds() -> None:

@@ -17,8 +17,9 @@ from lamer.common.codec import encode_trial
 from lamer.common.errors import BadInput, Missing, RunFailed
 from lamer.common.messages import Lease, Sampling
 from lamer.common.records import MemoryMode, Purpose, Task, Trial, make_trial_id
-from lamer.learner.gateway.groups import TrialEntry
-from lamer.learner.journal.writer import Drop, Journal, read_batch
+from lamer.learner.journal.entries import Drop, TrialEntry
+from lamer.learner.journal.reader import read_batch
+from lamer.learner.journal.writer import Journal
 from tests.learner.scripted import make_trial
 
 

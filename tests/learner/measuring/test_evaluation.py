@@ -13,18 +13,14 @@ import pytest
 from lamer.common.errors import BadInput
 from lamer.common.messages import Sampling
 from lamer.common.records import Episode, EpisodeStatus, MemoryMode, Purpose, Task, Trial
+from lamer.learner.measuring.counting import is_faulty, measure, pass_at, summarise, task_shares
 from lamer.learner.measuring.evaluation import (
     EvaluationPlan,
     EvaluationResult,
     TaskOutcome,
     evaluation_task,
-    is_faulty,
-    measure,
-    pass_at,
     read_evaluation,
     read_evaluations,
-    summarise,
-    task_shares,
     write_evaluation,
 )
 from lamer.learner.measuring.intervals import Interval

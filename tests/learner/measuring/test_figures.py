@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from lamer.learner.gateway.plan import ReferenceFigure
 from lamer.learner.measuring.figures import COLOURS, Curve, History, draw_figures, draw_pass_at
+from lamer.learner.measuring.result import ReferenceFigure
 
 REFERENCES = (ReferenceFigure("optimum", (0.2, 0.6, 1.0)), ReferenceFigure("independent", (0.2, 0.36, 0.488)))
 

@@ -10,11 +10,11 @@ import pytest
 
 from lamer.common.messages import Sampling
 from lamer.common.records import MemoryMode
-from lamer.learner.gateway.plan import ReferenceFigure
 from lamer.learner.measuring.evaluation import EvaluationResult
 from lamer.learner.measuring.figures import draw_figures
 from lamer.learner.measuring.intervals import Interval
 from lamer.learner.measuring.pass_figures import draw_evaluations, draw_progress
+from lamer.learner.measuring.result import ReferenceFigure
 
 REFERENCES = (ReferenceFigure("best_policy", (0.2, 0.6, 1.0)), ReferenceFigure("independent", (0.2, 0.36, 0.488)))
 FINAL = EvaluationResult(

@@ -12,10 +12,10 @@ from lamer.common.config import config_hash
 from lamer.common.messages import Metric, Sampling
 from lamer.common.records import MemoryMode
 from lamer.common.settings import Settings
-from lamer.learner.gateway.plan import ReferenceFigure, RunResult
 from lamer.learner.measuring.diversity import Diversity
 from lamer.learner.measuring.evaluation import EvaluationResult, TaskOutcome
 from lamer.learner.measuring.intervals import Interval
+from lamer.learner.measuring.result import ReferenceFigure, RunResult
 from lamer.learner.measuring.summary import throughput, write_summary
 
 FINAL = EvaluationResult(

@@ -83,7 +83,7 @@ def telling_play(step: int) -> list[Trial]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_values_are_read_at_the_prompts_last_token_and_depend_on_nothing_after_it(model_path: Path, kind: str) -> None:
     policy = PolicyModel(model_path, SETTINGS.trainer)
-    critic = Critic(configured(kind), policy)
+    critic = Critic(configured(kind).critic, SETTINGS.trainer, policy)
     torch.nn.init.normal_(critic.parameters()["head.weight"])
     samples = [sample([1, 2, 3], [4, 5]), sample([1, 2, 3], [9]), sample([1, 2], [3, 4]), sample([7, 2, 3], [4])]
     asked = critic.score(samples, 64)
@@ -97,7 +97,7 @@ def test_values_are_read_at_the_prompts_last_token_and_depend_on_nothing_after_i
 
 def test_a_value_is_the_head_on_the_hidden_state_of_a_plain_forward_pass(model_path: Path) -> None:
     policy = PolicyModel(model_path, SETTINGS.trainer)
-    critic = Critic(configured("head"), policy)
+    critic = Critic(configured("head").critic, SETTINGS.trainer, policy)
     head = critic.parameters()
     torch.nn.init.normal_(head["head.weight"])
     torch.nn.init.constant_(head["head.bias"], 3.0)

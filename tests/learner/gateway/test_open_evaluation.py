@@ -7,13 +7,20 @@ import pytest
 from lamer.common.records import EpisodeStatus, MemoryMode
 from lamer.common.settings import EvaluationSettings, Settings, TrialSettings
 from lamer.learner.gateway.groups import Acceptance
-from lamer.learner.gateway.plays import Evaluation, evaluation_plan
+from lamer.learner.gateway.open_evaluation import OpenEvaluation
+from lamer.learner.gateway.plan import EvaluationSchedule, asked_of_evaluations
+from lamer.learner.measuring.evaluation import EvaluationPlan
 from tests.learner.measuring.test_evaluation import FAILED, SOLVED, played
 
 
-def evaluation(tasks: int, slot_retries: int = 1, rounds: int = 1) -> Evaluation:
+def plan_of(settings: Settings, name: str, version: int) -> EvaluationPlan:
+    asked = asked_of_evaluations(settings.evaluation, settings.trial, settings.env.name, "{}")
+    return EvaluationSchedule(asked, every=0, updates=8, slot_retries=1).plan(name, version)
+
+
+def evaluation(tasks: int, slot_retries: int = 1, rounds: int = 1) -> OpenEvaluation:
     settings = Settings(evaluation=EvaluationSettings(tasks=tasks, rounds=rounds, episodes=2))
-    return Evaluation(evaluation_plan(settings, "{}", "final", 0), slot_retries)
+    return OpenEvaluation(plan_of(settings, "final", 0), slot_retries)
 
 
 def test_a_faulty_trial_is_played_again_and_left_out_after_the_retries() -> None:
@@ -70,7 +77,7 @@ def test_memory_is_training_s_unless_the_evaluation_names_its_own(asked: str, ex
         trial=TrialSettings(episodes=1, memory=MemoryMode.TRAJECTORY),
         evaluation=EvaluationSettings(memory=asked, episodes=6),
     )
-    plan = evaluation_plan(settings, "{}", "final", 7)
+    plan = plan_of(settings, "final", 7)
     assert (plan.memory, plan.episodes, plan.policy_version) == (MemoryMode(expected), 6, 7)
 
 

@@ -6,32 +6,13 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Iterable
 
-from lamer.common.messages import Sampling
-from lamer.common.records import MemoryMode, Trial
-from lamer.common.settings import Settings
+from lamer.common.records import Trial
 from lamer.learner.gateway.groups import Acceptance
-from lamer.learner.measuring.evaluation import EvaluationPlan, EvaluationResult, Measured, measure, summarise
+from lamer.learner.measuring.counting import Measured, measure, summarise
+from lamer.learner.measuring.evaluation import EvaluationPlan, EvaluationResult
 
 
-def evaluation_plan(settings: Settings, env_config: str, name: str, policy_version: int) -> EvaluationPlan:
-    """What the settings ask of a policy version. env_config: the environment's options in evaluations."""
-    asked, trial = settings.evaluation, settings.trial
-    return EvaluationPlan(
-        name=name,
-        policy_version=policy_version,
-        env=settings.env.name,
-        env_config=env_config,
-        tasks=asked.tasks,
-        rounds=asked.rounds,
-        episodes=asked.episodes,
-        memory=MemoryMode(asked.memory) if asked.memory else trial.memory,
-        sampling=Sampling(
-            asked.temperature, asked.top_p, asked.top_k, trial.max_response_tokens, trial.max_reflection_tokens
-        ),
-    )
-
-
-class Evaluation:
+class OpenEvaluation:
     """One evaluation under way: plays are leased in order, and again when their trial failed, a bounded number of
     times.
 

@@ -15,12 +15,12 @@ log = logging.getLogger("lamer.host")
 
 
 @contextlib.asynccontextmanager
-async def held(folder: Path) -> AsyncIterator[Path]:
+async def pinned(folder: Path) -> AsyncIterator[Path]:
     """Hard links to the folder's files, in a hidden folder beside it; the folder itself where links can't be made."""
     try:
         links = await asyncio.to_thread(_link, folder)
     except OSError as error:  # a read-only share, or a file system without links
-        log.info("a server starts on %s itself, which can't be held: %s", folder, error)
+        log.info("a server starts on %s itself, which can't be pinned: %s", folder, error)
         yield folder
         return
     try:

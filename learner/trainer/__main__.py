@@ -1,0 +1,35 @@
+"""`python -m lamer.learner.trainer`: the trainer process, started by `lamer learner`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lamer.common.errors import LamerError
+from lamer.common.keys import load_client_keys
+from lamer.learner.trainer.trainer import TrainerOptions, run_trainer
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of `python -m lamer.learner.trainer`."""
+    parser = argparse.ArgumentParser(prog="python -m lamer.learner.trainer", description="the trainer process of a run")
+    parser.add_argument("--connect", required=True, help="address of the gateway, tcp://host:port")
+    parser.add_argument("--keys", required=True, type=Path, help="folder of CURVE keys")
+    parser.add_argument("--run-dir", required=True, type=Path, help="folder of the run")
+    parsed = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    try:
+        return asyncio.run(run_trainer(TrainerOptions(parsed.connect, load_client_keys(parsed.keys), parsed.run_dir)))
+    except LamerError as error:
+        print(f"lamer: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
