@@ -1,0 +1,236 @@
+"""The rules of the house: each is a function of a `House` that names what breaks it. `docs/architecture.md` gives them
+in words; `test_rules.py` asserts them, and plants a breach of each.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter, defaultdict
+from collections.abc import Callable
+
+from tests.architecture.house import PACKAGES, House, circles, foreign, is_in, room
+
+Rule = Callable[[House], list[str]]
+RULES: list[Rule] = []
+
+_TORCH = {"torch", "transformers", "safetensors", "accelerate"}
+
+_NEVER_IMPORTS = {
+    "common": {*_TORCH, "aiohttp", "mlflow"},
+    "envs": {*_TORCH, "aiohttp", "mlflow", "zmq"},
+    "actors": {*_TORCH, "mlflow"},
+    "learner": {"aiohttp"},
+    "learner/gateway": _TORCH,
+    "learner/journal": _TORCH,
+    "learner/credit": _TORCH,
+    "learner/measuring": _TORCH,
+}
+"""Foreign packages that a folder does without: its hosts do not have them, or must not wait for them."""
+
+_MAY_IMPORT = {
+    "common": set(),
+    "envs": {"common"},
+    "actors": {"common", "envs"},
+    "learner/journal": {"common"},
+    "learner/credit": {"common"},
+    "learner/measuring": {"common"},
+    "learner/pocket": {"common"},
+    "learner/gateway": {"common", "learner/journal", "learner/measuring"},
+    "learner/trainer": {"common", "learner/journal", "learner/credit"},
+    "deploy/play": {"common", "envs", "actors"},
+    "deploy/models": {"common", "envs", "actors", "learner/pocket", "deploy/play"},
+    "deploy/run": {"common", "envs", "actors", "learner", "deploy/play", "deploy/models"},
+    "deploy/inference": {"common", "deploy/run/processes.py"},
+    "deploy/dry": {"common", "envs", "actors", "learner", "deploy/play", "deploy/models", "deploy/run"},
+    "deploy/doctor": {"common", "envs", "deploy/inference"},
+    "deploy/experiments": {"common", "envs", "learner/measuring", "deploy/run"},
+    "deploy/bench": {"common", "envs", "actors", "learner", "deploy/models", "deploy/run", "deploy/inference"},
+    "deploy/commands": set(PACKAGES),
+    "deploy": {"common", "deploy/commands"},
+}
+"""What of ours each folder may import beside itself: folders or single modules. The longest folder of a module counts.
+"""
+
+_ENTRIES = {
+    "common/config.py": "reads it",
+    "common/schema.py": "checks it",
+    "actors/worker.py": "the actor process",
+    "learner/gateway/plan.py": "the gateway process",
+    "learner/gateway/gateway.py": "the gateway process",
+    "learner/trainer/trainer.py": "the trainer process",
+    "learner/trainer/update.py": "the trainer without a process, as a replay starts it",
+    "learner/measuring/summary.py": "writes the configuration's hash",
+    "learner/measuring/tracking.py": "logs all parameters",
+}
+"""Where `Settings` as a whole may be: everything below gets a section. `deploy` is where processes are started."""
+
+_PYTHONPATH = {"deploy/bench/asynchronous.py"}  # the folder of its own scripted environment, for the actors
+_MOST_MODULES = 20
+_MOST_LINES = 500
+
+
+def rule(check: Rule) -> Rule:
+    """Register a rule."""
+    RULES.append(check)
+    return check
+
+
+@rule
+def folders_import_only_what_lies_below_them(house: House) -> list[str]:
+    """Packages, the two processes of the learner, the houses of deploy: see `_MAY_IMPORT`."""
+    wrong = []
+    for each, target in house.arrows:
+        here = home(each.path)
+        if home(target) != here and not any(target == it or is_in(target, it) for it in _MAY_IMPORT[here]):
+            wrong.append(str(each))
+    return wrong
+
+
+@rule
+def a_folder_does_without_what_its_hosts_do_not_have(house: House) -> list[str]:
+    """See `_NEVER_IMPORTS`."""
+    return [
+        str(each)
+        for folder, banned in _NEVER_IMPORTS.items()
+        for each in house.imports
+        if is_in(each.path, folder) and foreign(each) in banned
+    ]
+
+
+@rule
+def trainer_and_gateway_never_import_each_other(house: House) -> list[str]:
+    """Two processes; only the journal is read by both."""
+    rooms = ("learner/gateway", "learner/trainer")
+    return [
+        str(each)
+        for each, target in house.arrows
+        for ours, theirs in (rooms, rooms[::-1])
+        if is_in(each.path, ours) and is_in(target, theirs)
+    ]
+
+
+@rule
+def nobody_imports_a_command(house: House) -> list[str]:
+    """Commands call; only the command line's entry and other commands know them."""
+    return [
+        str(each)
+        for each, target in house.arrows
+        if is_in(target, "deploy/commands") and each.path != "deploy/cli.py" and not is_in(each.path, "deploy/commands")
+    ]
+
+
+@rule
+def the_report_of_a_run_knows_no_benchmark(house: House) -> list[str]:
+    """What is printed after a run is `deploy/run`'s; a benchmark prints its own."""
+    return [str(e) for e, target in house.arrows if is_in(e.path, "deploy/run") and is_in(target, "deploy/bench")]
+
+
+@rule
+def a_dry_run_imports_nothing_above_it(house: House) -> list[str]:
+    """It is a pure look at a configuration: no commands, no servers, no benchmarks."""
+    above = ("deploy/commands", "deploy/bench", "deploy/experiments", "deploy/inference", "deploy/cli.py")
+    return [
+        str(each)
+        for each, target in house.arrows
+        if is_in(each.path, "deploy/dry") and (target in above or any(is_in(target, folder) for folder in above))
+    ]
+
+
+@rule
+def only_the_transport_imports_zmq(house: House) -> list[str]:
+    """Sockets are one module's."""
+    return [str(each) for each in house.imports if foreign(each) == "zmq" and each.path != "common/transport.py"]
+
+
+@rule
+def everything_of_ours_is_imported_as_lamer(house: House) -> list[str]:
+    """A bare `import common` loads a second copy of each class, a relative import can't be searched for."""
+    return [str(each) for each in house.imports if foreign(each) in PACKAGES or each.module.startswith(".")]
+
+
+@rule
+def nothing_puts_a_folder_of_ours_on_the_path(house: House) -> list[str]:
+    """lamer is installed: no sys.path, no PYTHONPATH."""
+    wrong = []
+    for path, tree in house.sources.items():
+        for node in ast.walk(tree):
+            is_path = isinstance(node, ast.Attribute) and node.attr == "path" and ast.unparse(node.value) == "sys"
+            is_variable = isinstance(node, ast.Constant) and isinstance(node.value, str) and "PYTHONPATH" in node.value
+            if is_path or (is_variable and path not in _PYTHONPATH):
+                wrong.append(f"{path}:{node.lineno} has {ast.unparse(node)}")
+    return wrong
+
+
+@rule
+def settings_as_a_whole_stop_at_the_entries(house: House) -> list[str]:
+    """A part gets its own section of the configuration: see `_ENTRIES`."""
+    wrong = [
+        str(each)
+        for each in house.imports
+        if each.module == "lamer.common.settings"
+        and each.name in ("Settings", "")
+        and not is_in(each.path, "deploy")
+        and each.path not in _ENTRIES
+    ]
+    for path, tree in house.sources.items():
+        if is_in(path, "learner") and path not in _ENTRIES:
+            wrong += [f"{path}:{line} reads .settings.{name}" for line, name in _sections_read(tree)]
+    return wrong
+
+
+@rule
+def modules_do_not_import_each_other_in_a_circle(house: House) -> list[str]:
+    """Nor do folders; a folder and one inside it are one house."""
+    modules: dict[str, set[str]] = defaultdict(set)
+    rooms: dict[str, set[str]] = defaultdict(set)
+    for each, target in house.arrows:
+        if target != each.path:
+            modules[each.path].add(target)
+        here, there = room(each.path), room(target)
+        if here != there and not is_in(here, there) and not is_in(there, here):
+            rooms[here].add(there)
+    return [" <-> ".join(circle) for circle in (*circles(modules), *circles(rooms))]
+
+
+@rule
+def folders_and_files_stay_small(house: House) -> list[str]:
+    """At most 20 modules a folder (commands excepted: one each) and 500 lines a module."""
+    counts = Counter(room(path) for path in house.sources)
+    wrong = [
+        f"{folder} has {count} modules"
+        for folder, count in counts.items()
+        if count > _MOST_MODULES and folder != "deploy/commands"
+    ]
+    for path in house.sources:
+        lines = (house.root / path).read_text(encoding="utf-8").count("\n")
+        if lines > _MOST_LINES:
+            wrong.append(f"{path} has {lines} lines")
+    return wrong
+
+
+@rule
+def every_folder_of_modules_is_a_package_and_linked_into_lamer(house: House) -> list[str]:
+    """One import name, typed as a whole."""
+    folders = {room(path) for path in house.sources}
+    wrong = [
+        f"{folder} has no __init__.py" for folder in sorted(folders) if f"{folder}/__init__.py" not in house.sources
+    ]
+    lamer = house.root / "src" / "lamer"
+    wrong += [
+        f"src/lamer/{name} is not ../../{name}" for name in PACKAGES if (lamer / name).resolve() != house.root / name
+    ]
+    return wrong if (lamer / "py.typed").is_file() else [*wrong, "src/lamer/py.typed is missing"]
+
+
+def home(path: str) -> str:
+    """The most specific of the folders with a rule that hold a module."""
+    return max((folder for folder in _MAY_IMPORT if is_in(path, folder)), key=len)
+
+
+def _sections_read(tree: ast.Module) -> list[tuple[int, str]]:
+    """`x.settings.section`: line and section."""
+    return [
+        (node.lineno, node.attr)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value.attr == "settings"
+    ]
