@@ -17,7 +17,7 @@ from lamer.common.errors import BadInput, RunFailed
 from lamer.deploy.experiments.cells import Cell, CellEvaluation, identity
 from lamer.deploy.experiments.definition import Value
 from lamer.deploy.run.folder import write_text
-from lamer.learner.measuring.evaluation import EvaluationResult, read_evaluations
+from lamer.learner.measuring.evaluation import EvaluationResult, TaskOutcome, read_evaluations
 from lamer.learner.measuring.figures import Curve, History
 
 MAX_POINTS = 60
@@ -27,6 +27,7 @@ FIGURES = (
     "loss/entropy", "critic/explained_variance", "train/valid_actions",
 )  # fmt: skip
 """Metrics whose mean over the last tenth of the updates a result keeps."""
+_EPISODES = "123456789abcdefghijklmnopqrstuvwxyz"
 DIGITS = 5
 """Decimals that a result keeps."""
 
@@ -34,7 +35,9 @@ DIGITS = 5
 class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One policy version, measured: pass_at[k] = solved within k + 1 episodes; low, high: its 95% interval over tasks.
 
-    n: trials, of so many tasks in so many rounds. trial_diversity, episode_diversity: entropy in nats of a task's
+    outcomes: a string for each round, a character for each task: the episode that solved it (1 to 9, a to z, then "+"),
+    "-" if none did, "?" if it was left out; empty in results that were written before 0.2. n: trials, of so many tasks in so
+    many rounds. trial_diversity, episode_diversity: entropy in nats of a task's
     trajectories (whole trials, first episodes), mean over tasks; None where no task was played twice. The rest as in
     `learner.measuring.evaluation.EvaluationResult`.
     """
@@ -52,6 +55,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     trial_diversity: float | None = None
     episode_diversity: float | None = None
     tokens_per_episode: float = 0.0
+    outcomes: tuple[str, ...] = ()
 
 
 class LearningCurve(msgspec.Struct, frozen=True):
@@ -225,7 +229,22 @@ def measurement(result: EvaluationResult) -> Measurement:
         trial_diversity=None if result.trial_diversity is None else round(result.trial_diversity.nats, DIGITS),
         episode_diversity=None if first is None else round(first.nats, DIGITS),
         tokens_per_episode=round(result.tokens_per_episode, DIGITS),
+        outcomes=_outcomes(result),
     )
+
+
+def _outcomes(result: EvaluationResult) -> tuple[str, ...]:
+    """Every task's outcome in every round, see `Measurement`."""
+
+    def mark(outcome: TaskOutcome, turn: int) -> str:
+        if turn >= len(outcome.solved_at):
+            return "?"
+        episode = outcome.solved_at[turn]
+        if episode is None:
+            return "-"
+        return _EPISODES[episode] if episode < len(_EPISODES) else "+"
+
+    return tuple("".join(mark(outcome, turn) for outcome in result.outcomes) for turn in range(result.rounds))
 
 
 def read_curve(metrics: Path) -> LearningCurve:
