@@ -36,9 +36,9 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """One policy version, measured: pass_at[k] = solved within k + 1 episodes; low, high: its 95% interval over tasks.
 
     outcomes: a string for each round, a character for each task: the episode that solved it (1 to 9, a to z, then "+"),
-    "-" if none did, "?" if it was left out; empty in results that were written before 0.2. n: trials, of so many tasks in so
-    many rounds. trial_diversity, episode_diversity: entropy in nats of a task's
-    trajectories (whole trials, first episodes), mean over tasks; None where no task was played twice. The rest as in
+    "-" if none did, "?" if it was left out; empty in results that were written before 0.2. n: trials, of so many tasks
+    in so many rounds. trial_diversity, episode_diversity: entropy in nats of a task's trajectories (whole trials, first
+    episodes), mean over tasks; None where no task was played twice. The rest as in
     `learner.measuring.evaluation.EvaluationResult`.
     """
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lamer.common.messages import (
@@ -27,6 +28,7 @@ from lamer.learner.gateway.peers import Link, Peer, PeerTable
 from lamer.learner.gateway.pool import TrialPool
 from lamer.learner.gateway.status import BatchFigures
 from lamer.learner.gateway.weights.announcing import Announcer
+from lamer.learner.journal.entries import RestoredGroup
 
 log = logging.getLogger("lamer.gateway")
 
@@ -41,7 +43,10 @@ class _Wish:
 
 
 class Batcher:
-    """Serves the trainer. finished: set when the trainer holds the run's last version and has reported everything."""
+    """Serves the trainer. finished: set when the trainer holds the run's last version and has reported everything.
+
+    is_of_stored_trials: whether the last batch holds nothing but trials that were played before the run was resumed.
+    """
 
     def __init__(
         self,
@@ -64,10 +69,13 @@ class Batcher:
         self.wait_seconds = 0.0
         self.figures = BatchFigures()
         self.staleness_max = 0
+        self.is_of_stored_trials = False
+        self._restored: frozenset[str] = frozenset()
         self.finished = asyncio.Event()
 
-    def begin_at(self, step: int) -> None:
-        """Go on from a checkpoint of update `step`."""
+    def begin_at(self, step: int, groups: Sequence[RestoredGroup]) -> None:
+        """Go on from a checkpoint of update `step` with these groups."""
+        self._restored = frozenset(entry.trial_id for group in groups for entry in group.trials)
         self._cut_step = step
         self._pool.trained_from = step
 
@@ -127,6 +135,7 @@ class Batcher:
         version = wish.version
         entries = [entry for group in cut.groups for entry in group.trials.values()]
         self.figures = BatchFigures.of(entries, version)
+        self.is_of_stored_trials = all(entry.trial_id in self._restored for entry in entries)
         self.staleness_max = max(self.staleness_max, self.figures.age_max)
         self._pool.drops.in_a_row = 0
         self._cut_step = version + 1

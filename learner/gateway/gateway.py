@@ -227,7 +227,7 @@ class Gateway:
             self._dispatcher.is_training = True
             self._work.set()
             await self._batcher.finished.wait()
-            self._progress.training_seconds = self._loop.time() - self._progress.training_since
+            self._progress.training_seconds = self._progress.trained_for(self._loop.time())
             self._dispatcher.is_training = False
         await self._evaluate(FINAL, updates)
         self._progress.phase = Phase.DONE
@@ -253,8 +253,8 @@ class Gateway:
             return
         state = await self._journal.resume(step)
         self._pool.groups.restore(state.groups, state.trained, state.next_group_id, frozenset())
-        self._batcher.begin_at(step)
-        self._progress.reported_step = step
+        self._batcher.begin_at(step, state.groups)
+        self._reports.restore(step, state)
         if step > 0:
             self._evaluations.restore(step)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +12,9 @@ from lamer.learner.gateway.intake import Intake
 from lamer.learner.gateway.peers import PeerTable
 from lamer.learner.gateway.plan import GatewayPlan, Tracker
 from lamer.learner.gateway.pool import TrialPool
+from lamer.learner.gateway.record import SECONDS, TRAINING_SECONDS, MetricsFile, Spent
 from lamer.learner.gateway.weights.announcing import Announcer
+from lamer.learner.journal.entries import JournalState
 from lamer.learner.measuring.counting import pass_at
 from lamer.learner.measuring.evaluation import EvaluationResult
 from lamer.learner.measuring.result import RunResult
@@ -21,14 +22,29 @@ from lamer.learner.measuring.result import RunResult
 
 @dataclass(slots=True)
 class Progress:
-    """What a run is doing. started, training_since: loop times. reported_step: the last update that was reported."""
+    """What a run is doing.
+
+    started, training_since: loop times. reported_step: the last update that was reported. before: what a resumed run
+    had spent at its checkpoint. counted_from: the update from which trials, tokens and seconds count; 0 but for a run
+    that lamer 0.1 began.
+    """
 
     started: float
     training_since: float
     training_seconds: float = 0.0
+    before: Spent = field(default_factory=Spent)
+    counted_from: int = 0
     phase: Phase = Phase.STARTING
     reported_step: int = 0
     evaluations: list[EvaluationResult] = field(default_factory=list)
+
+    def seconds(self, now: float) -> float:
+        """How long the run has been at work, without the time between an end and a resumption."""
+        return self.before.seconds + now - self.started
+
+    def trained_for(self, now: float) -> float:
+        """How long it has been training so far."""
+        return self.before.training_seconds + now - self.training_since
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +61,16 @@ class RunFigures:
     peers: PeerTable
 
     def metrics(self, now: float) -> tuple[Metric, ...]:
-        """The gateway's own figures, logged with every update."""
+        """The gateway's own figures, logged with every update.
+
+        Rates of rollout are left out where a resumed run trained trials that were all played before.
+        """
         trials, tokens = self.intake.rates.rates(now)
+        rates = (Metric("rollout/trials_per_second", trials), Metric("rollout/tokens_per_second", tokens))
         return (
-            Metric("rollout/trials_per_second", trials),
-            Metric("rollout/tokens_per_second", tokens),
+            *(() if self.batcher.is_of_stored_trials else rates),
+            Metric(SECONDS, self.progress.seconds(now)),
+            Metric(TRAINING_SECONDS, self.progress.trained_for(now)),
             Metric("rollout/in_flight", float(len(self.dispatcher.leases))),
             Metric("rollout/trials", float(self.intake.trials)),
             Metric("trainer/wait_seconds", self.batcher.wait_seconds),
@@ -82,7 +103,7 @@ class RunFigures:
             dropped=self.pool.drops.groups.total(),
             evaluated=0 if evaluation is None else evaluation.done,
             evaluations=0 if evaluation is None else evaluation.plan.plays,
-            seconds=now - self.progress.started,
+            seconds=self.progress.seconds(now),
             mlflow_url=self.plan.mlflow_url,
         )
 
@@ -97,7 +118,7 @@ class RunFigures:
             evaluations=tuple(self.progress.evaluations),
             references=self.plan.references,
             warmstart=self.plan.warmstart,
-            seconds=now - self.progress.started,
+            seconds=self.progress.seconds(now),
             training_seconds=self.progress.training_seconds,
             trials=self.intake.trials,
             response_tokens=self.intake.tokens,
@@ -106,6 +127,7 @@ class RunFigures:
             dropped_solved=drops.solved,
             staleness_max=self.batcher.staleness_max,
             resumed_from=self.plan.resume_step,
+            counted_from=self.progress.counted_from,
         )
 
 
@@ -113,7 +135,7 @@ class UpdateReports:
     """The trainer's figures of each update, with the gateway's own: to metrics.jsonl and to the tracker."""
 
     def __init__(self, run_dir: Path, tracker: Tracker, figures: RunFigures) -> None:
-        self._file = run_dir / "metrics.jsonl"
+        self._record = MetricsFile(run_dir / "metrics.jsonl")
         self._tracker = tracker
         self._figures = figures
 
@@ -121,7 +143,18 @@ class UpdateReports:
         """Keep the report of an update."""
         self._figures.progress.reported_step = report.step
         metrics = (*report.metrics, *self._figures.metrics(now))
-        line = json.dumps({"step": report.step, **{metric.name: metric.value for metric in metrics}})
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        self._record.write(report.step, metrics)
         self._tracker.log(report.step, metrics)
+
+    def restore(self, step: int, state: JournalState) -> None:
+        """Count on from a checkpoint of update `step`, with what the journal holds of the run."""
+        progress = self._figures.progress
+        progress.reported_step = step
+        spent = self._record.forget_after(step)
+        self._figures.batcher.staleness_max = spent.staleness_max
+        self._figures.pool.drops.restore(state.drops)
+        if spent.is_known:
+            progress.before = spent
+            self._figures.intake.trials, self._figures.intake.tokens = state.trials, state.response_tokens
+        else:
+            progress.counted_from = step

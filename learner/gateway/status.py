@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lamer.common.messages import Metric
-from lamer.learner.journal.entries import TrialEntry
+from lamer.learner.journal.entries import DroppedCount, TrialEntry
 from lamer.learner.measuring.counting import pass_at
 
 WINDOW_SECONDS = 10.0
@@ -82,6 +82,13 @@ class DropCounts:
         self.trials = 0
         self.solved = 0
         self.in_a_row = 0
+
+    def restore(self, drops: Sequence[DroppedCount]) -> None:
+        """Count on from what the journal of a resumed run holds."""
+        for drop in drops:
+            self.groups[drop.reason] = drop.groups
+            self.trials += drop.trials
+            self.solved += drop.solved
 
     def add(self, reason: str, trials: int, solved: int) -> None:
         """Count one dropped group of which `trials` were played, `solved` of them solved."""

@@ -38,6 +38,16 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class DroppedCount:
+    """Groups dropped for one reason, and the trials in them: how many were played, how many of those were solved."""
+
+    reason: str
+    groups: int
+    trials: int
+    solved: int
+
+
+@dataclass(frozen=True, slots=True)
 class RestoredGroup:
     """A group as the journal remembers it: with the trials stored before."""
 
@@ -48,8 +58,14 @@ class RestoredGroup:
 
 @dataclass(frozen=True, slots=True)
 class JournalState:
-    """What a run begins again from: groups neither trained nor dropped, ids of those trained, the next group's id."""
+    """What a run begins again from: groups neither trained nor dropped, ids of those trained, the next group's id.
+
+    trials, response_tokens: of all training trials that were ever stored. drops: groups dropped, by reason.
+    """
 
     groups: tuple[RestoredGroup, ...]
     trained: frozenset[int]
     next_group_id: int
+    trials: int = 0
+    response_tokens: int = 0
+    drops: tuple[DroppedCount, ...] = ()

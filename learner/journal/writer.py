@@ -24,7 +24,7 @@ from pathlib import Path
 from lamer.common.codec import decode_trial
 from lamer.common.errors import BadInput, RunFailed
 from lamer.common.records import Purpose, Trial
-from lamer.learner.journal.entries import Drop, JournalState, RestoredGroup, TrialEntry
+from lamer.learner.journal.entries import Drop, DroppedCount, JournalState, RestoredGroup, TrialEntry
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS groups(
@@ -279,4 +279,12 @@ def _resume(connection: sqlite3.Connection, step: int) -> JournalState:
             oldest = min((entry.oldest_version for entry in entries), default=admitted)
             groups.append(RestoredGroup(group_id, min(oldest, step), entries))
     (last,) = connection.execute("SELECT MAX(group_id) FROM groups").fetchone()
-    return JournalState(tuple(groups), trained, 0 if last is None else last + 1)
+    played, tokens = connection.execute(
+        "SELECT COUNT(*), TOTAL(response_tokens) FROM trials WHERE purpose = 'train'"
+    ).fetchone()
+    drops = connection.execute(
+        "SELECT reason, COUNT(DISTINCT group_id), COUNT(*), SUM(outcome = 'solved') FROM drops GROUP BY reason"
+    )
+    next_group_id = 0 if last is None else last + 1
+    counts = tuple(DroppedCount(*row) for row in drops)
+    return JournalState(tuple(groups), trained, next_group_id, played, int(tokens), counts)

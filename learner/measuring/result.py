@@ -20,9 +20,10 @@ class ReferenceFigure:
 class RunResult:
     """How a run ended: all that its summary is made of.
 
-    exit_code: 0, or 130 when it was interrupted. trials, response_tokens: accepted for training since this gateway
-    started, and rates over the time in which it trained. drops: dropped groups by reason. dropped_trials: played trials
-    in them, and how many of those had solved their task. policy_version: of the newest weights.
+    exit_code: 0, or 130 when it was interrupted. trials, response_tokens: accepted for training. seconds,
+    training_seconds: at work, without the time between an interruption and a resumption. counted_from: the update from
+    which these count, 0 but for a run that lamer 0.1 began. drops: dropped groups by reason. dropped_trials: played
+    trials in them, and how many of those had solved their task. policy_version: of the newest weights.
     """
 
     run: str
@@ -41,3 +42,4 @@ class RunResult:
     dropped_solved: int
     staleness_max: int
     resumed_from: int | None
+    counted_from: int = 0

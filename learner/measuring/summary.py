@@ -37,11 +37,11 @@ class Throughput(msgspec.Struct, frozen=True):
 
 
 def throughput(result: RunResult) -> Throughput:
-    """Rates of a run; a resumed one counts from its resumption."""
+    """Rates of a run, over all its time of training."""
     seconds = result.training_seconds
     if seconds <= 0.0:
         return Throughput(0.0, 0.0, 0.0)
-    updates = result.updates - (result.resumed_from or 0)
+    updates = result.updates - result.counted_from
     return Throughput(result.trials / seconds, result.response_tokens / seconds, 60.0 * updates / seconds)
 
 
