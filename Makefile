@@ -70,4 +70,4 @@ $(SGLANG_STAMP): $(SGLANG_CPU)/requirements.txt $(wildcard $(SGLANG_CPU)/stand_i
 	@touch $@
 
 clean:
-	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -11,6 +11,8 @@ import functools
 import importlib
 import importlib.metadata
 import json
+import re
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +31,8 @@ _BUILT_IN = {
     "webshop": "lamer.envs.webshop.factory:FACTORY",
 }
 
-_OUR_PACKAGES = frozenset({"actors", "common", "deploy", "envs", "learner"})
+_OLD_IMPORT = re.compile(r"(?:from|import) ((?:actors|common|deploy|envs|learner)(?:\.\w+)*)(?!\w)")
+"""An import statement as it was written for 0.1."""
 
 _EXTRAS = frozenset({"webshop"})
 """Environments that need packages which lamer itself doesn't: the extra of that name brings them."""
@@ -107,8 +110,11 @@ def _decode_json(name: str, env_config: str) -> object:
 
 def _new_path(error: ImportError | AttributeError) -> str:
     """What to do about an import of our packages by the names that they had in 0.1, "" for any other error."""
-    old = (getattr(error, "name", None) or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    return f" (since lamer 0.2 it is imported as lamer.{error.name})" if old in _OUR_PACKAGES else ""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        old = _OLD_IMPORT.match(frame.line or "")
+        if old is not None and isinstance(error, ImportError):
+            return f" (since lamer 0.2 {old[1]} is imported as lamer.{old[1]}: see its CHANGELOG.md)"
+    return ""
 
 
 def _installed() -> dict[str, str]:

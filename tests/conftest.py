@@ -11,12 +11,13 @@ from types import ModuleType
 
 import pytest
 
+from tests.architecture.tree import PACKAGES
+
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[name] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-PACKAGES = ("actors", "common", "deploy", "envs", "learner")
 
 
 class NoSecondSpelling(MetaPathFinder):

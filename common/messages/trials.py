@@ -46,6 +46,7 @@ class ServerInfo(Record, frozen=True):
 class Lease(Message, frozen=True):
     """Play this trial within `seconds` (counted on the receiver's monotonic clock).
 
+    group_id, slot: the trial's place in its group; of an evaluation, the play and the version (`evaluated_version`).
     min_version: of training, the version that was applied when the group was admitted; older tokens could be too old
     for its place in a batch.
     """

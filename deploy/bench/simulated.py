@@ -87,7 +87,7 @@ class SimulatedServer:
         port, api_key, admin_key = free_port(HOST), secrets.token_hex(16), secrets.token_hex(16)
         process = await start(
             (
-                *(sys.executable, "-m", "lamer.deploy.bench.paced", "--host", HOST, "--port", str(port)),
+                *(sys.executable, "-P", "-m", "lamer.deploy.bench.paced", "--host", HOST, "--port", str(port)),
                 *("--time-scale", str(time_scale), "--api-key", api_key, "--admin-api-key", admin_key),
                 *("--model-path", str(model_path), "--vocabulary", str(VOCABULARY), "--seed", str(seed)),
                 *("--max-running-requests", str(max_running)),

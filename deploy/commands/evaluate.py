@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from lamer.deploy.commands.options import ConfigFiles, Overrides, Plain, RunName, run_async
-from lamer.deploy.commands.train import run_settings
 from lamer.deploy.run.configuration import check_data, read_settings
 
 ModelFolder = Annotated[
@@ -27,6 +26,7 @@ def evaluate(
     """
     from lamer.common.errors import BadInput
     from lamer.deploy.run.preflight import check_first_prompts, find_model
+    from lamer.deploy.run.whole import run_settings
 
     folder = find_model(model)
     fixed = [f"model.path={json.dumps(str(folder))}", "batch.updates=0", "evaluation.initial=false"]

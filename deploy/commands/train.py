@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lamer.deploy.commands.options import ConfigFiles, Overrides, Plain, Resume, RunName, run_async
 from lamer.deploy.run.configuration import check_data, check_model_path, read_settings
-
-if TYPE_CHECKING:
-    from lamer.common.settings import Settings
 
 DryRun = Annotated[
     bool,
@@ -32,6 +29,8 @@ def train(
     if dry_run:
         print_estimate(config, overrides or [])
         return
+    from lamer.deploy.run.whole import run_settings
+
     settings = read_settings(config, overrides or [], name)
     check_data(settings)
     check_model_path(settings)
@@ -48,26 +47,3 @@ def print_estimate(files: Sequence[Path], overrides: Sequence[str]) -> None:
     from lamer.deploy.dry.run import dry_run, load_settings
 
     print_dry_run(dry_run(load_settings(files, overrides)))
-
-
-async def run_settings(settings: Settings, files: Sequence[Path], is_resume: bool, is_plain: bool) -> int:
-    """Run every process of a run here and print its results; the exit code.
-
-    Raises:
-        LamerError: the run folder or the run itself.
-    """
-    from lamer.deploy.run.folder import open_run
-    from lamer.deploy.run.local import run_local
-    from lamer.deploy.run.panel import make_view
-    from lamer.deploy.run.report import print_results
-
-    run = open_run(settings, files, is_resume)
-    view = make_view(is_plain)
-    view.note(f"run {run.path} (every process writes to {run.logs})")
-    try:
-        code = await run_local(run, view)
-    finally:
-        view.close()
-    if code == 0:
-        print_results(run.summary)
-    return code

@@ -102,7 +102,7 @@ class TrainerKeeper:
         """The trainer's command line, once the gateway listens."""
         url = await _address(self._run)
         folders = ("--keys", str(self._run.keys), "--run-dir", str(self._run.path))
-        return (sys.executable, "-m", "lamer.learner.trainer", "--connect", url, *folders)
+        return (sys.executable, "-P", "-m", "lamer.learner.trainer", "--connect", url, *folders)
 
 
 async def _learn(run: RunFolder, prepared: PreparedModel, view: View) -> int:

@@ -22,7 +22,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 def lamer_command(*arguments: str) -> tuple[str, ...]:
     """The command line that runs `lamer ARGUMENTS` with this interpreter."""
-    return (sys.executable, "-m", "lamer.deploy.cli", *arguments)
+    return (sys.executable, "-P", "-m", "lamer.deploy.cli", *arguments)
 
 
 async def start(

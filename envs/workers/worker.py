@@ -145,7 +145,7 @@ class Worker:
         environ = {**os.environ, **dict(self._options.environ)}
         descriptors = (theirs.fileno(), lifeline)
         return subprocess.Popen(
-            [sys.executable, "-m", "lamer.envs.workers.process", self._options.target, *map(str, descriptors)],
+            [sys.executable, "-P", "-m", "lamer.envs.workers.process", self._options.target, *map(str, descriptors)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=descriptors,

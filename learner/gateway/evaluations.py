@@ -1,6 +1,6 @@
 """The evaluations of a run: which policy versions are measured, and what came of them.
 
-An evaluation during training pins its version by holding the next batch back until it is done: the trainer waits, so
+An evaluation during training pins its version by deferring the next batch until it is done: the trainer waits, so
 every server holds that version and plays it. Training trials are leased meanwhile wherever it leaves room, as far as
 max_staleness lets them: it costs the trainer's time, less what the batches that are ready by then save it.
 """

@@ -65,7 +65,7 @@ from lamer.learner.gateway.intake import Intake
 from lamer.learner.gateway.peers import Expectation, Link, Peer, PeerTable
 from lamer.learner.gateway.plan import EvaluationSchedule, GatewayPlan, asked_of_evaluations
 from lamer.learner.gateway.pool import TrainingTasks, TrialPool
-from lamer.learner.gateway.progress import Progress, RunFigures, UpdateReports
+from lamer.learner.gateway.progress import Progress, RunFacts, RunFigures, UpdateReports
 from lamer.learner.gateway.weights.announcing import Announcer, first_weights
 from lamer.learner.gateway.weights.serving import StreamServer
 from lamer.learner.journal.entries import TrialEntry
@@ -145,7 +145,7 @@ class Gateway:
         self._link = Link(self._router, self._peers, settings.gateway.dead_after_seconds, grace=2 * beat)
         self._weights = weights
         tasks = TrainingTasks(settings.env.name, plan.env_config, settings.run.seed)
-        retries = settings.gateway.slot_retries
+        retries, updates = settings.gateway.slot_retries, settings.batch.updates
         self._pool = TrialPool(plan.run, settings.batch, retries, tasks, self._journal)
         self._dispatcher = Dispatcher(
             plan.run, settings.trial, settings.gateway.lease_seconds, self._pool, self._peers, self._link, weights
@@ -153,19 +153,28 @@ class Gateway:
         self._intake = Intake(
             plan.run, plan.run_dir, settings.batch.group_size, self._pool, self._dispatcher, self._peers, self._link
         )
-        self._batcher = Batcher(plan.updates, self._pool, self._dispatcher.leases, weights, self._peers, self._link)
+        self._batcher = Batcher(updates, self._pool, self._dispatcher.leases, weights, self._peers, self._link)
         asked = asked_of_evaluations(settings.evaluation, settings.trial, settings.env.name, plan.evaluation_env_config)
         self._evaluations = Evaluations(
             plan.run_dir,
-            EvaluationSchedule(asked, settings.evaluation.every, plan.updates, retries),
+            EvaluationSchedule(asked, settings.evaluation.every, updates, retries),
             plan.tracker,
             self._journal,
             self._dispatcher,
             self._progress.evaluations,
             self._work.set,
         )
+        facts = RunFacts(
+            plan.run,
+            updates,
+            settings.trial.episodes,
+            plan.references,
+            plan.warmstart,
+            plan.resume_step,
+            plan.mlflow_url,
+        )
         self._figures = RunFigures(
-            plan, self._progress, self._pool, self._dispatcher, self._intake, self._batcher, weights, self._peers
+            facts, self._progress, self._pool, self._dispatcher, self._intake, self._batcher, weights, self._peers
         )
         self._reports = UpdateReports(plan.run_dir, plan.tracker, self._figures)
         stream = StreamServer(weights, plan.run_dir / "weights" / "stream")
@@ -218,7 +227,7 @@ class Gateway:
 
     async def _play_phases(self) -> None:
         plan = self._plan
-        updates = plan.updates
+        updates = plan.settings.batch.updates
         if not plan.resume_step and plan.settings.evaluation.initial and updates > 0:
             await self._evaluate(INITIAL, 0)
         if updates > 0:

@@ -46,16 +46,6 @@ class GatewayPlan:
     fingerprint: ModelFingerprint | None = None
     mlflow_url: str = ""
 
-    @property
-    def updates(self) -> int:
-        """How many batches the run trains."""
-        return self.settings.batch.updates
-
-    @property
-    def episodes(self) -> int:
-        """The most episodes of a training trial."""
-        return self.settings.trial.episodes
-
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSchedule:

@@ -10,14 +10,14 @@ from lamer.learner.gateway.batching import Batcher
 from lamer.learner.gateway.dispatch import Dispatcher
 from lamer.learner.gateway.intake import Intake
 from lamer.learner.gateway.peers import PeerTable
-from lamer.learner.gateway.plan import GatewayPlan, Tracker
+from lamer.learner.gateway.plan import Tracker
 from lamer.learner.gateway.pool import TrialPool
 from lamer.learner.gateway.record import SECONDS, TRAINING_SECONDS, MetricsFile, Spent
 from lamer.learner.gateway.weights.announcing import Announcer
 from lamer.learner.journal.entries import JournalState
 from lamer.learner.measuring.counting import pass_at
 from lamer.learner.measuring.evaluation import EvaluationResult
-from lamer.learner.measuring.result import RunResult
+from lamer.learner.measuring.result import ReferenceFigure, RunResult
 
 
 @dataclass(slots=True)
@@ -48,10 +48,23 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What does not change while a run goes on: see `learner.gateway.plan.GatewayPlan`."""
+
+    run: str
+    updates: int
+    episodes: int
+    references: tuple[ReferenceFigure, ...]
+    warmstart: tuple[Metric, ...]
+    resumed_from: int | None
+    mlflow_url: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunFigures:
     """Reads the gateway's parts; changes nothing."""
 
-    plan: GatewayPlan
+    facts: RunFacts
     progress: Progress
     pool: TrialPool
     dispatcher: Dispatcher
@@ -75,7 +88,7 @@ class RunFigures:
             Metric("rollout/trials", float(self.intake.trials)),
             Metric("trainer/wait_seconds", self.batcher.wait_seconds),
             *self.weights.metrics(),
-            *self.batcher.figures.metrics(self.plan.episodes),
+            *self.batcher.figures.metrics(self.facts.episodes),
             *self.pool.drops.metrics(),
         )
 
@@ -85,11 +98,11 @@ class RunFigures:
         evaluation = self.dispatcher.evaluation
         figures = self.batcher.figures
         return Status(
-            run=self.plan.run,
+            run=self.facts.run,
             phase=self.progress.phase,
             update=self.progress.reported_step,
-            updates=self.plan.updates,
-            pass_at=pass_at(figures.solved_at, self.plan.episodes) if figures.solved_at else (),
+            updates=self.facts.updates,
+            pass_at=pass_at(figures.solved_at, self.facts.episodes) if figures.solved_at else (),
             trials=self.intake.trials,
             trials_per_second=trials,
             tokens_per_second=tokens,
@@ -104,20 +117,20 @@ class RunFigures:
             evaluated=0 if evaluation is None else evaluation.done,
             evaluations=0 if evaluation is None else evaluation.plan.plays,
             seconds=self.progress.seconds(now),
-            mlflow_url=self.plan.mlflow_url,
+            mlflow_url=self.facts.mlflow_url,
         )
 
     def result(self, now: float, exit_code: int) -> RunResult:
         """How the run ended."""
         drops = self.pool.drops
         return RunResult(
-            run=self.plan.run,
+            run=self.facts.run,
             exit_code=exit_code,
             updates=self.progress.reported_step,
             policy_version=self.pool.trained_from,
             evaluations=tuple(self.progress.evaluations),
-            references=self.plan.references,
-            warmstart=self.plan.warmstart,
+            references=self.facts.references,
+            warmstart=self.facts.warmstart,
             seconds=self.progress.seconds(now),
             training_seconds=self.progress.training_seconds,
             trials=self.intake.trials,
@@ -126,7 +139,7 @@ class RunFigures:
             dropped_trials=drops.trials,
             dropped_solved=drops.solved,
             staleness_max=self.batcher.staleness_max,
-            resumed_from=self.plan.resume_step,
+            resumed_from=self.facts.resumed_from,
             counted_from=self.progress.counted_from,
         )
 

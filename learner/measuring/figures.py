@@ -29,20 +29,20 @@ from lamer.learner.measuring.pass_figures import draw_evaluations, draw_progress
 from lamer.learner.measuring.plots import COLOURS, DPI, finish, mark, new_figure, show_shares
 from lamer.learner.measuring.result import ReferenceFigure
 
-Values = npt.NDArray[np.float64]
+FloatSeries = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
     """One metric over the updates: updates [n], ascending, and values [n]."""
 
-    updates: Values
-    values: Values
+    updates: FloatSeries
+    values: FloatSeries
 
     def __len__(self) -> int:
         return len(self.values)
 
-    def smoothed(self) -> Values:
+    def smoothed(self) -> FloatSeries:
         """Centred running mean over about a twentieth of the updates, [n]; narrower at the ends."""
         half = len(self.values) // 40
         total = np.concatenate([[0.0], np.cumsum(self.values)])
@@ -205,7 +205,7 @@ def _curve(pairs: Sequence[tuple[int, float]]) -> Curve:
     return Curve(updates, values)
 
 
-def _pair(curve: Curve) -> tuple[Values, Values]:
+def _pair(curve: Curve) -> tuple[FloatSeries, FloatSeries]:
     return curve.updates, curve.values
 
 

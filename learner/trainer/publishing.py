@@ -41,11 +41,11 @@ class Publisher:
         return self._weights / f"v{version}" if version else self._first
 
     async def publish(self, updater: PolicyUpdater) -> None:
-        """Write the version that `updater` holds, and tell of it."""
+        """Write the version that `updater` holds, and announce it to the gateway and to the members of a broadcast."""
         folder = self.folder(updater.version)
         files = await asyncio.to_thread(updater.save_weights, folder)
         await self._send(Published(version=updater.version, path=str(folder.resolve()), files=files))
-        self._broadcaster.publish(updater.version, folder, files)
+        self._broadcaster.offer(updater.version, folder, files)
         await asyncio.to_thread(self._remove_old, updater.version)
 
     def _remove_old(self, version: int) -> None:

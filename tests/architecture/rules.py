@@ -1,5 +1,6 @@
-"""The rules of the house: each is a function of a `House` that names what breaks it. `docs/architecture.md` gives them
-in words; `test_rules.py` asserts them, and plants a breach of each.
+"""The rules of the source tree: each is a function of a `SourceTree` that names what breaks it.
+
+`docs/architecture.md` has them in words; `test_rules.py` asserts them, and plants a breach of each.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ import ast
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
-from tests.architecture.house import PACKAGES, House, circles, foreign, is_in, room
+from tests.architecture.tree import PACKAGES, SourceTree, circles, foreign, is_in, room
 
-Rule = Callable[[House], list[str]]
+Rule = Callable[[SourceTree], list[str]]
 RULES: list[Rule] = []
 
 _TORCH = {"torch", "transformers", "safetensors", "accelerate"}
@@ -59,12 +60,21 @@ _ENTRIES = {
     "learner/gateway/gateway.py": "the gateway process",
     "learner/trainer/trainer.py": "the trainer process",
     "learner/trainer/update.py": "the trainer without a process, as a replay starts it",
+    "deploy/inference/joining.py": "the host agent's process",
     "learner/measuring/summary.py": "writes the configuration's hash",
     "learner/measuring/tracking.py": "logs all parameters",
 }
 """Where `Settings` as a whole may be: everything below gets a section. `deploy` is where processes are started."""
 
 _PYTHONPATH = {"deploy/bench/asynchronous.py"}  # the folder of its own scripted environment, for the actors
+_IMPORTS_BY_NAME = {
+    "envs/registry.py",
+    "envs/workers/game.py",
+    "envs/webshop/nouns.py",
+    "deploy/doctor/datasets.py",
+    "deploy/inference/engines/sglang_guard/start.py",
+}
+_SHARED_BY_COMMANDS = {"deploy/commands/options.py", "deploy/commands/__init__.py"}
 _MOST_MODULES = 20
 _MOST_LINES = 500
 
@@ -76,114 +86,139 @@ def rule(check: Rule) -> Rule:
 
 
 @rule
-def folders_import_only_what_lies_below_them(house: House) -> list[str]:
+def folders_import_only_what_lies_below_them(tree: SourceTree) -> list[str]:
     """Packages, the two processes of the learner, the houses of deploy: see `_MAY_IMPORT`."""
     wrong = []
-    for each, target in house.arrows:
+    for each, target in tree.arrows:
         here = home(each.path)
-        if home(target) != here and not any(target == it or is_in(target, it) for it in _MAY_IMPORT[here]):
+        allowed = _MAY_IMPORT.get(here, set())
+        if home(target) != here and not any(target == it or is_in(target, it) for it in allowed):
             wrong.append(str(each))
     return wrong
 
 
 @rule
-def a_folder_does_without_what_its_hosts_do_not_have(house: House) -> list[str]:
+def a_folder_does_without_what_its_hosts_do_not_have(tree: SourceTree) -> list[str]:
     """See `_NEVER_IMPORTS`."""
     return [
         str(each)
         for folder, banned in _NEVER_IMPORTS.items()
-        for each in house.imports
+        for each in tree.imports
         if is_in(each.path, folder) and foreign(each) in banned
     ]
 
 
 @rule
-def trainer_and_gateway_never_import_each_other(house: House) -> list[str]:
+def trainer_and_gateway_never_import_each_other(tree: SourceTree) -> list[str]:
     """Two processes; only the journal is read by both."""
     rooms = ("learner/gateway", "learner/trainer")
     return [
         str(each)
-        for each, target in house.arrows
+        for each, target in tree.arrows
         for ours, theirs in (rooms, rooms[::-1])
         if is_in(each.path, ours) and is_in(target, theirs)
     ]
 
 
 @rule
-def nobody_imports_a_command(house: House) -> list[str]:
-    """Commands call; only the command line's entry and other commands know them."""
+def nobody_imports_a_command(tree: SourceTree) -> list[str]:
+    """Commands call; only the command line's entry knows them, and all of them share their options."""
     return [
         str(each)
-        for each, target in house.arrows
-        if is_in(target, "deploy/commands") and each.path != "deploy/cli.py" and not is_in(each.path, "deploy/commands")
+        for each, target in tree.arrows
+        if is_in(target, "deploy/commands")
+        and each.path != "deploy/cli.py"
+        and not (is_in(each.path, "deploy/commands") and target in _SHARED_BY_COMMANDS)
     ]
 
 
 @rule
-def the_report_of_a_run_knows_no_benchmark(house: House) -> list[str]:
+def the_report_of_a_run_knows_no_benchmark(tree: SourceTree) -> list[str]:
     """What is printed after a run is `deploy/run`'s; a benchmark prints its own."""
-    return [str(e) for e, target in house.arrows if is_in(e.path, "deploy/run") and is_in(target, "deploy/bench")]
+    return [str(e) for e, target in tree.arrows if is_in(e.path, "deploy/run") and is_in(target, "deploy/bench")]
 
 
 @rule
-def a_dry_run_imports_nothing_above_it(house: House) -> list[str]:
+def a_dry_run_imports_nothing_above_it(tree: SourceTree) -> list[str]:
     """It is a pure look at a configuration: no commands, no servers, no benchmarks."""
     above = ("deploy/commands", "deploy/bench", "deploy/experiments", "deploy/inference", "deploy/cli.py")
     return [
         str(each)
-        for each, target in house.arrows
+        for each, target in tree.arrows
         if is_in(each.path, "deploy/dry") and (target in above or any(is_in(target, folder) for folder in above))
     ]
 
 
 @rule
-def only_the_transport_imports_zmq(house: House) -> list[str]:
+def only_the_transport_imports_zmq(tree: SourceTree) -> list[str]:
     """Sockets are one module's."""
-    return [str(each) for each in house.imports if foreign(each) == "zmq" and each.path != "common/transport.py"]
+    return [str(each) for each in tree.imports if foreign(each) == "zmq" and each.path != "common/transport.py"]
 
 
 @rule
-def everything_of_ours_is_imported_as_lamer(house: House) -> list[str]:
+def everything_of_ours_is_imported_as_lamer(tree: SourceTree) -> list[str]:
     """A bare `import common` loads a second copy of each class, a relative import can't be searched for."""
-    return [str(each) for each in house.imports if foreign(each) in PACKAGES or each.module.startswith(".")]
+    return [str(each) for each in tree.imports if foreign(each) in PACKAGES or each.module.startswith(".")]
 
 
 @rule
-def nothing_puts_a_folder_of_ours_on_the_path(house: House) -> list[str]:
-    """lamer is installed: no sys.path, no PYTHONPATH."""
-    wrong = []
-    for path, tree in house.sources.items():
-        for node in ast.walk(tree):
-            is_path = isinstance(node, ast.Attribute) and node.attr == "path" and ast.unparse(node.value) == "sys"
-            is_variable = isinstance(node, ast.Constant) and isinstance(node.value, str) and "PYTHONPATH" in node.value
-            if is_path or (is_variable and path not in _PYTHONPATH):
+def nothing_puts_a_folder_of_ours_on_the_path(tree: SourceTree) -> list[str]:
+    """lamer is installed: no sys.path, no site folder, no PYTHONPATH, and no child that finds its working folder."""
+    wrong = [
+        str(each)
+        for each in tree.imports
+        if (each.module == "sys" and each.name == "path") or each.module == "site" or each.name == "site"
+    ]
+    for path, module in tree.sources.items():
+        names = {"sys", *(alias for alias in _aliases_of_sys(module))}
+        for node in ast.walk(module):
+            is_path = isinstance(node, ast.Attribute) and node.attr == "path" and ast.unparse(node.value) in names
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            if is_path or ("PYTHONPATH" in text and path not in _PYTHONPATH):
                 wrong.append(f"{path}:{node.lineno} has {ast.unparse(node)}")
+            if isinstance(node, ast.Tuple | ast.List) and _starts_a_child_unsafely(node):
+                wrong.append(f"{path}:{node.lineno} starts `python -m` without -P")
     return wrong
 
 
 @rule
-def settings_as_a_whole_stop_at_the_entries(house: House) -> list[str]:
+def modules_are_imported_by_statements(tree: SourceTree) -> list[str]:
+    """Else no rule sees it; environments, games and what may be missing are imported by name."""
+    return [
+        f"{path}:{node.lineno} calls {ast.unparse(node.func)}"
+        for path, module in tree.sources.items()
+        for node in ast.walk(module)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).rpartition(".")[2] in ("import_module", "__import__")
+        and path not in _IMPORTS_BY_NAME
+    ]
+
+
+@rule
+def settings_as_a_whole_stop_at_the_entries(tree: SourceTree) -> list[str]:
     """A part gets its own section of the configuration: see `_ENTRIES`."""
     wrong = [
         str(each)
-        for each in house.imports
-        if each.module == "lamer.common.settings"
-        and each.name in ("Settings", "")
-        and not is_in(each.path, "deploy")
-        and each.path not in _ENTRIES
+        for each, target in tree.arrows
+        if each.path not in _ENTRIES
+        and not _assembles(each.path)
+        and (
+            (target == "common/settings.py" and each.name in ("Settings", "settings", ""))
+            or (target == "common/config.py" and each.path not in ("common/config.py", "common/schema.py"))
+        )
     ]
-    for path, tree in house.sources.items():
-        if is_in(path, "learner") and path not in _ENTRIES:
-            wrong += [f"{path}:{line} reads .settings.{name}" for line, name in _sections_read(tree)]
+    for path, module in tree.sources.items():
+        if path not in _ENTRIES and not _assembles(path):
+            wrong += [f"{path}:{line} reads .settings" for line in _settings_read(module)]
     return wrong
 
 
 @rule
-def modules_do_not_import_each_other_in_a_circle(house: House) -> list[str]:
-    """Nor do folders; a folder and one inside it are one house."""
+def modules_do_not_import_each_other_in_a_circle(tree: SourceTree) -> list[str]:
+    """Nor do folders, but for a folder and one inside it."""
     modules: dict[str, set[str]] = defaultdict(set)
     rooms: dict[str, set[str]] = defaultdict(set)
-    for each, target in house.arrows:
+    for each, target in tree.arrows:
         if target != each.path:
             modules[each.path].add(target)
         here, there = room(each.path), room(target)
@@ -193,44 +228,57 @@ def modules_do_not_import_each_other_in_a_circle(house: House) -> list[str]:
 
 
 @rule
-def folders_and_files_stay_small(house: House) -> list[str]:
+def folders_and_files_stay_small(tree: SourceTree) -> list[str]:
     """At most 20 modules a folder (commands excepted: one each) and 500 lines a module."""
-    counts = Counter(room(path) for path in house.sources)
+    counts = Counter(room(path) for path in tree.sources)
     wrong = [
         f"{folder} has {count} modules"
         for folder, count in counts.items()
         if count > _MOST_MODULES and folder != "deploy/commands"
     ]
-    for path in house.sources:
-        lines = (house.root / path).read_text(encoding="utf-8").count("\n")
+    for path in tree.sources:
+        lines = (tree.root / path).read_text(encoding="utf-8").count("\n")
         if lines > _MOST_LINES:
             wrong.append(f"{path} has {lines} lines")
     return wrong
 
 
 @rule
-def every_folder_of_modules_is_a_package_and_linked_into_lamer(house: House) -> list[str]:
+def every_folder_of_modules_is_a_package_and_linked_into_lamer(tree: SourceTree) -> list[str]:
     """One import name, typed as a whole."""
-    folders = {room(path) for path in house.sources}
+    folders = {room(path) for path in tree.sources}
     wrong = [
-        f"{folder} has no __init__.py" for folder in sorted(folders) if f"{folder}/__init__.py" not in house.sources
+        f"{folder} has no __init__.py" for folder in sorted(folders) if f"{folder}/__init__.py" not in tree.sources
     ]
-    lamer = house.root / "src" / "lamer"
+    lamer = tree.root / "src" / "lamer"
     wrong += [
-        f"src/lamer/{name} is not ../../{name}" for name in PACKAGES if (lamer / name).resolve() != house.root / name
+        f"src/lamer/{name} is not ../../{name}" for name in PACKAGES if (lamer / name).resolve() != tree.root / name
     ]
     return wrong if (lamer / "py.typed").is_file() else [*wrong, "src/lamer/py.typed is missing"]
 
 
 def home(path: str) -> str:
     """The most specific of the folders with a rule that hold a module."""
-    return max((folder for folder in _MAY_IMPORT if is_in(path, folder)), key=len)
+    return max((folder for folder in _MAY_IMPORT if is_in(path, folder)), key=len, default="")
 
 
-def _sections_read(tree: ast.Module) -> list[tuple[int, str]]:
-    """`x.settings.section`: line and section."""
-    return [
-        (node.lineno, node.attr)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value.attr == "settings"
-    ]
+def _assembles(path: str) -> bool:
+    """Whether a module belongs to what starts processes: `deploy`, but for the host agent and its engines."""
+    return is_in(path, "deploy") and not is_in(path, "deploy/inference")
+
+
+def _settings_read(module: ast.Module) -> list[int]:
+    """Lines of `plan.settings`: the whole configuration, taken from something else."""
+    return [node.lineno for node in ast.walk(module) if isinstance(node, ast.Attribute) and node.attr == "settings"]
+
+
+def _aliases_of_sys(module: ast.Module) -> list[str]:
+    """Other names that a module gives to `sys`."""
+    imports = (node for node in ast.walk(module) if isinstance(node, ast.Import))
+    return [alias.asname for node in imports for alias in node.names if alias.name == "sys" and alias.asname]
+
+
+def _starts_a_child_unsafely(node: ast.Tuple | ast.List) -> bool:
+    """Whether a command is `sys.executable, "-m", ...`: without -P its working folder would be on its path."""
+    words = [ast.unparse(element) for element in node.elts[:2]]
+    return words == ["sys.executable", "'-m'"]

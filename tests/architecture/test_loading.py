@@ -6,21 +6,23 @@ import importlib.metadata
 
 import pytest
 
-from tests.architecture.house import House, is_in, loaded_by
+from tests.architecture.tree import SourceTree, is_in, loaded_by
 
 HEAVY = {"torch", "transformers"}
 
 
 @pytest.mark.parametrize("folder", ["learner/gateway", "learner/journal", "learner/credit", "learner/measuring"])
 def test_a_room_without_torch_loads_none(folder: str) -> None:
-    modules = [path.removesuffix(".py").replace("/", ".") for path in House().sources if is_in(path, folder)]
+    modules = [path.removesuffix(".py").replace("/", ".") for path in SourceTree().sources if is_in(path, folder)]
     code = "\n".join(f"import lamer.{module.removesuffix('.__init__')}" for module in modules)
     assert loaded_by(code) & HEAVY == set()
 
 
-def test_the_trainer_does_load_torch() -> None:
-    """Else the test above could not fail."""
+def test_what_is_loaded_in_the_end_is_noticed() -> None:
+    """Else the tests here could not fail."""
     assert "torch" in loaded_by("import lamer.learner.trainer.loss")
+    assert "lamer.learner" in loaded_by("import lamer.actors.worker, lamer.learner.credit.gae")
+    assert "numpy" in loaded_by("from lamer.deploy.cli import app\nimport numpy")
 
 
 def test_an_actor_loads_no_torch_and_no_learner() -> None:

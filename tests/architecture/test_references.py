@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture.house import CHECKOUT, PACKAGES, House
+from tests.architecture.tree import CHECKOUT, PACKAGES, SourceTree
 
-HOUSE = House()
+TREE = SourceTree()
 REFERENCE = re.compile(rf"`(?:lamer\.)?((?:{'|'.join(PACKAGES)})(?:\.\w+)+)(?:\(\w*\))?`")
+FILE = re.compile(rf"`((?:{'|'.join(PACKAGES)}|docs|tests)/[a-z0-9_./-]+\.(?:py|md|yaml|json))`")
 PAGES = sorted(path for path in (CHECKOUT / "docs").glob("*.md") if path.name != "log.md")
 
 
@@ -35,7 +36,7 @@ def is_there(reference: str) -> bool:
     parts = reference.split(".")
     for length in range(len(parts), 0, -1):
         base = "/".join(parts[:length])
-        tree = HOUSE.sources.get(f"{base}.py") or HOUSE.sources.get(f"{base}/__init__.py")
+        tree = TREE.sources.get(f"{base}.py") or TREE.sources.get(f"{base}/__init__.py")
         if tree is not None:
             return holds(tree, parts[length:])
     return False
@@ -52,11 +53,13 @@ def holds(tree: ast.AST, inner: list[str]) -> bool:
 
 
 def missing(text: str) -> list[str]:
-    return [reference for reference in REFERENCE.findall(text) if not is_there(reference)]
+    """What a text names that does not exist."""
+    modules = [reference for reference in REFERENCE.findall(text) if not is_there(reference)]
+    return modules + [file for file in FILE.findall(text) if not (CHECKOUT / file).exists()]
 
 
 def test_what_sources_name_is_there() -> None:
-    found = {path: missing((HOUSE.root / path).read_text(encoding="utf-8")) for path in HOUSE.sources}
+    found = {path: missing((TREE.root / path).read_text(encoding="utf-8")) for path in TREE.sources}
     assert {path: wrong for path, wrong in found.items() if wrong} == {}
 
 
@@ -65,6 +68,14 @@ def test_what_pages_name_is_there(page: Path) -> None:
     assert missing(page.read_text(encoding="utf-8")) == []
 
 
+def test_the_new_paths_in_the_changelog_are_there() -> None:
+    new = re.findall(r"`(lamer\.[\w.]+)`", (CHECKOUT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    assert len(new) > 20
+    assert [name for name in new if not is_there(name.removeprefix("lamer.").removesuffix("."))] == ["lamer.X"]
+
+
 def test_a_name_that_is_not_there_is_noticed() -> None:
-    text = "`envs.base.Env.reset`, `lamer.common.nowhere`, `envs.base.Env.reset_all` and `common.records`"
-    assert missing(text) == ["common.nowhere", "envs.base.Env.reset_all"]
+    text = (
+        "`envs.base.Env.reset`, `lamer.common.nowhere`, `envs.base.Env.reset_all`, `common.records`, `learner/gae.py`"
+    )
+    assert missing(text) == ["common.nowhere", "envs.base.Env.reset_all", "learner/gae.py"]

@@ -1,4 +1,4 @@
-"""The rules of the house hold, and each of them notices a breach."""
+"""The rules of the source tree hold, and each of them notices a breach."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.architecture import rules
-from tests.architecture.house import CHECKOUT, PACKAGES, House, foreign, imports_of, parsed
+from tests.architecture.tree import CHECKOUT, PACKAGES, SourceTree, foreign, imports_of, parsed
 
-HOUSE = House()
+TREE = SourceTree()
 
 
 @pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.__name__)
 def test_a_rule_holds(rule: rules.Rule) -> None:
-    assert rule(HOUSE) == []
+    assert rule(TREE) == []
 
 
 def test_tests_import_ours_as_lamer_too() -> None:
@@ -35,11 +35,13 @@ BREACHES: list[tuple[rules.Rule, str, str]] = [
     (rules.folders_import_only_what_lies_below_them, "learner/measuring/plots.py", "import lamer.learner.gateway.plan"),
     (rules.folders_import_only_what_lies_below_them, "deploy/play/scripted.py", "import lamer.deploy.run.folder"),
     (rules.folders_import_only_what_lies_below_them, "deploy/inference/host.py", "import lamer.deploy.run.folder"),
+    (rules.folders_import_only_what_lies_below_them, "actors/trial.py", "import lamer.learner"),
     (rules.folders_import_only_what_lies_below_them, "deploy/cli.py", "import lamer.deploy.run.folder"),
     (rules.a_folder_does_without_what_its_hosts_do_not_have, "learner/gateway/pool.py", "def f():\n    import torch"),
     (rules.a_folder_does_without_what_its_hosts_do_not_have, "learner/trainer/loss.py", "import aiohttp"),
     (rules.trainer_and_gateway_never_import_each_other, "learner/trainer/loss.py", "import lamer.learner.gateway.pool"),
     (rules.trainer_and_gateway_never_import_each_other, "learner/gateway/pool.py", "import lamer.learner.trainer.loss"),
+    (rules.nobody_imports_a_command, "deploy/commands/play.py", "from lamer.deploy.commands import train"),
     (rules.nobody_imports_a_command, "deploy/run/local.py", "from lamer.deploy.commands import options"),
     (rules.the_report_of_a_run_knows_no_benchmark, "deploy/run/report.py", "import lamer.deploy.bench.engine"),
     (rules.a_dry_run_imports_nothing_above_it, "deploy/dry/run.py", "import lamer.deploy.inference.engines.client"),
@@ -47,9 +49,18 @@ BREACHES: list[tuple[rules.Rule, str, str]] = [
     (rules.everything_of_ours_is_imported_as_lamer, "actors/trial.py", "import common.records"),
     (rules.everything_of_ours_is_imported_as_lamer, "actors/trial.py", "from . import episode"),
     (rules.nothing_puts_a_folder_of_ours_on_the_path, "envs/registry.py", "import sys\nsys.path.insert(0, '.')"),
+    (rules.nothing_puts_a_folder_of_ours_on_the_path, "envs/registry.py", "from sys import path"),
+    (rules.nothing_puts_a_folder_of_ours_on_the_path, "envs/registry.py", "import sys as s\ns.path.append('.')"),
+    (rules.nothing_puts_a_folder_of_ours_on_the_path, "envs/registry.py", "import site"),
+    (rules.nothing_puts_a_folder_of_ours_on_the_path, "deploy/cli.py", "C = (sys.executable, '-m', 'lamer.x')"),
     (rules.nothing_puts_a_folder_of_ours_on_the_path, "envs/workers/worker.py", "E = {'PYTHONPATH': '.'}"),
     (rules.settings_as_a_whole_stop_at_the_entries, "actors/trial.py", "from lamer.common.settings import Settings"),
-    (rules.settings_as_a_whole_stop_at_the_entries, "learner/gateway/pool.py", "x = plan.settings.batch"),
+    (rules.settings_as_a_whole_stop_at_the_entries, "actors/trial.py", "from lamer.common import settings"),
+    (rules.settings_as_a_whole_stop_at_the_entries, "learner/gateway/pool.py", "settings = plan.settings"),
+    (rules.settings_as_a_whole_stop_at_the_entries, "learner/gateway/pool.py", "from lamer.common import config"),
+    (rules.settings_as_a_whole_stop_at_the_entries, "deploy/inference/host.py", "import lamer.common.config"),
+    (rules.modules_are_imported_by_statements, "learner/gateway/pool.py", "x = __import__('torch')"),
+    (rules.modules_are_imported_by_statements, "common/errors.py", "x = importlib.import_module('lamer.envs.base')"),
     (rules.modules_do_not_import_each_other_in_a_circle, "envs/memory.py", "from lamer.envs import history"),
     (rules.modules_do_not_import_each_other_in_a_circle, "deploy/play/scripted.py", "import lamer.deploy.run.local"),
     (rules.folders_and_files_stay_small, "common/errors.py", "# padding\n" * 500),
@@ -60,7 +71,7 @@ BREACHES: list[tuple[rules.Rule, str, str]] = [
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("house")
+    root = tmp_path_factory.mktemp("tree")
     for package in (*PACKAGES, "src"):
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.yaml", "*.json")
         shutil.copytree(CHECKOUT / package, root / package, symlinks=True, ignore=ignored)
@@ -69,23 +80,23 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("rule", "path", "lines"), BREACHES)
 def test_a_rule_notices_a_breach(copy: Path, tmp_path: Path, rule: rules.Rule, path: str, lines: str) -> None:
-    broken = shutil.copytree(copy, tmp_path / "house", symlinks=True)
+    broken = shutil.copytree(copy, tmp_path / "tree", symlinks=True)
     (broken / path).parent.mkdir(exist_ok=True)
     with (broken / path).open("a", encoding="utf-8") as file:
         file.write(f"\n{lines}\n")
-    assert rule(House(broken)) != []
+    assert rule(SourceTree(broken)) != []
 
 
 def test_too_many_modules_in_a_folder_and_a_lost_link_are_noticed(copy: Path, tmp_path: Path) -> None:
-    broken = shutil.copytree(copy, tmp_path / "house", symlinks=True)
+    broken = shutil.copytree(copy, tmp_path / "tree", symlinks=True)
     for number in range(20):
         (broken / "learner" / "credit" / f"extra_{number}.py").touch()
     (broken / "src" / "lamer" / "envs").unlink()
-    assert rules.folders_and_files_stay_small(House(broken)) == ["learner/credit has 25 modules"]
-    lost = rules.every_folder_of_modules_is_a_package_and_linked_into_lamer(House(broken))
+    assert rules.folders_and_files_stay_small(SourceTree(broken)) == ["learner/credit has 25 modules"]
+    lost = rules.every_folder_of_modules_is_a_package_and_linked_into_lamer(SourceTree(broken))
     assert lost == ["src/lamer/envs is not ../../envs"]
 
 
 def test_every_rule_has_a_breach_and_a_copy_without_one_breaks_none(copy: Path) -> None:
     assert {rule for rule, _, _ in BREACHES} == set(rules.RULES)
-    assert [problem for rule in rules.RULES for problem in rule(House(copy))] == []
+    assert [problem for rule in rules.RULES for problem in rule(SourceTree(copy))] == []

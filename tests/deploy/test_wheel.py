@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-PACKAGES = ("actors", "common", "deploy", "envs", "learner")
+from tests.architecture.tree import CHECKOUT, PACKAGES
 
 
 @dataclass(frozen=True)

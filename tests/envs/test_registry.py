@@ -138,7 +138,11 @@ def test_an_installed_environment_that_cannot_be_imported_is_named_in_the_error(
 def test_an_environment_that_imports_ours_by_the_names_of_0_1_is_told_the_new_ones(site: Path) -> None:
     install(site, "old = old_maze:FACTORY")
     (site / "old_maze.py").write_text("from envs.base import Env\n")
-    with pytest.raises(Missing, match=r"'old'.*since lamer 0\.2 it is imported as lamer\.envs"):
+    with pytest.raises(Missing, match=r"'old'.*since lamer 0\.2 envs\.base is imported as lamer\.envs\.base"):
+        registry.get("old")
+    (site / "common").mkdir()
+    (site / "old_maze.py").write_text("from common import records\n")
+    with pytest.raises(Missing, match=r"'old'.*common is imported as lamer\.common"):
         registry.get("old")
     (site / "old_maze.py").write_text("import numpy.nowhere\n")
     with pytest.raises(Missing, match=r"numpy\.nowhere") as other:

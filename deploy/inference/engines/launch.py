@@ -60,7 +60,7 @@ def embedded_launch(options: EngineOptions, start: Start) -> EngineLaunch:
     """How the embedded engine is started."""
     return EngineLaunch(
         command=(
-            *(sys.executable, "-m", "lamer.deploy.inference.embedded", "--model-path", str(start.folder)),
+            *(sys.executable, "-P", "-m", "lamer.deploy.inference.embedded", "--model-path", str(start.folder)),
             *("--host", options.host, "--port", str(start.port), "--weight-version", start.weight_version),
             *("--max-running-requests", str(options.max_running), "--max-total-tokens", str(options.cache_tokens)),
             *("--dtype", "float32", "--threads", "1"),

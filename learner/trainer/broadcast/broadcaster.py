@@ -1,7 +1,7 @@
 """Weights by collective broadcast, the trainer's side: the one object that its process talks to.
 
     take      what hosts say, relayed by the gateway        update_group   who takes part, and what follows (no clock)
-    publish   a version is on disk: offer it to the group   rank_zero      torch's process group, in a thread
+    offer     a version is on disk: offer it to the group   rank_zero      torch's process group, in a thread
     run       sends answers, and lets time go by
 
 Training goes on meanwhile. Neither a slow nor a dead host is waited for by more than this object.
@@ -83,7 +83,7 @@ class Broadcaster:
         else:
             self._group.join(message, self._loop.time())
 
-    def publish(self, version: int, folder: Path, files: Sequence[WeightFile]) -> None:
+    def offer(self, version: int, folder: Path, files: Sequence[WeightFile]) -> None:
         """These weights are on disk. Nothing happens for weights that were the last ones published."""
         identity = identity_of(files)
         if identity == self._identity:

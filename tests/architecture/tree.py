@@ -31,7 +31,7 @@ class Import:
 
 
 @dataclass(frozen=True)
-class House:
+class SourceTree:
     """A checkout, or a copy of one in which a test breaks a rule."""
 
     root: Path = CHECKOUT
@@ -72,7 +72,7 @@ class House:
 
 @functools.cache
 def parsed(source: str) -> ast.Module:
-    """A module's syntax tree; a copy of the house shares those of what is equal."""
+    """A module's syntax tree; a copy of the tree shares those of what is equal."""
     return ast.parse(source)
 
 

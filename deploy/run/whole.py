@@ -1,0 +1,30 @@
+"""A whole run on this machine: its folder, its processes, what a user sees of it, and its results at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lamer.common.settings import Settings
+from lamer.deploy.run.folder import open_run
+from lamer.deploy.run.local import run_local
+from lamer.deploy.run.panel import make_view
+from lamer.deploy.run.report import print_results
+
+
+async def run_settings(settings: Settings, files: Sequence[Path], is_resume: bool, is_plain: bool) -> int:
+    """Run every process of a run here and print its results; the exit code.
+
+    Raises:
+        LamerError: the run folder or the run itself.
+    """
+    run = open_run(settings, files, is_resume)
+    view = make_view(is_plain)
+    view.note(f"run {run.path} (every process writes to {run.logs})")
+    try:
+        code = await run_local(run, view)
+    finally:
+        view.close()
+    if code == 0:
+        print_results(run.summary)
+    return code
