@@ -38,6 +38,20 @@ _COLOURS = {
 }
 
 
+class Unanswered(Protocol):
+    """A game that could not be prepared."""
+
+    @property
+    def name(self) -> str:
+        """Which."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why."""
+        ...
+
+
 class Compiled(Protocol):
     """What was prepared."""
 
@@ -49,6 +63,11 @@ class Compiled(Protocol):
     @property
     def unsolvable(self) -> tuple[str, ...]:
         """The names of those that can't be solved."""
+        ...
+
+    @property
+    def unanswered(self) -> Sequence[Unanswered]:
+        """Those of which it is not known whether they can be."""
         ...
 
 
@@ -187,3 +206,9 @@ def _compile(dataset: Dataset, folder: Path, console: Console) -> None:
     with Bars(console, "games", MofNCompleteColumn()) as bars:
         made = compile_games(folder, lambda done, total: bars.show("compiling", done, total))
     console.print(Text(f"{dataset.name}: {made.games:,} games compiled, {len(made.unsolvable):,} can't be solved"))
+    if made.unanswered:
+        first = made.unanswered[0]
+        told = (
+            f"of {len(made.unanswered):,} games the planner did not say; they stay in play, compile again to ask again"
+        )
+        console.print(Text(f"{dataset.name}: {told} (first {first.name}: {first.reason})"), soft_wrap=True)

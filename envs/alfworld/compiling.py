@@ -25,7 +25,7 @@ import msgspec
 from alfworld.agents.utils.misc import add_task_to_grammar
 
 from lamer.envs.alfworld.compiled import CompiledGame, compiled_path, read_compiled
-from lamer.envs.alfworld.engine import Engine
+from lamer.envs.alfworld.engine import Engine, NoWay
 from lamer.envs.alfworld.games import GameFiles
 from lamer.envs.base import EnvironmentFault
 from lamer.envs.seeding import task_rng
@@ -51,16 +51,23 @@ def solve_game(game: GameFiles) -> CompiledGame:
     compiled = compile_game(game)
     if compiled.solvable is not None:
         return compiled
-    engine = Engine(msgspec.to_builtins(compiled))
+    walkthrough = _plan(compiled)
+    if walkthrough is None:
+        log.warning("alfworld: the planner finds no solution of %s", game.name)
+    solved = msgspec.structs.replace(compiled, solvable=walkthrough is not None, walkthrough=walkthrough or ())
+    return _keep(compiled_path(game), solved)
+
+
+def _plan(compiled: CompiledGame) -> tuple[str, ...] | None:
+    try:
+        engine = Engine(msgspec.to_builtins(compiled))
+    except NoWay:
+        return None
     try:
         engine.reset()
-        walkthrough = engine.plan()
+        return engine.plan()
     finally:
         engine.close()
-    if not walkthrough:
-        log.warning("alfworld: the planner finds no solution of %s", game.name)
-    solved = msgspec.structs.replace(compiled, solvable=bool(walkthrough), walkthrough=walkthrough)
-    return _keep(compiled_path(game), solved)
 
 
 def _compile(game: GameFiles) -> CompiledGame:

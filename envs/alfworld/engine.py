@@ -1,6 +1,7 @@
 """The TextWorld engine on one game. Only a worker process imports this: loading TextWorld takes a second or more.
 
     Engine   load once, reset often: the text of the house, the commands it takes, the planner's way to the goal
+    NoWay    what loading a game raises whose goal is out of reach at first sight: it can't be loaded
 
 The text, the rules and the planner are TextWorld's own. Two things are done otherwise, with the same result (a test
 compares them): a game's translation for the planner, its grammar and the queries in it are computed once a process,
@@ -22,17 +23,24 @@ from textworld.envs.pddl import PddlEnv, textgen
 from textworld.envs.pddl import logic as pddl_logic
 
 from lamer.envs.alfworld.messages import Scene
+from lamer.envs.base import EnvironmentFault
 
 KEPT_TRANSLATIONS = 16
 """Two of each game, one to play and one to plan with."""
 _KEPT_GRAMMARS = 8
 _KEPT_QUERIES = 4096
+_OUT_OF_REACH = ("Atom dummy(val1)", "begin_goal\n1\n0 1\nend_goal")
+"""What the planner's translator writes in place of a task without a solution: a thing that is 0 and should be 1."""
 UNSEEN = "help"
 """A command that the engine takes and no policy is offered: it lists what can be typed."""
 
 
+class NoWay(EnvironmentFault):
+    """Translating the game for the planner showed that nothing reaches its goal."""
+
+
 class Engine:
-    """One game. game: what the engine loads, as `compiling.CompiledGame` describes it."""
+    """One game. game: what the engine loads, as `compiling.CompiledGame` describes it. Raises `NoWay`."""
 
     def __init__(self, game: Mapping[str, object]) -> None:
         _remember()
@@ -48,9 +56,9 @@ class Engine:
         state, _, _ = self._house.step(command)
         return self._scene(state)
 
-    def plan(self) -> tuple[str, ...]:
-        """The planner's way from here to the goal, () where it finds none. The game must have been reset."""
-        return tuple(self._house.plan())
+    def plan(self) -> tuple[str, ...] | None:
+        """The planner's way from here to the goal, None where it finds that there is none. The game must be reset."""
+        return self._house.plan()
 
     def close(self) -> None:
         """Leave the planner's library, of which every live game has its own, to the next game.
@@ -76,9 +84,10 @@ class _House(PddlEnv):  # type: ignore[misc]  # TextWorld has no types
         for info in self._entity_infos.values():
             info.name = demangler.demangle_alfred_name(info.id)
 
-    def plan(self) -> list[str]:
-        """Commands that reach the goal."""
-        return list(self._pddl_state.replan(self._entity_infos))
+    def plan(self) -> tuple[str, ...] | None:
+        """Commands that reach the goal, () at the goal, None where there is no way."""
+        commands = tuple(self._pddl_state.replan(self._entity_infos))
+        return commands if commands or self._pddl_state.check_goal() else None
 
     def _gather_infos(self) -> None:
         actions = self._pddl_state.all_applicable_actions()
@@ -122,4 +131,12 @@ def _remember() -> None:
     pddl_logic.GameLogic = functools.lru_cache(_KEPT_GRAMMARS)(pddl_logic.GameLogic)
     load = fast_downward.load_lib
     fast_downward.load_lib = lambda: _FREE_LIBRARIES.pop() if _FREE_LIBRARIES else load()
-    fast_downward.pddl2sas = functools.lru_cache(KEPT_TRANSLATIONS)(fast_downward.pddl2sas)
+    translate = fast_downward.pddl2sas
+
+    def pddl2sas(*arguments: object, **options: object) -> tuple[object, str]:
+        task, translation = translate(*arguments, **options)
+        if all(part in translation for part in _OUT_OF_REACH):
+            raise NoWay("the game's goal can't be reached")
+        return task, translation
+
+    fast_downward.pddl2sas = functools.lru_cache(KEPT_TRANSLATIONS)(pddl2sas)

@@ -74,8 +74,8 @@ class AlfworldEnv(PromptedEnv):
         """The response that gives an admissible command."""
         return self._house_style.answer(command, self.scene.commands)
 
-    def plan(self) -> tuple[str, ...]:
-        """The planner's way from here to the goal, in commands; () where it finds none. It blocks."""
+    def plan(self) -> tuple[str, ...] | None:
+        """The planner's way from here to the goal, in commands; None where there is none. It blocks."""
         return self._house.plan()
 
     def play_prompt(self, view: PlayView) -> str:

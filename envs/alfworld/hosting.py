@@ -30,7 +30,8 @@ class House(Game):
             case Plan():
                 return msgspec.msgpack.encode(Way(self._loaded().plan()))
             case Solve():
-                return msgspec.msgpack.encode(Way(solve_game(self._files).walkthrough))
+                solved = solve_game(self._files)
+                return msgspec.msgpack.encode(Way(solved.walkthrough if solved.solvable else None))
 
     def close(self) -> None:
         """Unload the game."""

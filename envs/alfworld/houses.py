@@ -1,15 +1,18 @@
 """A game in a worker process as its environment sees it: scenes, at once or awaited.
 
-House             one game; every method comes twice, the second for event loops
-compile_games     compile games ahead of play, on all workers
+House         one game; every method comes twice, the second for event loops
+house_pool    the workers that play
+planner_pool  the workers that compile and solve games ahead of play, and may think for long
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
@@ -18,7 +21,7 @@ from lamer.envs.alfworld.games import GameFiles
 from lamer.envs.alfworld.messages import AnyRequest, HouseSpec, Plan, Reset, Scene, Step, Way
 from lamer.envs.base import EnvironmentFault
 from lamer.envs.workers.pool import Session, WorkerPool, shared_pool
-from lamer.envs.workers.worker import WorkerOptions
+from lamer.envs.workers.worker import NeverAsked, WorkerOptions
 
 WORKER = WorkerOptions(
     target="lamer.envs.alfworld.hosting:open_house",
@@ -27,12 +30,22 @@ WORKER = WorkerOptions(
     environ=(("PYTHONHASHSEED", "0"), ("ALFWORLD_DATA", tempfile.gettempdir())),
 )
 
+PLANNER = replace(WORKER, seconds=3600.0)
+"""The planner mostly takes less than a second; 285 seconds of CPU were seen, which is much longer on a busy machine."""
+_TRIES = 5
+"""How often a game is started over whose worker is killed for another game's sake."""
+
 AnswerT = TypeVar("AnswerT")
 
 
 def house_pool() -> WorkerPool:
     """The workers of this process."""
     return shared_pool(WORKER)
+
+
+def planner_pool() -> WorkerPool:
+    """The workers of this process that solve games."""
+    return shared_pool(PLANNER)
 
 
 class House:
@@ -45,10 +58,16 @@ class House:
 
     def reset(self) -> Scene:
         """Start over."""
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(NeverAsked):
+                return _decode(self._restart().result(), Scene)
         return _decode(self._restart().result(), Scene)
 
     async def reset_async(self) -> Scene:
         """Start over."""
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(NeverAsked):
+                return _decode(await asyncio.wrap_future(self._restart()), Scene)
         return _decode(await asyncio.wrap_future(self._restart()), Scene)
 
     def step(self, command: str) -> Scene:
@@ -59,8 +78,8 @@ class House:
         """Give a command."""
         return _decode(await asyncio.wrap_future(self._ask(Step(command))), Scene)
 
-    def plan(self) -> tuple[str, ...]:
-        """The planner's way from here to the goal, () where it finds none."""
+    def plan(self) -> tuple[str, ...] | None:
+        """The planner's way from here to the goal, None where there is none."""
         return _decode(self._ask(Plan()).result(), Way).commands
 
     def close(self) -> None:

@@ -36,7 +36,7 @@ class Plan(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Solve(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Compile the game and have the planner solve it, once and for all: answered by a `Way`, () where it can't."""
+    """Compile the game and have the planner solve it, once and for all: answered by a `Way`."""
 
 
 class Scene(msgspec.Struct, frozen=True, array_like=True):
@@ -48,9 +48,9 @@ class Scene(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Way(msgspec.Struct, frozen=True, array_like=True):
-    """Commands that reach the goal."""
+    """Commands that reach the goal, None where the planner has found that no way exists."""
 
-    commands: tuple[str, ...]
+    commands: tuple[str, ...] | None
 
 
 AnyRequest = Reset | Step | Plan | Solve

@@ -21,6 +21,6 @@ def planner_reference(games: Sequence[GameFiles], max_turns: int, episodes: int)
         compiled = read_compiled(game)
         if compiled is None or compiled.solvable is None:
             return ()
-        solved += 0 < len(compiled.walkthrough) <= max_turns
+        solved += compiled.solvable and len(compiled.walkthrough) <= max_turns
     share = solved / len(games[:MOST_GAMES])
     return (Reference("planner, sees the whole house", (share,) * episodes),)

@@ -36,7 +36,7 @@ def load_shop(folder: Path, size: CatalogueSize) -> Shop:
         Missing: a file is not there. BadInput: one can't be read.
     """
     products = load_products(folder, size)
-    return Shop(products, SearchIndex(map(product_text, products)))
+    return Shop(products, SearchIndex((product.asin, product_text(product)) for product in products))
 
 
 @functools.lru_cache(maxsize=8)

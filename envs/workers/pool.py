@@ -7,7 +7,8 @@
 A worker that has hosted enough games or holds too much memory is *retired*: it gets no new games, and ends with its
 last one; an environment moves its game when it next starts an episode (`Session.is_retired`). There are at most as many
 retired workers as others. A worker that crashes or hangs takes its games with it, each of which fails with an
-`EnvironmentFault`; the next game to be opened gets a new worker. `counts` tells how often each happened.
+`EnvironmentFault` that says whether this game's request was being answered (`envs.workers.worker`); the next game to be
+opened gets a new worker. `counts` tells how often each happened.
 """
 
 from __future__ import annotations

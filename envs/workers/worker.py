@@ -2,7 +2,8 @@
 
 `submit` hands a request over and returns at once; a thread of the worker's own starts the process, sends the requests
 in order and waits for each reply. A process that ends by itself or lets a deadline pass is killed; every request that
-waits then fails, and so does every later one.
+waits then fails, and so does every later one. How it fails says whose fault it was: the request that was being answered
+is `TimedOut` or `Crashed`, those behind it were `NeverAsked`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,18 @@ log = logging.getLogger("lamer.worker")
 
 STOP_SECONDS = 5.0
 _DECODER: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+class TimedOut(EnvironmentFault):
+    """The request was not answered in time, and its worker was killed."""
+
+
+class Crashed(EnvironmentFault):
+    """The worker ended by itself before it had answered the request."""
+
+
+class NeverAsked(EnvironmentFault):
+    """The worker crashed or was killed before it came to the request, which says nothing about the request's game."""
 
 
 class Ending(enum.StrEnum):
@@ -90,13 +103,16 @@ class Worker:
         return self.ending is None and (process is None or process.poll() is None)
 
     def submit(self, request: Request) -> Future[bytes]:
-        """Queue a request; the future is its answer, or an `EnvironmentFault`. A `Drop` is answered b"" when sent."""
+        """Queue a request; the future is its answer, or an `EnvironmentFault`, this module's where the worker failed.
+
+        A `Drop` is answered b"" when sent.
+        """
         future: Future[bytes] = Future()
         with self._lock:
             if self.ending is None:
                 self._jobs.put(_Job(request, future))
                 return future
-        future.set_exception(self._fault(self.ending))
+        future.set_exception(self._fault(self.ending, is_asked=False))
         return future
 
     def stop(self) -> None:
@@ -179,7 +195,7 @@ class Worker:
             process.wait()
         with self._lock:
             self.ending = ending
-        fault = self._fault(ending)
+        fault = self._fault(ending, is_asked=True)
         if ending is not Ending.STOPPED:
             log.warning("%s; its %d games end", fault, len(self.sessions))
         self._on_end(self, ending)  # before anyone hears of it: whoever does may ask what was counted
@@ -189,13 +205,23 @@ class Worker:
             while True:
                 job = self._jobs.get_nowait()
                 if job is not None and job.future.set_running_or_notify_cancel():
-                    job.future.set_exception(fault)
+                    job.future.set_exception(self._fault(ending, is_asked=False))
 
-    def _fault(self, ending: Ending) -> EnvironmentFault:
+    def _fault(self, ending: Ending, *, is_asked: bool) -> EnvironmentFault:
+        """What becomes of a request when the process has ended. is_asked: it was being answered."""
         options, process = self._options, self._process
         what = {
             Ending.STOPPED: "was stopped",
             Ending.CRASHED: f"died (exit code {process.returncode if process else None})",
             Ending.HUNG: f"did not answer within {options.seconds:g} s and was killed",
         }[ending]
-        return EnvironmentFault(f"the worker process of {options.target} {what}")
+        text = f"the worker process of {options.target} {what}"
+        match ending:
+            case Ending.STOPPED:
+                return EnvironmentFault(text)
+            case _ if not is_asked:
+                return NeverAsked(f"{text} before it came to this request")
+            case Ending.CRASHED:
+                return Crashed(text)
+            case Ending.HUNG:
+                return TimedOut(text)

@@ -152,7 +152,8 @@ def test_what_arrived_is_compiled_when_that_is_asked_for(
         "def compile_dataset(folder, progress):\n"
         "    progress(1, 1)\n"
         "    (folder / 'made').touch()\n"
-        "    return SimpleNamespace(games=7, unsolvable=('one',))\n"
+        "    slow = SimpleNamespace(name='slow', reason='it took too long')\n"
+        "    return SimpleNamespace(games=7, unsolvable=('one',), unanswered=(slow,))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(datasets, "COMPILERS", {"alfworld": ("compiler_package", "compile_dataset")})
@@ -161,6 +162,8 @@ def test_what_arrived_is_compiled_when_that_is_asked_for(
     assert not (root / "alfworld" / "made").exists()
     result = lamer(*arguments, "--compile")
     assert (result.exit_code, "7 games compiled, 1 can't be solved" in result.stdout) == (0, True), result.stderr
+    assert "of 1 games the planner did not say; they stay in play" in result.stdout
+    assert "(first slow: it took too long)" in result.stdout
     assert (root / "alfworld" / "made").exists()
 
 

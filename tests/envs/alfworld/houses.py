@@ -70,6 +70,7 @@ PROBLEM = """
 )
 """
 UNSOLVABLE = PROBLEM.replace("(canContain ShelfType MugType)", "")
+SOLVED = PROBLEM.replace("(inReceptacle Mug_bar_1 Desk_bar_1)", "(inReceptacle Mug_bar_1 Shelf_bar_1)")
 TRAJECTORY = {
     "task_type": "pick_and_place_simple",
     "pddl_params": {

@@ -24,7 +24,7 @@ from lamer.envs.alfworld.houses import WORKER, House, house_pool
 from lamer.envs.alfworld.prompts import FullStyle
 from lamer.envs.base import EnvironmentFault
 from lamer.envs.workers.pool import PoolLimits, WorkerPool, close_shared
-from tests.envs.alfworld.houses import GAME, UNSOLVABLE, make, needs_engine, unpack_mini, write_game
+from tests.envs.alfworld.houses import GAME, SOLVED, UNSOLVABLE, make, needs_engine, unpack_mini, write_game
 
 pytestmark = needs_engine
 SOLUTION = ("go to desk 1", "take mug 1 from desk 1", "go to shelf 1", "move mug 1 to shelf 1")
@@ -158,20 +158,25 @@ def test_games_are_compiled_once_and_those_without_a_solution_are_left_out(pool:
     for trial in ("trial_1", "trial_2"):
         write_game(tmp_path, f"train/pick_and_place_simple-Mug-None-Shelf-1/{trial}")
     bad = write_game(tmp_path, "train/pick_and_place_simple-Mug-None-Shelf-1/trial_3", UNSOLVABLE)
+    done = write_game(tmp_path, "train/pick_and_place_simple-Mug-None-Shelf-1/trial_4", SOLVED)
     counted: list[tuple[int, int]] = []
     assert FACTORY.references(AlfworldConfig(str(tmp_path)), 2) == (), "not solved yet"
     found = compile_dataset(tmp_path, lambda done, total: counted.append((done, total)))
-    assert (found.games, found.unsolvable) == (3, (bad.name,))
-    assert counted == [(1, 3), (2, 3), (3, 3)]
+    assert (found.games, found.unsolvable, found.unanswered) == (4, (bad.name,), ())
+    assert counted == [(1, 4), (2, 4), (3, 4), (4, 4)]
     compiled = sorted((tmp_path / "compiled").rglob("*.json"))
-    assert [path.stem for path in compiled] == ["trial_1", "trial_2", "trial_3"]
+    assert [path.stem for path in compiled] == ["trial_1", "trial_2", "trial_3", "trial_4"]
+    house = House(done)
+    assert house.reset().is_solved
+    assert house.plan() == (), "nothing is left to do, which is not the same as no way"
+    house.close()
     game = msgspec.json.decode(compiled[0].read_bytes())
     assert game["solvable"] is True
     assert tuple(game["walkthrough"]) == SOLUTION
     assert "put a mug in shelf" in game["grammar"] or "put some mug on shelf" in game["grammar"]
     assert "UNKNOWN GOAL" not in game["grammar"]
     assert FACTORY.references(AlfworldConfig(str(tmp_path)), 2)[0].pass_at == (1.0, 1.0), "of the games that are left"
-    assert FACTORY.references(AlfworldConfig(str(tmp_path), max_turns=3), 1)[0].pass_at == (0.0,)
+    assert FACTORY.references(AlfworldConfig(str(tmp_path), max_turns=3), 1)[0].pass_at == (1 / 3,)
     times = [path.stat().st_mtime_ns for path in compiled]
     assert compile_dataset(tmp_path).unsolvable == (bad.name,)
     assert [path.stat().st_mtime_ns for path in compiled] == times

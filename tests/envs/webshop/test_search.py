@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from lamer.envs.webshop.analysis import analyse
 from lamer.envs.webshop.catalogue import load_products
-from lamer.envs.webshop.search import SearchIndex, analyse, product_text, stored_length
+from lamer.envs.webshop.search import SearchIndex, product_text, stored_length
 from lamer.envs.webshop.shop import load_shop
 
 ANALYSED = {
@@ -20,6 +21,18 @@ ANALYSED = {
     "hot🔥🔥offer": ["hot", "🔥", "🔥", "offer"],
     "size: 5,5 10ml you.women": ["size", "5,5", "10ml", "you.women"],
     "to be or not to be": [],
+    "us use as s, bs easy-to-us": ["us", "us", "s", "bs", "easi", "us"],  # words of two letters have no ending
+    "trekking revved passing possibly apologies": ["trek", "rev", "pass", "possibl", "apolog"],
+    "Valentine‘s L’Oreal’S size：Large 1-1⁄2 6\u00adpack": [
+        "valentine‘",
+        "l’oreal",
+        "size：larg",
+        "1",
+        "1⁄2",
+        "6\u00adpack",
+    ],
+    "US:6 _ UK:10 __ a_b ✿★✿☪ ½ 100m² ❤\ufe0f": ["us", "6", "uk", "10", "a_b", "★", "☪", "100m", "❤\ufe0f"],
+    "阳光 ひら ｶﾀｶﾅ café 1️⃣ 👨‍👩‍👧": ["阳", "光", "ひ", "ら", "ｶﾀｶﾅ", "café", "1️⃣", "👨‍👩‍👧"],
 }
 
 
@@ -35,8 +48,13 @@ def test_a_length_is_kept_as_one_byte_gives_it_back() -> None:
     ]  # fmt: skip
 
 
+def index_of(*texts: str) -> SearchIndex:
+    """An index of texts that are named in their order."""
+    return SearchIndex((str(number), text) for number, text in enumerate(texts))
+
+
 def test_texts_are_ranked_by_hand_worked_scores() -> None:
-    index = SearchIndex(["red lamp", "red red lamp lamp shade", "blue rug"])
+    index = index_of("red lamp", "red red lamp lamp shade", "blue rug")
     assert index.search("red", 10) == [1, 0]
     assert index.search("shade blue", 10) == [2, 1]  # one text each, the shorter first
     assert index.search("lamp rug", 1) == [2]
@@ -46,16 +64,17 @@ def test_texts_are_ranked_by_hand_worked_scores() -> None:
 
 def test_a_score_is_bm25_without_the_factor_that_ranks_nothing() -> None:
     # One of two texts of two words each holds "red": idf = ln(1 + 1.5 / 1.5), tf part = 1 / (1 + 0.9).
-    index = SearchIndex(["red lamp", "blue rug"])
+    index = index_of("red lamp", "blue rug")
     _, weights = index._terms["red"]
     assert float(weights[0]) == pytest.approx(math.log(2) / 1.9)
 
 
-def test_equal_texts_keep_their_order_and_a_repeated_word_counts_twice() -> None:
-    index = SearchIndex(["oak table", "oak table", "pine chair pine"])
-    assert index.search("table", 10) == [0, 1]
+def test_equal_texts_come_by_name_and_a_repeated_word_counts_twice() -> None:
+    index = SearchIndex([("B2", "oak table"), ("B1", "oak table"), ("A9", "pine chair pine")])
+    assert index.search("table", 10) == [1, 0]
+    assert index.search("table", 1) == [1], "also where the list ends between them"
     assert index.search("oak pine", 10)[0] == 2
-    assert index.search("oak oak oak pine", 10)[0] == 0
+    assert index.search("oak oak oak pine", 10)[0] == 1
 
 
 def test_title_description_first_bullet_and_options_are_searched(shop_folder: Path) -> None:
@@ -71,13 +90,11 @@ def test_title_description_first_bullet_and_options_are_searched(shop_folder: Pa
 def test_rankings_are_the_real_engines(real_folder: Path) -> None:
     lines = (real_folder / "lucene_top10.jsonl").read_text().splitlines()
     shop = load_shop(real_folder, "small")
-    overlaps, firsts = [], []
+    differing = []
     for line in lines:
         query, top10 = (json.loads(line)[key] for key in ("query", "top10"))
         expected = [asin for asin, _ in top10]
-        found = [product.asin for product in shop.search(query)[: len(expected)]]
-        overlaps.append(len(set(found) & set(expected)) / len(expected))
-        firsts.append(found[0] == expected[0])
+        if [product.asin for product in shop.search(query)[: len(expected)]] != expected:
+            differing.append(query)
     assert len(lines) == 200
-    assert sum(overlaps) / len(overlaps) >= 0.995
-    assert all(firsts)
+    assert differing == []

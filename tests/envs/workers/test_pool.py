@@ -18,7 +18,7 @@ from lamer.common.errors import BadInput
 from lamer.envs.base import EnvironmentFault
 from lamer.envs.workers import pool as pools
 from lamer.envs.workers.pool import MIB, PoolLimits, Session, WorkerPool, worker_count
-from lamer.envs.workers.worker import WorkerOptions
+from lamer.envs.workers.worker import Crashed, NeverAsked, TimedOut, WorkerOptions
 from tests.envs.workers import echo
 
 WAIT = 60.0
@@ -93,9 +93,12 @@ def test_a_crash_ends_the_games_of_its_worker_alone_which_is_replaced_and_counte
         lost, kept = pool.open("a", b"lost"), pool.open("b", b"kept")
         mate = pool.open("a", b"mate")
         assert ask(mate, b"x") == b"mate,x"
-        with pytest.raises(EnvironmentFault, match=r"died \(exit code 7\)"):
-            ask(lost, b"exit")
-        with pytest.raises(EnvironmentFault, match="died"):
+        crashing, behind = lost.request(b"exit"), mate.request(b"x")
+        with pytest.raises(Crashed, match=r"died \(exit code 7\)"):
+            crashing.result(timeout=WAIT)
+        with pytest.raises(NeverAsked, match=r"died \(exit code 7\) before it came to this request"):
+            behind.result(timeout=WAIT)
+        with pytest.raises(NeverAsked, match="died"):
             ask(mate, b"x")
         assert ask(kept, b"x") == b"kept,x"
         assert ask(pool.open("c", b"new"), b"x") == b"new,x"
@@ -121,9 +124,9 @@ def test_a_worker_that_lets_its_deadline_pass_is_killed_replaced_and_counted() -
         session, mate = pool.open("a", b""), pool.open("a", b"mate")
         pid = pid_of(session)
         stuck, behind = session.request(b"sleep 3600"), mate.request(b"x")
-        with pytest.raises(EnvironmentFault, match=r"did not answer within 0\.3 s and was killed"):
+        with pytest.raises(TimedOut, match=r"did not answer within 0\.3 s and was killed"):
             stuck.result(timeout=WAIT)
-        with pytest.raises(EnvironmentFault, match="was killed"):
+        with pytest.raises(NeverAsked, match="was killed before it came to this request"):
             behind.result(timeout=WAIT)
         assert not exists(pid)
         assert ask(pool.open("a", b"new"), b"x") == b"new,x"
