@@ -24,7 +24,6 @@ from lamer.learner.fitness.tensors import check_tensors
 _QUANTISED = ("quantization_config", "compression_config")
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 _LAYERS = frozenset({"full_attention", "sliding_attention"})
-_GROWING_ROPES = frozenset({"dynamic", "longrope"})
 
 
 def read_config(folder: Path) -> PreTrainedConfig:
@@ -72,15 +71,17 @@ def _check_config(folder: Path, config: Any) -> None:  # noqa: ANN401 - each mod
 
 
 def exact_context(config: PreTrainedConfig) -> int:
-    """How many tokens a sequence may have: beyond it positions depend on what else is computed at the same time, in
-    models whose angles grow with the longest sequence.
+    """How many tokens a sequence may have.
+
+    With "longrope" no more than the model was first trained with: beyond it the angles of all positions are others, so
+    what is computed for a sequence depends on how long the longest one is that is computed with it.
     """
     context = int(config.max_position_embeddings)
     rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") not in _GROWING_ROPES:
-        return context
-    first = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
-    return min(context, int(first or context))
+    for part in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        if part.get("rope_type") == "longrope":
+            context = min(context, int(part["original_max_position_embeddings"]))
+    return context
 
 
 def empty_model(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:

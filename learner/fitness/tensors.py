@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import revert_weight_conversion
 
 from lamer.common.errors import BadInput, Missing
 from lamer.common.tensors import StoredTensor, TensorFolder
@@ -33,37 +33,40 @@ class _Expected:
 
     shapes: Mapping[str, tuple[int, ...]]
     groups: tuple[tuple[str, ...], ...]
-    parameters: Collection[str]
+    buffers: Collection[str]
 
 
 def check_tensors(folder: Path, model: PreTrainedModel, *, is_trained: bool) -> None:
-    """Refuse a folder that does not hold exactly the tensors of `model`, which may be on torch's meta device.
+    """Refuse a folder that does not hold exactly the tensors of `model`.
 
     Args:
         folder: the model folder.
-        model: made from its configuration; its weights are not looked at.
+        model: made from its configuration, on torch's meta device.
         is_trained: the trainer publishes parameters under the names that the class gives them, so the folder has to
-            have these; else it may have those that transformers converts for the class.
+            have these; else it may have those that transformers converts for the class, as one for each expert.
 
     Raises:
         Missing: a weight file is not there. BadInput: a tensor is missing, foreign, of another shape or quantised.
     """
-    expected = _expected(model)
+    expected, converted = _expected(model), _converted(model)
     with TensorFolder(folder, _names(folder)) as files:
         stored = {tensor.name: tensor for file in files.files.values() for tensor in file.tensors}
-        missing = _missing(stored, expected, model)
-        foreign = _foreign(stored, expected, model)
-        if (missing or foreign) and get_model_conversion_mapping(model, add_legacy=False):
-            if is_trained:
-                _refuse_converted(folder, missing, foreign)
-            return
-        if missing:
+        others = [name for name in stored if name in converted.shapes and name not in expected.shapes]
+        if others and is_trained:
+            instead = [name for name in expected.shapes if name not in converted.shapes]
+            raise BadInput(
+                f"{folder} can't be trained: it holds {_some(others)}, and the trainer would publish {_some(instead)}, "
+                "other names than inference servers load"
+            )
+        if others:
+            expected = converted
+        if missing := _missing(stored, expected, model):
             raise BadInput(f"{folder} lacks {_some(missing)}")
-        if foreign:
+        if foreign := _foreign(stored, expected, model):
             raise BadInput(f"{folder} holds {_some(foreign)}, which {type(model).__name__} does not have")
         _check_kinds(folder, stored, expected)
         _check_ties(folder, files, expected)
-    buffers = sorted(set(stored) & set(expected.shapes) - set(expected.parameters))
+    buffers = sorted(set(stored) & set(expected.buffers))
     if is_trained and buffers:
         raise BadInput(
             f"{folder} can't be trained: it holds {_some(buffers)}, no parameter, which would not be published"
@@ -96,6 +99,7 @@ def _names(folder: Path) -> tuple[str, ...]:
 
 
 def _expected(model: PreTrainedModel) -> _Expected:
+    """Under the names that the class gives them."""
     groups: dict[int, list[str]] = defaultdict(list)
     state = model.state_dict(keep_vars=True)
     for name, tensor in state.items():
@@ -103,8 +107,17 @@ def _expected(model: PreTrainedModel) -> _Expected:
     return _Expected(
         {name: tuple(tensor.shape) for name, tensor in state.items()},
         tuple(map(tuple, groups.values())),
-        {name for name, _ in model.named_parameters(remove_duplicate=False)},
+        {name for name, _ in model.named_buffers() if name in state},
     )
+
+
+def _converted(model: PreTrainedModel) -> _Expected:
+    """Under the names that transformers writes them under."""
+    own = _expected(model)
+    shapes = {name: tuple(tensor.shape) for name, tensor in revert_weight_conversion(model, model.state_dict()).items()}
+    kept = [names for names in own.groups if names[0] in shapes]
+    known = {name for names in kept for name in names}
+    return _Expected(shapes, (*kept, *((name,) for name in shapes if name not in known)), own.buffers)
 
 
 def _missing(stored: Mapping[str, StoredTensor], expected: _Expected, model: PreTrainedModel) -> list[str]:
@@ -124,13 +137,6 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(re.search(pattern, name) for pattern in patterns)
 
 
-def _refuse_converted(folder: Path, missing: list[str], foreign: list[str]) -> None:
-    raise BadInput(
-        f"{folder} can't be trained: it holds {_some(foreign)}, and the trainer would publish {_some(missing)}, "
-        "other names than inference servers load"
-    )
-
-
 def _check_kinds(folder: Path, stored: Mapping[str, StoredTensor], expected: _Expected) -> None:
     for name, tensor in stored.items():
         if name not in expected.shapes:
@@ -139,7 +145,7 @@ def _check_kinds(folder: Path, stored: Mapping[str, StoredTensor], expected: _Ex
             raise BadInput(
                 f"{name} is {[*tensor.shape]} in {folder}, its config.json makes it {[*expected.shapes[name]]}"
             )
-        if name in expected.parameters and tensor.dtype not in _FLOATS:
+        if name not in expected.buffers and tensor.dtype not in _FLOATS:
             raise BadInput(f"{name} is {tensor.dtype} in {folder}: quantised weights can't be trained or served here")
 
 
