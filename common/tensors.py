@@ -95,7 +95,10 @@ class TensorFile:
         """
         self.path = path
         self.header = read_header(path)
-        self.tensors = parse_header(self.header, path.stat().st_size - len(self.header))
+        try:
+            self.tensors = parse_header(self.header, path.stat().st_size - len(self.header))
+        except BadInput as error:
+            raise BadInput(f"{path}: {error}") from error
         self._file = path.open("rb")
 
     def read(self, tensor: StoredTensor, start: int, size: int) -> bytes:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lamer.deploy.commands.options import ConfigFiles, Overrides, Plain, RunName, run_async
-from lamer.deploy.run.configuration import check_data, read_settings
+from lamer.deploy.run.configuration import check_data, check_model_path, read_settings
 
 ModelFolder = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model folder, or a run folder: its trained model.")
@@ -35,4 +35,5 @@ def evaluate(
         raise BadInput("evaluation.tasks is 0: there is nothing to evaluate")
     check_data(settings)
     check_first_prompts(settings, folder)
+    check_model_path(settings)
     run_async(run_settings(settings, config, is_resume=False, is_plain=plain))

@@ -20,7 +20,7 @@ from lamer.deploy.dry.timing import (
     training_seconds,
 )
 from lamer.deploy.dry.workload import Habits, Load, Workload, expected_load, workload
-from lamer.deploy.run.configuration import check_data, read_settings
+from lamer.deploy.run.configuration import check_data, check_model_path, read_settings
 
 TRAINER_GPUS = (1, 2, 4, 8)
 
@@ -69,13 +69,15 @@ class DryRun:
 
 
 def load_settings(files: Sequence[Path], overrides: Sequence[str]) -> Settings:
-    """The configuration, with its environment's data known to be there.
+    """The configuration, with its environment's data known to be there, and its model's weights to fit if they are.
 
     Raises:
         BadInput: it can't be used. Missing: a file, or the environment's data or packages are not there.
     """
     settings = read_settings(files, overrides)
     check_data(settings)
+    if settings.model.path and any(Path(settings.model.path).glob("*.safetensors")):
+        check_model_path(settings)
     return settings
 
 

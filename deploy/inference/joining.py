@@ -23,6 +23,7 @@ from lamer.deploy.inference.fetching.collective import COLLECTIVES, CollectiveDe
 from lamer.deploy.inference.fetching.folders import make_folder_delivery
 from lamer.deploy.inference.fetching.interface import interface_towards
 from lamer.deploy.inference.host import Host
+from lamer.deploy.models.fitness import check_fitness
 
 log = logging.getLogger("lamer.host")
 
@@ -49,6 +50,9 @@ async def run_host(options: HostOptions) -> int:
     session = await Session.open(options.url, options.keys, hello, CONNECT_SECONDS)
     try:
         run = options.resolved(from_json(session.welcome.config).inference)
+        if options.model_path is not None and not options.attach:
+            is_embedded = run.engine == "embedded"
+            await asyncio.to_thread(check_fitness, options.model_path, is_trained=False, is_embedded=is_embedded)
         host = _make_host(options, run, session)
         log.info("joined run %s as %s: %d sequences at once", session.welcome.run, options.name, run.max_running)
         serving = asyncio.create_task(host.run())

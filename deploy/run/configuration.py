@@ -72,9 +72,15 @@ def check_model_path(settings: Settings) -> None:
     """Refuse a configured model folder that can't be used, before anything is created or started.
 
     Raises:
-        Missing: it is not there, or lacks a file.
+        Missing: it is not there, or lacks a file. BadInput: it holds no model that can be trained, if the configuration
+            trains, and served.
     """
+    from lamer.deploy.models.fitness import check_fitness
     from lamer.deploy.models.folders import check_model
 
     if settings.model.path:
-        check_model(Path(settings.model.path))
+        check_fitness(
+            check_model(Path(settings.model.path)),
+            is_trained=settings.batch.updates > 0,
+            is_embedded=settings.inference.engine == "embedded",
+        )

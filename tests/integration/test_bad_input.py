@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from lamer.common import config
 from lamer.deploy.models.preparation import default_cache, prepare_model
@@ -64,6 +65,10 @@ def test_a_taken_port_a_wrong_key_and_an_unusable_model_are_told_by_learner_and_
     shutil.copytree(model, folder / "no-tokenizer", ignore=shutil.ignore_patterns("tokenizer.json"))
     shutil.copytree(model, folder / "unknown")
     (folder / "unknown" / "config.json").write_text('{"model_type": "no-such-architecture"}')
+    shutil.copytree(model, folder / "headless")
+    tensors = load_file(folder / "headless" / "model.safetensors")
+    del tensors["model.embed_tokens.weight"]
+    save_file(tensors, folder / "headless" / "model.safetensors", metadata={"format": "pt"})
     assert lamer("keys", "create", "other").wait() == 0
     for name, files in {"stranger": ("client.key", "client.key_secret"), "mixed": ("client.key",)}.items():
         shutil.copytree(run / "keys", folder / name)
@@ -73,6 +78,7 @@ def test_a_taken_port_a_wrong_key_and_an_unusable_model_are_told_by_learner_and_
         "is taken": (lamer("serve", *joins, "--port", str(taken_port)), 3),
         "there is no model folder nowhere": (lamer("serve", *joins, "--model", "nowhere"), 3),
         "lacks tokenizer.json": (lamer("serve", *joins, "--model", "no-tokenizer"), 3),
+        "headless lacks lm_head.weight": (lamer("serve", *joins, "--model", "headless"), 2),
         "is another one than the run's: architecture": (lamer("serve", *joins, "--model", "unknown"), 2),
         "has another key than server.key": (lamer("actor", *joins[:3], "other"), 3),
         "put client.key into its keys folder under allowed/": (lamer("actor", *joins[:3], "stranger"), 3),

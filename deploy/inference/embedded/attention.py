@@ -1,7 +1,8 @@
 """Attention of one packed step over the cache.
 
 The tokens of a step lie flat: first one token for each decoding row, ascending, then chunks of prompts. A `StepLayout`
-says which is which; it is computed once a step and used by every layer. Three kinds of attention:
+says which is which; it is computed once a step for each sliding window that layers have, and used by all of them. Three
+kinds of attention:
 
     decode   all decoding rows in one batched product over the slice of rows they span, masked by length
     short    chunks of at most `SHORT` tokens, padded to one batch
@@ -75,13 +76,17 @@ class LongPlan:
 
 @dataclass(frozen=True, slots=True)
 class StepLayout:
-    """count: tokens T. slots [T * kv_heads]: where each one's key and value go in the flattened cache."""
+    """count: tokens T. slots [T * kv_heads]: where each one's key and value go in the flattened cache.
+
+    window: how many tokens each one sees, itself included; None for all before it.
+    """
 
     count: int
     slots: torch.Tensor
     decode: DecodePlan | None
     short: ShortPlan | None
     long: tuple[LongPlan, ...]
+    window: int | None
 
 
 def plan_layout(
@@ -91,8 +96,11 @@ def plan_layout(
     chunks: list[Chunk],
     flat_rows: RowArray,
     flat_positions: RowArray,
+    window: int | None = None,
 ) -> StepLayout:
-    """The layout of a step whose flat tokens are `decode_rows` int64 [D] and then `chunks`, in this order."""
+    """The layout of a step whose flat tokens are `decode_rows` int64 [D] and then `chunks`, in this order, for layers
+    with a sliding window or without.
+    """
     heads = np.arange(cache.shape.kv_heads)
     slots = ((flat_rows[:, None] * cache.shape.kv_heads + heads) * cache.capacity + flat_positions[:, None]).reshape(-1)
     first = len(decode_rows)
@@ -104,10 +112,18 @@ def plan_layout(
     return StepLayout(
         count=len(flat_rows),
         slots=torch.from_numpy(slots),
-        decode=_plan_decode(cache, decode_rows, decode_positions) if len(decode_rows) else None,
-        short=_plan_short(short) if short else None,
+        decode=_plan_decode(cache, decode_rows, decode_positions, window) if len(decode_rows) else None,
+        short=_plan_short(short, window) if short else None,
         long=tuple(LongPlan(chunk, begin) for chunk, begin in long),
+        window=window,
     )
+
+
+def _allowed(length: int, last: RowArray, window: int | None) -> npt.NDArray[np.bool_]:
+    """Which keys below `length` are seen from positions `last` [...]: [..., length]."""
+    keys = np.arange(length)
+    allowed: npt.NDArray[np.bool_] = keys <= last[..., None]
+    return allowed if window is None else allowed & (keys > last[..., None] - window)
 
 
 def _additive(allowed: npt.NDArray[np.bool_], dtype: torch.dtype) -> torch.Tensor:
@@ -115,14 +131,14 @@ def _additive(allowed: npt.NDArray[np.bool_], dtype: torch.dtype) -> torch.Tenso
     return mask.masked_fill_(torch.from_numpy(~allowed), -torch.inf)
 
 
-def _plan_decode(cache: KVCache, rows: RowArray, positions: RowArray) -> DecodePlan:
+def _plan_decode(cache: KVCache, rows: RowArray, positions: RowArray, window: int | None) -> DecodePlan:
     low, high, length = int(rows[0]), int(rows[-1]) + 1, int(positions.max()) + 1
     is_dense = len(rows) >= _DENSE * (high - low)
     count = high - low if is_dense else len(rows)
     place = rows - low if is_dense else np.arange(len(rows))
     last = np.zeros(count, np.int64)
     last[place] = positions
-    allowed = np.arange(length) <= last[:, None]
+    allowed = _allowed(length, last, window)
     mask = _additive(allowed, cache.shape.dtype).repeat_interleave(cache.shape.kv_heads, 0)[:, None]
     return DecodePlan(
         rows=slice(low, high) if is_dense else torch.from_numpy(rows),
@@ -133,7 +149,7 @@ def _plan_decode(cache: KVCache, rows: RowArray, positions: RowArray) -> DecodeP
     )
 
 
-def _plan_short(chunks: list[tuple[Chunk, int]]) -> ShortPlan:
+def _plan_short(chunks: list[tuple[Chunk, int]], window: int | None) -> ShortPlan:
     sizes = np.array([chunk.end - chunk.start for chunk, _ in chunks])
     starts = np.array([chunk.start for chunk, _ in chunks])
     firsts = np.array([first for _, first in chunks])
@@ -141,7 +157,7 @@ def _plan_short(chunks: list[tuple[Chunk, int]]) -> ShortPlan:
     query = np.arange(longest)
     is_real = query < sizes[:, None]
     gather = firsts[:, None] + np.minimum(query, sizes[:, None] - 1)
-    allowed = np.arange(length) <= (starts[:, None] + query)[:, :, None]
+    allowed = _allowed(length, starts[:, None] + query, window)
     return ShortPlan(
         rows=torch.tensor([chunk.row for chunk, _ in chunks]),
         gather=torch.from_numpy(gather),
@@ -178,7 +194,7 @@ def attend(
     if layout.short is not None:
         _attend_short(layout.short, query, keys, values, scaling, out)
     for plan in layout.long:
-        _attend_long(plan, query, keys, values, scaling, out)
+        _attend_long(plan, query, keys, values, scaling, layout.window, out)
     return out
 
 
@@ -215,7 +231,13 @@ def _attend_short(
 
 
 def _attend_long(
-    plan: LongPlan, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float, out: torch.Tensor
+    plan: LongPlan,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scaling: float,
+    window: int | None,
+    out: torch.Tensor,
 ) -> None:
     """`_BLOCK` queries at a time against the keys up to the last of them, for each key head; its query heads together.
 
@@ -229,10 +251,20 @@ def _attend_long(
         asked = min(-(-count // _ROUND) * _ROUND, len(query) - first)
         length = min(-(-(start + count) // _ROUND) * _ROUND, keys.shape[2])
         ahead = length - start
+        past = None if window is None or window >= length else _past(start, asked, length, window, query.dtype)
         for head in range(keys.shape[1]):
             heads = slice(head * group, (head + 1) * group)
             part = (query[first : first + asked, heads] * scaling).reshape(-1, width)
             scores = matmul_transposed(part, keys[chunk.row, head, :length])
             scores.view(asked, group, length)[:, :, start:] += future[:asked, :, :ahead]
+            if past is not None:
+                scores.view(asked, group, length).add_(past)
             attended = matmul_transposed(torch.softmax(scores, -1), values[chunk.row, head, :length].t())
             out[first : first + count, heads] = attended.view(asked, group, width)[:count]
+
+
+def _past(start: int, count: int, length: int, window: int, dtype: torch.dtype) -> torch.Tensor:
+    """Additive [count, 1, length]: what lies before the windows of the queries from position `start` on."""
+    last = torch.arange(start, start + count)[:, None]
+    beyond = torch.arange(length) <= last - window
+    return torch.zeros(count, length, dtype=dtype).masked_fill_(beyond, -torch.inf)[:, None]

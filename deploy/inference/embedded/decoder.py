@@ -21,7 +21,7 @@ from lamer.deploy.inference.embedded.products import matmul_transposed
 MODEL_TYPES = frozenset({"llama", "qwen2", "qwen3"})
 _ROPE_TYPES = frozenset({"default", "linear", "llama3"})  # angles depend on the position only
 
-Attention = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
+Attention = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float, int | None], torch.Tensor]
 
 
 def linear(module: nn.Linear, x: torch.Tensor) -> torch.Tensor:
@@ -59,7 +59,8 @@ class DirectDecoder:
     ) -> torch.Tensor:
         """Logits [S, V] of the flat places `wanted` int64 [S], from ids and positions int64 [T].
 
-        `attention(layer, query [T, heads, D], key [T, kv_heads, D], value [T, kv_heads, D], scaling)` -> as query.
+        `attention(layer, query [T, heads, D], key [T, kv_heads, D], value [T, kv_heads, D], scaling, window)` -> as
+        query.
         """
         decoder = self._model.model
         hidden = F.embedding(ids, decoder.embed_tokens.weight)
@@ -84,7 +85,8 @@ class DirectDecoder:
         query, key, value = (linear(part, x).view(shape) for part in (module.q_proj, module.k_proj, module.v_proj))
         if hasattr(module, "q_norm"):
             query, key = _rms_norm(module.q_norm, query), _rms_norm(module.k_norm, key)
-        attended = attention(layer, _rotate(query, cos, sin), _rotate(key, cos, sin), value, module.scaling)
+        window = getattr(module, "sliding_window", None)
+        attended = attention(layer, _rotate(query, cos, sin), _rotate(key, cos, sin), value, module.scaling, window)
         return linear(module.o_proj, attended.reshape(len(x), -1))
 
     def _feed_forward(self, module: Any, x: torch.Tensor) -> torch.Tensor:  # noqa: ANN401

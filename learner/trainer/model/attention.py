@@ -8,6 +8,8 @@ attention:
     queries  [n, Lq]   flat indices of the segments' own tokens          mask: key position <= query position,
     keys     [n, Lk]   flat indices along the segments' paths            which leaves padded keys out as well
 
+Positions along a path are those of its sequence, so a layer's sliding window is a band of the same mask.
+
 Query heads that share a key head (grouped-query attention) are folded into the query axis, so that keys and values are
 never repeated. Gathering goes through `embedding`, whose backward pass sums in a fixed order on CPU and on CUDA.
 """
@@ -23,6 +25,7 @@ import torch.nn.functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lamer.common.errors import BadInput
+from lamer.learner.fitness.attention import refuse_arguments
 from lamer.learner.trainer.model.packing import Indices, Pack, Segment
 
 SHARED_PREFIX = "lamer_shared_prefix"
@@ -53,7 +56,6 @@ class PrefixLayout:
 
     blocks: tuple[Block, ...]
     order: torch.Tensor
-    longest: int
 
 
 def _partition(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
@@ -112,12 +114,26 @@ def plan_layout(pack: Pack, groups: int, device: torch.device) -> PrefixLayout:
     order = np.empty(len(pack.ids), dtype=np.int64)
     real = np.flatnonzero(targets >= 0)
     order[targets[real]] = real
-    longest = max(len(segment.path) for segment in pack.segments)
-    return PrefixLayout(tuple(block for block, _ in planned), torch.from_numpy(order).to(device), longest)
+    return PrefixLayout(tuple(block for block, _ in planned), torch.from_numpy(order).to(device))
+
+
+def _mask(block: Block, window: int | None) -> torch.Tensor:
+    """The block's mask, less the keys `window` positions and more before a query."""
+    keys = block.keys.shape[1]
+    if window is None or window >= keys:
+        return block.mask
+    behind = block.mask.sum(-1, keepdim=True) - window  # a query sees itself and all before it: so many too many
+    return block.mask & (torch.arange(keys, device=block.mask.device) >= behind)
 
 
 def _attend(
-    block: Block, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, key_heads: int, scaling: float
+    block: Block,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    key_heads: int,
+    scaling: float,
+    window: int | None,
 ) -> torch.Tensor:
     """One block: query [T, H * D], key and value [T, Hk * D] -> [n * Lq, H * D]."""
     count, queries = block.queries.shape
@@ -128,7 +144,7 @@ def _attend(
     q = q.permute(0, 2, 3, 1, 4).reshape(count, key_heads, groups * queries, head_dim)
     k = F.embedding(block.keys, key).view(count, keys, key_heads, head_dim).transpose(1, 2)
     v = F.embedding(block.keys, value).view(count, keys, key_heads, head_dim).transpose(1, 2)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=block.mask, scale=scaling)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=_mask(block, window), scale=scaling)
     out = out.view(count, key_heads, groups, queries, head_dim).permute(0, 3, 1, 2, 4)
     return out.reshape(count * queries, key_heads * groups * head_dim)
 
@@ -141,9 +157,11 @@ def shared_prefix_attention(
     attention_mask: torch.Tensor | None,
     *,
     scaling: float,
-    prefix_layout: PrefixLayout,
+    prefix_layout: PrefixLayout | None = None,
     sliding_window: int | None = None,
-    **_: object,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    **others: object,
 ) -> tuple[torch.Tensor, None]:
     """Attention of one layer, called by transformers.
 
@@ -152,27 +170,32 @@ def shared_prefix_attention(
         query: [1, H, T, D], rotated.
         key: [1, Hk, T, D], rotated.
         value: [1, Hk, T, D].
-        attention_mask: unused; transformers builds none for this function.
+        attention_mask: None; transformers builds none for this function.
         scaling: of the scores.
         prefix_layout: the pack's layout, handed to the model's forward call.
-        sliding_window: of the layer, None for full attention.
+        sliding_window: of the layer, itself included; None for full attention.
+        dropout: 0: none is computed.
+        is_causal: not False: a token sees those before it.
+        others: whatever else the architecture has; refused unless it changes nothing.
 
     Returns:
         the output [1, T, H, D] and no weights.
 
     Raises:
-        BadInput: a sequence is longer than the layer's sliding window.
+        BadInput: the layer attends in a way that is not computed here.
     """
-    if sliding_window is not None and prefix_layout.longest > sliding_window:
-        raise BadInput(
-            f"a sequence of {prefix_layout.longest} tokens does not fit the sliding window of {sliding_window}"
-        )
+    refuse_arguments(attention_mask, dropout, is_causal, others)
+    if prefix_layout is None:
+        raise BadInput("its layers do not hand the layout of a pack on to their attention")
     heads, tokens, head_dim = query.shape[1:]
     key_heads = key.shape[1]
     flat_query, flat_key, flat_value = (
         states[0].transpose(0, 1).reshape(tokens, -1) for states in (query, key, value.to(key.dtype))
     )
-    scores = [_attend(block, flat_query, flat_key, flat_value, key_heads, scaling) for block in prefix_layout.blocks]
+    scores = [
+        _attend(block, flat_query, flat_key, flat_value, key_heads, scaling, sliding_window)
+        for block in prefix_layout.blocks
+    ]
     joined = scores[0] if len(scores) == 1 else torch.cat(scores)
     return F.embedding(prefix_layout.order, joined).view(1, tokens, heads, head_dim), None
 

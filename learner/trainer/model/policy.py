@@ -1,5 +1,9 @@
 """The policy as a torch module: a Hugging Face causal LM that scores packs, loaded from and saved as a model folder.
 
+    PackScorer     a loaded module, and what it says of packs
+    PolicyModel    the scorer of a model folder, compared with transformers' own forward pass and published from
+    check_layers   whether packs can be scored by the layers of a configuration
+
 Parameters and gradients are float32. With dtype bfloat16 the forward pass runs under autocast, so that small updates
 are not rounded away, and weights are published in bfloat16, which is what the forward pass used. Dropout is off: the
 engine samples without it.
@@ -12,24 +16,24 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from lamer.common.errors import BadInput, Missing
+from lamer.common.errors import BadInput
 from lamer.common.folders import whole_folder
 from lamer.common.settings import TrainerSettings
 from lamer.common.weights import WeightFile, companion_files, weight_files
 from lamer.learner.credit.samples import Sample, SampleKind
+from lamer.learner.fitness.loading import exact_context, load_model
+from lamer.learner.fitness.probe import TOKENS, TOLERANCE, make_probe
 from lamer.learner.trainer.model.attention import SHARED_PREFIX, PrefixLayout, plan_layout
 from lamer.learner.trainer.model.packing import Indices, Pack, pack
 
@@ -90,49 +94,34 @@ def choose_dtype(settings: TrainerSettings, device: torch.device) -> torch.dtype
     return torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
 
 
-def _load(path: Path, device: torch.device) -> PreTrainedModel:
-    if not (path / "config.json").is_file():
-        raise Missing(f"{path} is no model folder: it has no config.json")
-    disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, attn_implementation=SHARED_PREFIX, local_files_only=True
-        )
-    except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
-        raise BadInput(f"the model in {path} can't be loaded: {error}") from error
-    return cast(PreTrainedModel, model.to(device).eval())
+class PackScorer:
+    """A causal LM that scores packs."""
 
-
-class PolicyModel:
-    """A causal LM with the folder that its tokenizer came from."""
-
-    def __init__(self, path: Path, settings: TrainerSettings) -> None:
-        """Load the model in folder `path`.
-
-        Raises:
-            Missing: no such folder, or no config in it.
-            BadInput: weights or architecture that can't be used, or an unusable device.
-        """
-        self.path = path
-        self.device = choose_device(settings)
-        self.dtype = choose_dtype(settings, self.device)
-        self.module = _load(path, self.device)
-        self._decoder = cast(torch.nn.Module, self.module.base_model)
-        self._head = cast(torch.nn.Module, self.module.get_output_embeddings())
-        config = self.module.config
+    def __init__(self, module: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:
+        """Take over a module in float32. dtype: of the forward pass."""
+        self.device = device
+        self.dtype = dtype
+        self.module = module.to(device)
+        self.module.set_attn_implementation(SHARED_PREFIX)
+        self._decoder = cast(torch.nn.Module, module.base_model)
+        self._head = cast(torch.nn.Module, module.get_output_embeddings())
+        config = module.config
         self._groups = config.num_attention_heads // (
             getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         )
+        self._context = exact_context(config)
         self.vocabulary = int(config.vocab_size)
         self.hidden_size = int(config.hidden_size)
-        self._check_scores()
 
     def prepare(self, pack: Pack) -> PackInput:
         """A pack as tensors on the model's device.
 
         Raises:
-            BadInput: a token id outside the vocabulary.
+            BadInput: a token id outside the vocabulary, or a sequence longer than the context.
         """
+        longest = int(pack.positions.max()) + 1
+        if longest > self._context:
+            raise BadInput(f"a prompt and response of {longest} tokens exceed the model's context of {self._context}")
         seen = np.concatenate((pack.ids, pack.targets))
         lowest, highest = int(seen.min()), int(seen.max())
         if lowest < 0 or highest >= self.vocabulary:
@@ -200,31 +189,52 @@ class PolicyModel:
         entropies = -(logprobs.exp() * logprobs).sum(dim=-1)
         return torch.take(logprobs, rows * logprobs.shape[1] + targets), entropies[rows]
 
-    def _check_scores(self) -> None:
-        """Compare two short responses with transformers' own forward pass.
+    def check(self, samples: Sequence[Sample], tolerance: float) -> None:
+        """Compare scores of samples, packed, with transformers' own forward pass of each.
 
-        Catches what the folder's architecture does differently: attention that doesn't go through transformers'
-        interface, scaled or capped logits, positions of another kind.
+        Catches what an architecture does differently: attention that doesn't go through transformers' interface,
+        scaled or capped logits, positions of another kind.
+
+        Raises:
+            BadInput: they differ by more than `tolerance`.
         """
-        tokens = np.arange(10, dtype=np.int32) % self.vocabulary
-        samples = [_probe(tokens[:4], tokens[4:7]), _probe(tokens[:4], tokens[7:10])]
+        name = type(self.module).__name__
         with torch.no_grad(), self._precision():
-            found = torch.cat([self.score(self.prepare(one)).logprobs for one in pack(samples, 64)])
-            self.module.set_attn_implementation("sdpa")
+            try:
+                found = torch.cat([self.score(self.prepare(one)).logprobs for one in pack(samples, 256)])
+            except Exception as error:  # what an architecture does with an attention that it does not expect
+                raise BadInput(f"{name} can't be trained: {' '.join(str(error).split())[:300]}") from error
+            self.module.set_attn_implementation("eager")
             expected = torch.cat([self._plain_logprobs(sample) for sample in samples])
             self.module.set_attn_implementation(SHARED_PREFIX)
         gap = float((found.sort().values - expected.sort().values).abs().max())
-        if not gap <= _TOLERANCES[self.dtype]:
-            name = type(self.module).__name__
-            raise BadInput(
-                f"{name} in {self.path} can't be trained: logprobs differ by {gap:.3g} from its own forward pass"
-            )
+        if not gap <= tolerance:
+            raise BadInput(f"{name} can't be trained: logprobs differ by {gap:.3g} from its own forward pass")
 
     def _plain_logprobs(self, sample: Sample) -> torch.Tensor:
         ids = torch.from_numpy(np.concatenate((sample.prompt_ids, sample.ids))).long().to(self.device)
         logits = self.module(input_ids=ids[None], use_cache=False).logits[0].float()
         logprobs = torch.log_softmax(logits[len(sample.prompt_ids) - 1 : -1], dim=-1)
         return logprobs.gather(1, ids[len(sample.prompt_ids) :, None])[:, 0]
+
+
+class PolicyModel(PackScorer):
+    """A causal LM with the folder that its tokenizer came from."""
+
+    def __init__(self, path: Path, settings: TrainerSettings) -> None:
+        """Load the model in folder `path`.
+
+        Raises:
+            Missing: no such folder, or no config in it.
+            BadInput: weights or architecture that can't be used, or an unusable device.
+        """
+        self.path = path
+        device = choose_device(settings)
+        module = load_model(path, torch.float32, "eager", is_trained=True)
+        check_layers(module.config)
+        super().__init__(module, device, choose_dtype(settings, device))
+        tokens = np.arange(10, dtype=np.int32) % self.vocabulary
+        self.check([_probe(tokens[:4], tokens[4:7]), _probe(tokens[:4], tokens[7:10])], _TOLERANCES[self.dtype])
 
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
         """Every parameter once, by its name in the weight file; a tied output head has none of its own."""
@@ -272,6 +282,20 @@ class PolicyModel:
             if target.exists():
                 shutil.rmtree(target)
         return files
+
+
+def check_layers(config: PreTrainedConfig) -> None:
+    """Refuse a model whose layers do not score the samples of a probe as transformers does: three that share a prefix,
+    and one that shares none.
+
+    Raises:
+        BadInput: as it says.
+    """
+    scorer = PackScorer(make_probe(config), torch.device("cpu"), torch.float32)
+    rng = np.random.default_rng(0)
+    one, other, *ends = (rng.integers(0, scorer.vocabulary, TOKENS // 2).astype(np.int32) for _ in range(5))
+    pairs = ((one, ends[0]), (one, ends[1]), (one[:12], other), (other, ends[2]))
+    scorer.check([_probe(prompt, ids) for prompt, ids in pairs], TOLERANCE)
 
 
 def _probe(prompt: np.ndarray, ids: np.ndarray) -> Sample:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from lamer.common import config
 from lamer.common.errors import BadInput
 from lamer.common.settings import Settings
 from lamer.deploy.cli import app
+from lamer.deploy.models.fitness import check_fitness
 from lamer.deploy.models.warmstart import create_model
 from lamer.deploy.run.preflight import check_first_prompts, find_model
 
@@ -100,6 +104,46 @@ def test_what_can_t_be_evaluated_is_refused_before_anything_starts(model: Path, 
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not Path("runs").exists()
+
+
+def test_a_model_that_lacks_a_tensor_is_refused_by_its_name_before_anything_starts(model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "lacking")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.0.mlp.down_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    result = lamer("eval", str(folder), "-c", "doors.yaml")
+    assert result.exit_code == 2, result.stderr
+    assert result.stderr == f"lamer: model.path: {folder} lacks model.layers.0.mlp.down_proj.weight\n"
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("command", ["eval", "train", "train --dry-run", "learner"])
+def test_weights_that_were_not_downloaded_are_refused_by_every_command(
+    model: Path, tmp_path: Path, command: str
+) -> None:
+    """What git leaves where large files are kept elsewhere."""
+    folder = shutil.copytree(model, tmp_path / "pointer")
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 785448\n")
+    chosen = (str(folder),) if command == "eval" else (f"model.path={folder}",)
+    result = lamer(*command.split(), *chosen, "-c", "doors.yaml")
+    assert result.exit_code == 2, result.stderr
+    assert f"{folder / 'model.safetensors'} (74 bytes) is no safetensors file" in result.stderr
+    assert not Path("runs").exists()
+
+
+def test_a_model_that_fits_is_tried_once_for_each_use_and_again_when_a_file_changed(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = shutil.copytree(model, tmp_path / "fitting")
+    check_fitness(folder, is_trained=True, is_embedded=True)
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    check_fitness(folder, is_trained=True, is_embedded=True)
+    with pytest.raises(FileNotFoundError):
+        check_fitness(folder, is_trained=True, is_embedded=False)
+    (folder / "config.json").write_text('{"model_type": "no-such"}')
+    with pytest.raises(FileNotFoundError):
+        check_fitness(folder, is_trained=True, is_embedded=True)
 
 
 def test_a_model_whose_context_is_too_short_for_a_first_prompt_is_refused(model: Path, tmp_path: Path) -> None:

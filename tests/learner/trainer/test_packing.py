@@ -67,6 +67,11 @@ def test_packed_scores_and_gradients_equal_a_plain_forward_pass_of_each_sample(
     tmp_path: Path, heads: tuple[int, int], attention: str
 ) -> None:
     path = write_model(tmp_path / "m", num_attention_heads=heads[0], num_key_value_heads=heads[1])
+    assert_equal_to_plain(path, attention)
+
+
+def assert_equal_to_plain(path: Path, attention: str) -> None:
+    """Scores and gradients of packs are those of transformers' own forward pass of each sample."""
     policy = PolicyModel(path, CPU)
     plain = AutoModelForCausalLM.from_pretrained(path, attn_implementation=attention).eval()
     samples = varied_samples(temperature=0.7)
@@ -90,6 +95,13 @@ def test_packed_scores_and_gradients_equal_a_plain_forward_pass_of_each_sample(
     total_plain.backward()
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(policy.parameters()[name].grad, parameter.grad, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_layers_with_a_sliding_window_see_no_further(tmp_path: Path, first: int) -> None:
+    """Prompts of up to 40 tokens under a window of 16, in all layers or in the second of two."""
+    sizes = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": first}
+    assert_equal_to_plain(write_model(tmp_path / "m", **sizes), "eager")
 
 
 def test_a_prompt_that_samples_share_stands_once_in_the_pack() -> None:
@@ -216,11 +228,14 @@ def test_a_model_whose_logits_are_transformed_after_the_head_is_refused(tmp_path
         PolicyModel(tmp_path / "m", CPU)
 
 
-def test_a_sequence_beyond_a_sliding_window_is_refused(tmp_path: Path) -> None:
-    sizes = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}
-    policy = PolicyModel(write_model(tmp_path / "m", **sizes), CPU)
-    with pytest.raises(BadInput, match="sliding window of 16"):
-        policy.score(policy.prepare(pack([sample(list(range(20)), [1])], 100)[0]))
+def test_a_sequence_is_refused_beyond_which_the_angles_of_all_positions_change(tmp_path: Path) -> None:
+    """Of "longrope", as Phi-3 has it: a longer sequence in the pack would change the scores of the shorter ones."""
+    scaled = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "rope_theta": 1e4}
+    scaled |= {"original_max_position_embeddings": 64, "factor": 4.0}
+    policy = PolicyModel(write_model(tmp_path / "m", rope_parameters=scaled), CPU)
+    policy.prepare(pack([sample([1] * 60, [1, 2])], 100)[0])
+    with pytest.raises(BadInput, match="of 65 tokens exceed the model's context of 64"):
+        policy.prepare(pack([sample([1] * 60, [1, 2]), sample([2] * 60, [1] * 6)], 200)[0])
 
 
 def test_folders_that_hold_no_model_say_so(tmp_path: Path) -> None:
@@ -228,7 +243,7 @@ def test_folders_that_hold_no_model_say_so(tmp_path: Path) -> None:
         PolicyModel(tmp_path, CPU)
     broken = write_model(tmp_path / "m")
     (broken / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(BadInput, match="can't be loaded"):
+    with pytest.raises(BadInput, match="no safetensors file"):
         PolicyModel(broken, CPU)
 
 
