@@ -36,6 +36,7 @@ from lamer.deploy.inference.engines.client import LoadFigures
 from lamer.deploy.inference.fetching.base import Fetched, FolderDelivery, LiveDelivery, ServerStuck, Withdrawn
 from lamer.deploy.inference.fetching.feed import OlderVersion, Ready, WeightFeed
 from lamer.deploy.inference.pinning import pinned
+from lamer.deploy.run.restarts import Restarts
 
 log = logging.getLogger("lamer.host")
 
@@ -72,7 +73,6 @@ class Host:
         self._held: WeightAnnouncement | None = None
         self._is_updating = False
         self._failures = 0
-        self._restarts = 0
         self._times = UpdateTimes()
         self._fetched: Fetched | None = None
         self._complaints: asyncio.Queue[str] = asyncio.Queue()
@@ -136,6 +136,7 @@ class Host:
 
     # -- the server -------------------------------------------------------------------------------------------------
     async def _keep_serving(self) -> None:
+        restarts, starts = Restarts(MAX_RESTARTS), 0
         while True:
             ready = await self._feed.next()
             if ready.fetched is None:  # a server can only start on a folder
@@ -144,16 +145,19 @@ class Host:
             async with pinned(ready.fetched.folder) as folder:
                 engine = await self._source.open(folder, ready.weights.version)
             self._engine = engine
+            starts += 1
+            restarts.started(time.monotonic())
             why = await self._serve(engine, ready)
+            wait = restarts.ended(time.monotonic()) if self._source.is_owned else 0.0
             self._held = None
             if self._live is not None:
                 self._live.lose()
             await engine.stop()
-            self._restarts += self._source.is_owned
-            log.error("the inference server: %s (restart %d of %d)", why, self._restarts, MAX_RESTARTS)
             await self._report(error=f"the inference server: {why}")
-            if self._restarts > MAX_RESTARTS:
-                raise RunFailed(f"the inference server was started {self._restarts} times; the last time, {why}")
+            if wait is None:
+                raise RunFailed(f"the inference server was started {starts} times; the last time, {why}")
+            log.error("the inference server: %s (restart %d of %d in %g s)", why, restarts.used, restarts.most, wait)
+            await asyncio.sleep(wait)
             self._feed.again(is_full=False)
 
     async def _serve(self, engine: Engine, first: Ready) -> str:
@@ -206,7 +210,6 @@ class Host:
         try:
             self._times = await self._apply(engine, ready)
             self._hold(engine, ready)
-            self._restarts = 0
             await self._report()
             return ""
         except Withdrawn as error:
