@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Coroutine
 from pathlib import Path
+from typing import TypeVar
 
 from lamer.common.errors import LamerError, RunFailed
 from lamer.common.messages import (
@@ -39,6 +40,8 @@ from lamer.deploy.inference.pinning import pinned
 from lamer.deploy.run.restarts import Restarts
 
 log = logging.getLogger("lamer.host")
+
+AnswerT = TypeVar("AnswerT")
 
 MAX_RESTARTS = 5
 MAX_APPLY_TRIES = 3
@@ -257,21 +260,40 @@ class Host:
             if self._held is None or self._is_updating:
                 continue
             silence = max(LEAST_SILENT_SECONDS, self._session.welcome.dead_after_seconds)
-            expected, began = self._held, time.monotonic()
+            expected = self._held
             try:
-                async with asyncio.timeout(silence):
-                    await self._report()
-                    label = (await engine.client.model_info()).weight_version
+                answer = await self._within(silence, self._look(engine))
             except SERVER_ERRORS as error:
-                is_hung = isinstance(error, TimeoutError) and time.monotonic() - began >= silence
-                if is_hung and self._held is expected and not self._is_updating:
-                    return f"it did not say its load for {silence:g} s"
                 log.warning("no load figures from the inference server: %s", str(error) or type(error).__name__)
                 continue
+            if answer is None:
+                if self._held is expected and not self._is_updating:
+                    return f"it did not say its load for {silence:g} s"
+                continue
+            status, label = answer
+            await self._session.send(status)  # which may wait for the learner: no fault of the server's
             if label != to_weight_version(expected.version) and self._held is expected and not self._is_updating:
                 return (
                     f"it says that it holds version {label!r} instead of {expected.version}: somebody else changed it"
                 )
+
+    async def _look(self, engine: Engine) -> tuple[HostStatus, str]:
+        """How the server is, and the label of what it holds."""
+        return await self._status(), (await engine.client.model_info()).weight_version
+
+    async def _within(self, seconds: float, asking: Coroutine[None, None, AnswerT]) -> AnswerT | None:
+        """An answer, None if it does not come in time. Counts silent heartbeat periods rather than time, so that an
+        agent that was itself suspended or blocked hears the answer first.
+        """
+        period, silent = self._session.welcome.heartbeat_seconds, 0.0
+        task = asyncio.create_task(asking)
+        try:
+            while silent < seconds and not task.done():
+                await asyncio.wait({task}, timeout=period)
+                silent += period
+            return task.result() if task.done() else None
+        finally:
+            task.cancel()
 
     async def _report(self, error: str = "") -> None:
         """Tell the gateway how the server is. An error does not stop a server that holds a version from being used.
@@ -279,6 +301,9 @@ class Host:
         Raises:
             ServerRefused, OSError, ClientError: the server does not say.
         """
+        await self._session.send(await self._status(error))
+
+    async def _status(self, error: str = "") -> HostStatus:
         engine = self._engine
         figures = await engine.client.loads() if engine is not None and self._held is not None else LoadFigures()
         held = self._held if engine is self._engine else None
@@ -291,7 +316,7 @@ class Host:
             running=figures.num_running_reqs,
             waiting=figures.num_waiting_reqs,
         )
-        status = HostStatus(
+        return HostStatus(
             server=server,
             is_ready=held is not None,
             pause_seconds=self._times.pause,
@@ -300,7 +325,6 @@ class Host:
             download_bytes=self._fetched.size if self._fetched is not None else 0,
             error=error,
         )
-        await self._session.send(status)
 
     async def _report_if_it_answers(self, error: str = "") -> None:
         try:
