@@ -27,7 +27,7 @@ from pathlib import Path
 
 from lamer.common import config
 from lamer.common.codec import CodecError, decode_message, encode_message
-from lamer.common.errors import BadInput, LamerError, RunFailed
+from lamer.common.errors import BadInput, LamerError
 from lamer.common.messages import (
     PROTOCOL_VERSION,
     AnyMessage,
@@ -141,7 +141,7 @@ class Gateway:
         self._router = RouterEndpoint(
             settings.gateway.bind, settings.gateway.port, plan.keys.pair, plan.keys.is_allowed
         )
-        self._journal = Journal(journal_path, self._on_stored, self._on_journal_failure)
+        self._journal = Journal(journal_path, self._on_stored, self._fail)
         self._peers = PeerTable()
         beat = settings.gateway.heartbeat_seconds
         self._hearing = Hearing(self._loop.time, beat)
@@ -186,6 +186,7 @@ class Gateway:
                     tasks.create_task(work)
                     for work in (
                         self._router.serve(lambda why: log.warning("a client was refused: %s", why)),
+                        self._hosts.run(),
                         self._keep_receiving(),
                         self._keep_beating(),
                         self._keep_advancing(),
@@ -311,10 +312,13 @@ class Gateway:
             self._dispatcher.fill(self._hearing.now())
 
     def _on_stored(self, entries: Sequence[TrialEntry]) -> None:
-        self._intake.stored(entries)
+        try:
+            self._intake.stored(entries)
+        except Exception as error:  # nobody awaits this call: the run fails with it
+            self._fail(error)
         self._work.set()
 
-    def _on_journal_failure(self, failure: RunFailed) -> None:
+    def _fail(self, failure: Exception) -> None:
         if not self._failure.done():
             self._failure.set_exception(failure)
 

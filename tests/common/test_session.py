@@ -156,6 +156,17 @@ async def test_a_question_is_asked_again_of_a_restarted_gateway(keys_folder: Pat
         await session.close("enough")
 
 
+async def test_a_question_that_is_never_answered_is_missing(keys_folder: Path, keys: ClientKeys) -> None:
+    """The gateway is there, and beats, but its answer never comes."""
+    async with ScriptedGateway(keys_folder, answer=welcome(dead_after=0.1)).running() as gateway:
+        beating = asyncio.create_task(beat(gateway))
+        session = await Session.open(gateway.router.url, keys, HELLO, TIMEOUT)
+        with pytest.raises(Missing, match=r"did not answer our ModelFilesRequest within 1 s"):
+            await asyncio.wait_for(session.ask(ModelFilesRequest(), ModelFiles), TIMEOUT)
+        await session.close("enough")
+        beating.cancel()
+
+
 async def test_nobody_listening_is_missing_within_the_timeout(keys: ClientKeys) -> None:
     with pytest.raises(Missing, match=r"can't reach the learner at tcp://127.0.0.1:1 within 0.3 s"):
         await Session.open("tcp://127.0.0.1:1", keys, HELLO, 0.3)
