@@ -11,11 +11,11 @@ import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lamer.common.errors import BadInput
+from lamer.common.folders import scratch_folder
 from lamer.common.weights import NamedFile
 
 
@@ -36,17 +36,13 @@ def keep_model_files(files: Sequence[NamedFile], root: Path) -> Path:
     folder = root / model_files_digest(files)
     if _holds(folder, files):
         return folder
-    root.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
-    try:
+    with scratch_folder(root, ".new-") as temporary:
         for file in files:
             (temporary / file.name).write_bytes(file.data)
         with _alone(root):
             if not _holds(folder, files):  # else another process was faster
                 shutil.rmtree(folder, ignore_errors=True)
                 temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

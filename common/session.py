@@ -98,14 +98,22 @@ class Session:
         What else arrives meanwhile comes out of `receive` afterwards, in order. For the one task that receives.
 
         Raises:
-            Missing, BadInput: as `receive`.
+            Missing: as `receive`, or a learner that is there did not answer for as long as one may be away.
+            BadInput: as `receive`.
         """
-        await self.send(question)
-        while not isinstance(answer := await self._next(), kind):
-            self._kept.append(answer)
-            if isinstance(answer, Welcome):
+        patience = PATIENCE * self.welcome.dead_after_seconds
+        try:
+            async with asyncio.timeout(patience) as bound:
                 await self.send(question)
-        return answer
+                while not isinstance(answer := await self._next(), kind):
+                    self._kept.append(answer)
+                    if isinstance(answer, Welcome):
+                        await self.send(question)
+                        bound.reschedule(asyncio.get_running_loop().time() + patience)
+                return answer
+        except TimeoutError:
+            name = type(question).__name__
+            raise Missing(f"the learner at {self._url} did not answer our {name} within {patience:g} s") from None
 
     async def _next(self) -> AnyMessage:
         message = await self._inbox.get()

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Coroutine
 from pathlib import Path
+from typing import TypeVar
 
 from lamer.common.errors import LamerError, RunFailed
 from lamer.common.messages import (
@@ -36,8 +37,11 @@ from lamer.deploy.inference.engines.client import LoadFigures
 from lamer.deploy.inference.fetching.base import Fetched, FolderDelivery, LiveDelivery, ServerStuck, Withdrawn
 from lamer.deploy.inference.fetching.feed import OlderVersion, Ready, WeightFeed
 from lamer.deploy.inference.pinning import pinned
+from lamer.deploy.run.restarts import Restarts
 
 log = logging.getLogger("lamer.host")
+
+AnswerT = TypeVar("AnswerT")
 
 MAX_RESTARTS = 5
 MAX_APPLY_TRIES = 3
@@ -72,7 +76,6 @@ class Host:
         self._held: WeightAnnouncement | None = None
         self._is_updating = False
         self._failures = 0
-        self._restarts = 0
         self._times = UpdateTimes()
         self._fetched: Fetched | None = None
         self._complaints: asyncio.Queue[str] = asyncio.Queue()
@@ -136,6 +139,7 @@ class Host:
 
     # -- the server -------------------------------------------------------------------------------------------------
     async def _keep_serving(self) -> None:
+        restarts, starts = Restarts(MAX_RESTARTS), 0
         while True:
             ready = await self._feed.next()
             if ready.fetched is None:  # a server can only start on a folder
@@ -144,16 +148,19 @@ class Host:
             async with pinned(ready.fetched.folder) as folder:
                 engine = await self._source.open(folder, ready.weights.version)
             self._engine = engine
+            starts += 1
+            restarts.started(time.monotonic())
             why = await self._serve(engine, ready)
+            wait = restarts.ended(time.monotonic()) if self._source.is_owned else 0.0
             self._held = None
             if self._live is not None:
                 self._live.lose()
             await engine.stop()
-            self._restarts += self._source.is_owned
-            log.error("the inference server: %s (restart %d of %d)", why, self._restarts, MAX_RESTARTS)
             await self._report(error=f"the inference server: {why}")
-            if self._restarts > MAX_RESTARTS:
-                raise RunFailed(f"the inference server was started {self._restarts} times; the last time, {why}")
+            if wait is None:
+                raise RunFailed(f"the inference server was started {starts} times; the last time, {why}")
+            log.error("the inference server: %s (restart %d of %d in %g s)", why, restarts.used, restarts.most, wait)
+            await asyncio.sleep(wait)
             self._feed.again(is_full=False)
 
     async def _serve(self, engine: Engine, first: Ready) -> str:
@@ -206,7 +213,6 @@ class Host:
         try:
             self._times = await self._apply(engine, ready)
             self._hold(engine, ready)
-            self._restarts = 0
             await self._report()
             return ""
         except Withdrawn as error:
@@ -254,21 +260,40 @@ class Host:
             if self._held is None or self._is_updating:
                 continue
             silence = max(LEAST_SILENT_SECONDS, self._session.welcome.dead_after_seconds)
-            expected, began = self._held, time.monotonic()
+            expected = self._held
             try:
-                async with asyncio.timeout(silence):
-                    await self._report()
-                    label = (await engine.client.model_info()).weight_version
+                answer = await self._within(silence, self._look(engine))
             except SERVER_ERRORS as error:
-                is_hung = isinstance(error, TimeoutError) and time.monotonic() - began >= silence
-                if is_hung and self._held is expected and not self._is_updating:
-                    return f"it did not say its load for {silence:g} s"
                 log.warning("no load figures from the inference server: %s", str(error) or type(error).__name__)
                 continue
+            if answer is None:
+                if self._held is expected and not self._is_updating:
+                    return f"it did not say its load for {silence:g} s"
+                continue
+            status, label = answer
+            await self._session.send(status)  # which may wait for the learner: no fault of the server's
             if label != to_weight_version(expected.version) and self._held is expected and not self._is_updating:
                 return (
                     f"it says that it holds version {label!r} instead of {expected.version}: somebody else changed it"
                 )
+
+    async def _look(self, engine: Engine) -> tuple[HostStatus, str]:
+        """How the server is, and the label of what it holds."""
+        return await self._status(), (await engine.client.model_info()).weight_version
+
+    async def _within(self, seconds: float, asking: Coroutine[None, None, AnswerT]) -> AnswerT | None:
+        """An answer, None if it does not come in time. Counts silent heartbeat periods rather than time, so that an
+        agent that was itself suspended or blocked hears the answer first.
+        """
+        period, silent = self._session.welcome.heartbeat_seconds, 0.0
+        task = asyncio.create_task(asking)
+        try:
+            while silent < seconds and not task.done():
+                await asyncio.wait({task}, timeout=period)
+                silent += period
+            return task.result() if task.done() else None
+        finally:
+            task.cancel()
 
     async def _report(self, error: str = "") -> None:
         """Tell the gateway how the server is. An error does not stop a server that holds a version from being used.
@@ -276,6 +301,9 @@ class Host:
         Raises:
             ServerRefused, OSError, ClientError: the server does not say.
         """
+        await self._session.send(await self._status(error))
+
+    async def _status(self, error: str = "") -> HostStatus:
         engine = self._engine
         figures = await engine.client.loads() if engine is not None and self._held is not None else LoadFigures()
         held = self._held if engine is self._engine else None
@@ -288,7 +316,7 @@ class Host:
             running=figures.num_running_reqs,
             waiting=figures.num_waiting_reqs,
         )
-        status = HostStatus(
+        return HostStatus(
             server=server,
             is_ready=held is not None,
             pause_seconds=self._times.pause,
@@ -297,7 +325,6 @@ class Host:
             download_bytes=self._fetched.size if self._fetched is not None else 0,
             error=error,
         )
-        await self._session.send(status)
 
     async def _report_if_it_answers(self, error: str = "") -> None:
         try:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from lamer.common.config import from_json
 from lamer.common.errors import BadInput
-from lamer.common.messages import PROTOCOL_VERSION, Goodbye, Hello, Role
+from lamer.common.messages import PROTOCOL_VERSION, Hello, Role
 from lamer.common.session import Session
 from lamer.common.settings import InferenceSettings
 from lamer.common.weights import ModelFingerprint, read_fingerprint
@@ -62,7 +62,6 @@ async def run_host(options: HostOptions) -> int:
         try:
             return await serving
         except asyncio.CancelledError:
-            await session.send(Goodbye(reason="interrupted"))
             return 130
     finally:
         await session.close("the inference host ends")

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
-import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+
+from lamer.common.folders import scratch_folder
 
 log = logging.getLogger("lamer.host")
 
@@ -17,25 +17,23 @@ log = logging.getLogger("lamer.host")
 @contextlib.asynccontextmanager
 async def pinned(folder: Path) -> AsyncIterator[Path]:
     """Hard links to the folder's files, in a hidden folder beside it; the folder itself where links can't be made."""
+    links = _linked(folder)
     try:
-        links = await asyncio.to_thread(_link, folder)
+        place = await asyncio.to_thread(links.__enter__)
     except OSError as error:  # a read-only share, or a file system without links
         log.info("a server starts on %s itself, which can't be pinned: %s", folder, error)
         yield folder
         return
     try:
-        yield links
+        yield place
     finally:
-        await asyncio.to_thread(shutil.rmtree, links, ignore_errors=True)
+        await asyncio.to_thread(links.__exit__, None, None, None)
 
 
-def _link(folder: Path) -> Path:
-    links = Path(tempfile.mkdtemp(prefix=".starting-", dir=folder.parent))
-    try:
+@contextlib.contextmanager
+def _linked(folder: Path) -> Iterator[Path]:
+    with scratch_folder(folder.parent, ".starting-") as links:
         for path in folder.iterdir():
             if path.is_file():
                 os.link(path.resolve(), links / path.name)
-    except OSError:
-        shutil.rmtree(links, ignore_errors=True)
-        raise
-    return links
+        yield links

@@ -13,7 +13,6 @@ import importlib.metadata
 import inspect
 import json
 import logging
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -121,13 +120,12 @@ def model_key(settings: Settings) -> str:
 
 
 def _create_and_warm_start(settings: Settings, target: Path) -> None:
-    from lamer.common.folders import whole_folder
+    from lamer.common.folders import scratch_folder, whole_folder
     from lamer.learner.pocket.supervised import copy_other_files
 
     log.info("creating the pocket model for %s", settings.env.name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".creating-") as name:
-        created, final = Path(name) / "created", Path(name) / "started"
+    with scratch_folder(target.parent, ".creating-") as folder:
+        created, final = folder / "created", folder / "started"
         metrics = create_model(settings, created)
         if settings.model.warmstart.steps:
             metrics += warm_start(settings, created, final)

@@ -21,6 +21,7 @@ from lamer.common.keys import create_keys, load_client_keys, load_server_keys
 from lamer.deploy.run import processes
 from lamer.deploy.run.folder import RunFolder, locked
 from lamer.deploy.run.observer import View, follow
+from lamer.deploy.run.restarts import Clock, Restarts
 from lamer.deploy.run.supervisor import INTERRUPTED, first_error, how_it_ended
 
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ def run_learner(run: RunFolder, view: View) -> int:
 class TrainerKeeper:
     """Keeps the trainer process running; its output goes to the run's logs/trainer.log."""
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunFolder, clock: Clock | None = None) -> None:
         self._run = run
+        self._clock = clock or Clock()
         self._log = run.logs / "trainer.log"
         self._process: Process | None = None
         self._is_ending = False
@@ -77,20 +79,23 @@ class TrainerKeeper:
             LamerError: it can't be used (exit code 2 or 3), or died too often.
         """
         self._run.logs.mkdir(parents=True, exist_ok=True)
-        restarts = 0
-        while True:
+        restarts = Restarts(MAX_TRAINER_RESTARTS)
+        while not self._is_ending:
             start = self._log.stat().st_size if self._log.exists() else 0
             self._process = await processes.start(await self._command(), self._log)
+            restarts.started(self._clock.now())
             code = await self._process.wait()
             processes.kill_session(self._process)
             if code in (0, INTERRUPTED) or self._is_ending:
                 return
             kind = {BadInput.exit_code: BadInput, Missing.exit_code: Missing}.get(code)
-            if kind is not None or restarts == MAX_TRAINER_RESTARTS:
+            wait = restarts.ended(self._clock.now())
+            if wait is None or kind is not None:
                 said = processes.last_error(self._log, start) or how_it_ended(code)
                 raise (kind or RunFailed)(f"{said} (trainer, {how_it_ended(code)}; its output: {self._log})")
-            restarts += 1
-            log.warning("the trainer %s: restart %d of %d", how_it_ended(code), restarts, MAX_TRAINER_RESTARTS)
+            times = f"restart {restarts.used} of {restarts.most}"
+            log.warning("the trainer %s: %s in %g s", how_it_ended(code), times, wait)
+            await self._clock.sleep(wait)
 
     async def end(self, grace: float, ask: signal.Signals | None) -> None:
         """Let the trainer end within `grace` seconds (asked by the signal `ask`, if any), then kill it."""

@@ -16,10 +16,12 @@ from pathlib import Path
 
 from lamer.common.errors import BadInput, LamerError, Missing, RunFailed
 from lamer.deploy.run import processes
+from lamer.deploy.run.restarts import Clock, Restarts
 
 INTERRUPTED = 130
 MAX_RESTARTS = 5
-RESTART_SECONDS = 0.5
+ENDING_SECONDS = 0.5
+"""How long a helper's failure waits to be one: when the whole run is ending, its helpers lose the learner first."""
 END_SECONDS = 8.0
 READY_POLL_SECONDS = 0.05
 
@@ -43,10 +45,11 @@ class Rest:
 class Supervisor:
     """Owns the processes of one run. Every child's output is appended to LOGS/NAME.log."""
 
-    def __init__(self, logs: Path, note: Callable[[str], None]) -> None:
+    def __init__(self, logs: Path, note: Callable[[str], None], clock: Clock | None = None) -> None:
         """logs: folder for the children's output. note: is told, in one line each, what happened to a child."""
         self._logs = logs
         self._note = note
+        self._clock = clock or Clock()
         self._processes: dict[str, Process] = {}
         self._log_starts: dict[str, int] = {}
 
@@ -111,18 +114,21 @@ class Supervisor:
 
     async def _keep(self, child: Child) -> None:
         """Run a helper, again when it dies, until it ends on purpose."""
-        restarts = 0
+        restarts = Restarts(MAX_RESTARTS)
         while True:
             process = await self._start(child)
+            restarts.started(self._clock.now())
             code = await process.wait()
             processes.kill_session(process)  # a host that was killed leaves its server
             if code in (0, INTERRUPTED):
                 return
-            await asyncio.sleep(RESTART_SECONDS)  # when the whole run is ending, it is cancelled here
-            if code in (BadInput.exit_code, Missing.exit_code) or restarts == MAX_RESTARTS:
+            wait = restarts.ended(self._clock.now())
+            if wait is None or code in (BadInput.exit_code, Missing.exit_code):
+                await self._clock.sleep(ENDING_SECONDS)
                 raise self._failure(child, code)
-            restarts += 1
-            self._note(f"{child.name} {how_it_ended(code)}: started again ({restarts} of at most {MAX_RESTARTS} times)")
+            await self._clock.sleep(wait)
+            times = f"{restarts.used} of at most {restarts.most} times"
+            self._note(f"{child.name} {how_it_ended(code)}: started again ({times})")
 
     def _failure(self, child: Child, code: int) -> LamerError:
         log = self._log(child)

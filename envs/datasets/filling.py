@@ -14,12 +14,12 @@ import fcntl
 import itertools
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from lamer.common.errors import BadInput, Missing, RunFailed
+from lamer.common.folders import scratch_folder
 from lamer.envs.datasets.alfworld import AlfWorld
 from lamer.envs.datasets.arrival import members
 from lamer.envs.datasets.definition import Dataset, Source
@@ -89,8 +89,7 @@ def place(dataset: Dataset, folder: Path, places: Sequence[Path]) -> Filled:
 
 
 def _place(dataset: Dataset, folder: Path, places: Sequence[Path]) -> Filled:
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".arriving-") as name:
-        staging = Path(name)
+    with scratch_folder(folder, ".arriving-") as staging:
         chosen = dataset.choose(itertools.chain.from_iterable(members(each) for each in places), staging)
         if not chosen.files:
             reasons = f" ({'; '.join(chosen.notes)})" if chosen.notes else ""

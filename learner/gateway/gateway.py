@@ -5,7 +5,8 @@
     batching    the trainer's side          admission    how old is too old     hosts      the inference hosts' side
     evaluations which versions to measure   open_evaluation  the one under way  status     rates
     progress    phases and figures          weights/     announced, served to hosts without a shared disk
-    plan        what a gateway is started with;  `learner.journal`: what is on disk
+    plan        what a gateway is started with           hearing    the time by which peers are silent
+    `learner.journal`: what is on disk
 
 One event loop handles every message in order; what follows from it (a cut, new leases) is done by `_keep_advancing`,
 which any change wakes. Writing to disk happens in the journal's thread.
@@ -26,7 +27,7 @@ from pathlib import Path
 
 from lamer.common import config
 from lamer.common.codec import CodecError, decode_message, encode_message
-from lamer.common.errors import BadInput, LamerError, RunFailed
+from lamer.common.errors import BadInput, LamerError
 from lamer.common.messages import (
     PROTOCOL_VERSION,
     AnyMessage,
@@ -60,6 +61,7 @@ from lamer.common.transport import RouterEndpoint
 from lamer.learner.gateway.batching import Batcher
 from lamer.learner.gateway.dispatch import Dispatcher
 from lamer.learner.gateway.evaluations import Evaluations
+from lamer.learner.gateway.hearing import Hearing
 from lamer.learner.gateway.hosts import Hosts
 from lamer.learner.gateway.intake import Intake
 from lamer.learner.gateway.peers import Expectation, Link, Peer, PeerTable
@@ -139,9 +141,10 @@ class Gateway:
         self._router = RouterEndpoint(
             settings.gateway.bind, settings.gateway.port, plan.keys.pair, plan.keys.is_allowed
         )
-        self._journal = Journal(journal_path, self._on_stored, self._on_journal_failure)
+        self._journal = Journal(journal_path, self._on_stored, self._fail)
         self._peers = PeerTable()
         beat = settings.gateway.heartbeat_seconds
+        self._hearing = Hearing(self._loop.time, beat)
         self._link = Link(self._router, self._peers, settings.gateway.dead_after_seconds, grace=2 * beat)
         self._weights = weights
         tasks = TrainingTasks(settings.env.name, plan.env_config, settings.run.seed)
@@ -192,6 +195,7 @@ class Gateway:
                     tasks.create_task(work)
                     for work in (
                         self._router.serve(lambda why: log.warning("a client was refused: %s", why)),
+                        self._hosts.run(),
                         self._keep_receiving(),
                         self._keep_beating(),
                         self._keep_advancing(),
@@ -288,21 +292,24 @@ class Gateway:
                 log.warning("malformed message %d ignored: %s", self._malformed, error)
                 continue
             await self._handle(identity, message)
-            await self._journal.drained(self._settings.credit_bytes)
+            with self._hearing.held_up():
+                await self._journal.drained(self._settings.credit_bytes)
             taken += 1
             if taken % MESSAGES_A_TURN == 0:  # receive() does not yield while messages are waiting
                 await asyncio.sleep(0)
 
     async def _keep_beating(self) -> None:
+        heard = self._hearing.now()
         while True:
             await asyncio.sleep(self._settings.heartbeat_seconds)
+            before, heard = heard, self._hearing.now()
             self._link.broadcast(Heartbeat())
             if self._weights.servers():  # their loads have changed
                 self._dispatcher.announce_servers()
-            for peer in self._peers.age(self._settings.heartbeat_seconds, self._settings.dead_after_seconds):
+            for peer in self._peers.age(heard - before, self._settings.dead_after_seconds):
                 log.warning("%s %s is silent and taken for dead", peer.role.value, peer.hello.name)
                 self._lose(peer, is_dead=True)
-            self._dispatcher.expire(self._loop.time())
+            self._dispatcher.expire(heard)
             self._work.set()
 
     async def _keep_advancing(self) -> None:
@@ -311,13 +318,16 @@ class Gateway:
             self._work.clear()
             if self._dispatcher.is_training and not self._evaluations.must_come_first(self._pool.trained_from):
                 self._batcher.try_cut(self._progress.training_since)
-            self._dispatcher.fill(self._loop.time())
+            self._dispatcher.fill(self._hearing.now())
 
     def _on_stored(self, entries: Sequence[TrialEntry]) -> None:
-        self._intake.stored(entries)
+        try:
+            self._intake.stored(entries)
+        except Exception as error:  # nobody awaits this call: the run fails with it
+            self._fail(error)
         self._work.set()
 
-    def _on_journal_failure(self, failure: RunFailed) -> None:
+    def _fail(self, failure: Exception) -> None:
         if not self._failure.done():
             self._failure.set_exception(failure)
 
@@ -356,7 +366,8 @@ class Gateway:
             case ModelFilesRequest():
                 self._hosts.give_model_files(peer, message)
             case BatchRequest():
-                await self._batcher.requested(peer, message)
+                with self._hearing.held_up():
+                    await self._batcher.requested(peer, message)
             case Published():
                 self._batcher.published(message)
             case UpdateReport():

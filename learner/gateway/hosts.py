@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 
+from lamer.common.codec import CodecError
+from lamer.common.errors import LamerError
 from lamer.common.messages import (
     ChunkRequest,
     GroupJoin,
@@ -25,6 +27,7 @@ from lamer.common.messages import (
     ManifestRequest,
     ModelFiles,
     ModelFilesRequest,
+    Reject,
     Role,
 )
 from lamer.learner.gateway.peers import Link, Peer, PeerTable
@@ -53,10 +56,15 @@ class Hosts:
         self._peers = peers
         self._link = link
         self._on_servers = on_servers
-        self._clock = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
         self._model_files: ModelFiles | None = None
         self._joins: dict[str, GroupJoin] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._answering = asyncio.TaskGroup()
+
+    async def run(self) -> None:
+        """Own what is answered in the background, until cancelled: what goes wrong there unforeseen goes wrong here."""
+        async with self._answering:
+            await self._loop.create_future()
 
     def greet_trainer(self, trainer: Peer) -> None:
         """A trainer said Hello, and knows nothing yet of the hosts that wait for a broadcast."""
@@ -72,7 +80,7 @@ class Hosts:
         """A host says how its server is."""
         if status.error:
             log.warning("inference host %s: %s", host.hello.name, status.error)
-        if self._weights.report(host.key, status, self._clock()):
+        if self._weights.report(host.key, status, self._loop.time()):
             self._on_servers()
 
     def lose(self, host: Peer) -> None:
@@ -84,11 +92,11 @@ class Hosts:
 
     def give_model_files(self, peer: Peer, request: ModelFilesRequest) -> None:
         """Send the small files of the run's model folder, which are read once, or those beside streamed weights."""
-        self._start(self._send_model_files(peer, request.digest))
+        self._answering.create_task(self._send_model_files(peer, request.digest))
 
     def answer(self, host: Peer, message: ManifestRequest | ChunkRequest) -> None:
         """Answer a question about weights, in the background: a delta may have to be made first."""
-        self._start(self._send_weights(host, message))
+        self._answering.create_task(self._send_weights(host, message))
 
     def relay_to_trainer(self, host: Peer, message: GroupJoin | GroupState) -> None:
         """Pass a host's message on under the key by which the trainer answers it."""
@@ -108,10 +116,7 @@ class Hosts:
             self._link.send(host, message)
 
     async def close(self) -> None:
-        """End what is being answered."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Remove what was kept for answers; after `run` has ended."""
         await self._stream.close()
 
     def _tell_trainer(self, message: GroupJoin | GroupState) -> None:
@@ -119,21 +124,22 @@ class Hosts:
             self._link.send(trainer, message)
 
     async def _send_model_files(self, peer: Peer, digest: str) -> None:
+        """An actor that can't be given them is sent away with the reason; a host asks again by itself."""
         beside = self._stream.model_files(digest)
-        if beside is not None:
-            self._link.send(peer, beside)
-            return
-        if self._model_files is None:
-            self._model_files = await asyncio.to_thread(read_model_files, self._model_path)
-        self._link.send(peer, self._model_files)
+        try:
+            if beside is None and self._model_files is None:
+                self._model_files = await asyncio.to_thread(read_model_files, self._model_path)
+            files = beside or self._model_files
+            assert files is not None
+            self._link.send(peer, files)
+        except (LamerError, OSError, CodecError) as error:  # it is gone, or too big to be sent
+            reason = f"the files of the run's model in {self._model_path} can't be had: {error}"
+            log.error("%s %s: %s", peer.role.value, peer.hello.name, reason)
+            if peer.role is not Role.HOST:
+                self._link.send(peer, Reject(reason))
 
     async def _send_weights(self, host: Peer, message: ManifestRequest | ChunkRequest) -> None:
         if isinstance(message, ManifestRequest):
             self._link.send(host, await self._stream.manifest(message))
         else:
             self._link.send(host, await self._stream.chunk(message))
-
-    def _start(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

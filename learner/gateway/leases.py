@@ -11,8 +11,8 @@ from lamer.common.records import Purpose
 
 @dataclass(frozen=True, slots=True)
 class GrantedLease:
-    """A lease in an actor's hands. holder: the actor's key in `learner.gateway.peers`. deadline: on the gateway's
-    clock.
+    """A lease in an actor's hands. holder: the actor's key in `learner.gateway.peers`. deadline: by the gateway's
+    hearing (`learner.gateway.hearing`).
     """
 
     lease: Lease

@@ -1,9 +1,8 @@
 """Who is connected: one peer a process, across its reconnections.
 
 A peer is known by its role and by the `instance` of its Hello, so that an actor that comes back on a new socket keeps
-its leases, while one that was restarted under the same name does not inherit them. Silence is counted in heartbeat
-periods of the gateway's own loop rather than read from a clock, so that a gateway that stood still hears its peers
-out first.
+its leases, while one that was restarted under the same name does not inherit them. Silence is counted in time that the
+gateway could hear (`learner.gateway.hearing`), so that one that stood still hears its peers out first.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lamer.common.errors import BadInput, Missing
-from lamer.common.folders import file_digest, whole_folder
+from lamer.common.folders import file_digest, sweep, whole_folder
 
 log = logging.getLogger("lamer.checkpoint")
 
@@ -92,14 +92,12 @@ def save(target: Path, parameters: Tensors, optimizer: Tensors, state: TrainingS
     Returns:
         `target`.
     """
-    with whole_folder(target) as temporary:
+    with whole_folder(target, replaces=True) as temporary:
         save_file(_on_cpu(parameters), temporary / MODEL)
         save_file(_on_cpu(optimizer), temporary / OPTIMIZER)
         (temporary / STATE).write_bytes(msgspec.json.encode(state))
         digests = {name: file_digest(temporary / name) for name in (MODEL, OPTIMIZER, STATE)}
         (temporary / MANIFEST).write_bytes(msgspec.json.encode(Manifest(digests)))
-        if target.exists():
-            shutil.rmtree(target)
     return target
 
 
@@ -143,11 +141,13 @@ def checkpoints(run_dir: Path) -> tuple[Path, ...]:
 
 
 def latest(run_dir: Path) -> Path | None:
-    """The newest checkpoint that is whole, None where the run has none at all.
+    """The newest checkpoint that is whole, None where the run has none at all. What writers that were killed left
+    half done is settled first.
 
     Raises:
         Damaged: there are checkpoints, and not one of them can be used.
     """
+    sweep(run_dir / "checkpoints", ".step-")
     found = checkpoints(run_dir)
     for path in found:
         try:

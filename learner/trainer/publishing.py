@@ -45,7 +45,7 @@ class Publisher:
         folder = self.folder(updater.version)
         files = await asyncio.to_thread(updater.save_weights, folder)
         await self._send(Published(version=updater.version, path=str(folder.resolve()), files=files))
-        self._broadcaster.offer(updater.version, folder, files)
+        await self._broadcaster.offer(updater.version, folder, files)
         await asyncio.to_thread(self._remove_old, updater.version)
 
     def _remove_old(self, version: int) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from lamer.common import config
 from lamer.common.errors import LamerError
+from lamer.common.folders import sweep
 from lamer.common.keys import ClientKeys
 from lamer.common.messages import (
     PROTOCOL_VERSION,
@@ -126,6 +127,8 @@ class Trainer:
 
     def _load_updater(self) -> PolicyUpdater:
         updater = PolicyUpdater(self._settings, Path(self._session.welcome.model_path))
+        sweep(self._options.run_dir / "weights", ".v")
+        sweep(self._options.run_dir, ".model.")
         latest = checkpoint.latest(self._options.run_dir)
         if latest is not None:
             updater.load_checkpoint(latest)
@@ -147,7 +150,8 @@ class Trainer:
             folder = await asyncio.to_thread(
                 updater.save_checkpoint, checkpoint.folder(self._options.run_dir, batch.step)
             )
-            checkpoint.prune(self._options.run_dir, self._settings.trainer.keep_checkpoints)
+            keep = self._settings.trainer.keep_checkpoints
+            await asyncio.to_thread(checkpoint.prune, self._options.run_dir, keep)
             await self._session.send(Checkpointed(step=batch.step, path=str(folder)))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -154,6 +156,17 @@ async def test_a_question_is_asked_again_of_a_restarted_gateway(keys_folder: Pat
         await session.close("enough")
 
 
+async def test_a_question_that_is_never_answered_is_missing(keys_folder: Path, keys: ClientKeys) -> None:
+    """The gateway is there, and beats, but its answer never comes."""
+    async with ScriptedGateway(keys_folder, answer=welcome(dead_after=0.1)).running() as gateway:
+        beating = asyncio.create_task(beat(gateway))
+        session = await Session.open(gateway.router.url, keys, HELLO, TIMEOUT)
+        with pytest.raises(Missing, match=r"did not answer our ModelFilesRequest within 1 s"):
+            await asyncio.wait_for(session.ask(ModelFilesRequest(), ModelFiles), TIMEOUT)
+        await session.close("enough")
+        beating.cancel()
+
+
 async def test_nobody_listening_is_missing_within_the_timeout(keys: ClientKeys) -> None:
     with pytest.raises(Missing, match=r"can't reach the learner at tcp://127.0.0.1:1 within 0.3 s"):
         await Session.open("tcp://127.0.0.1:1", keys, HELLO, 0.3)
@@ -214,6 +227,75 @@ async def test_silence_makes_a_session_connect_anew(keys_folder: Path, keys: Cli
         gateway.router.send(gateway.identities[1], encode_message(welcome()))
         assert isinstance(await asyncio.wait_for(session.receive(), TIMEOUT), Welcome)
         await session.close("enough")
+
+
+async def beat(gateway: ScriptedGateway) -> None:
+    """Say Heartbeat to everyone, whether or not the gateway listens."""
+    while True:
+        for identity in gateway.identities:
+            gateway.router.send(identity, encode_message(Heartbeat()))
+        await asyncio.sleep(0.02)
+
+
+async def test_a_session_whose_own_loop_was_blocked_does_not_take_the_gateway_for_dead(
+    keys_folder: Path, keys: ClientKeys
+) -> None:
+    """The gateway lives in a thread of its own, and goes on beating meanwhile."""
+    made: list[ScriptedGateway] = []
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    async def be_a_gateway() -> None:
+        async with ScriptedGateway(keys_folder).running() as gateway:
+            made.append(gateway)
+            beating = asyncio.create_task(beat(gateway))
+            has_begun.set()
+            await asyncio.to_thread(may_end.wait)
+            beating.cancel()
+
+    thread = threading.Thread(target=asyncio.run, args=(be_a_gateway(),))
+    thread.start()
+    try:
+        assert await asyncio.to_thread(has_begun.wait, TIMEOUT)
+        session = await Session.open(made[0].router.url, keys, HELLO, TIMEOUT)
+        for _ in range(3):
+            time.sleep(4 * session.welcome.dead_after_seconds)  # noqa: ASYNC251 - this is the block
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(session.welcome.dead_after_seconds)
+        assert len(made[0].hellos()) == 1
+        await session.close("enough")
+    finally:
+        may_end.set()
+        thread.join()
+
+
+async def test_a_session_whose_sending_is_held_back_does_not_take_the_gateway_for_dead(
+    keys_folder: Path, keys: ClientKeys
+) -> None:
+    """The gateway beats but does not read, as while its journal stalls, until nothing more fits on the way to it."""
+    server = load_server_keys(keys_folder)
+    router = RouterEndpoint("tcp://127.0.0.1", 0, server.pair, server.is_allowed)
+    serving = asyncio.create_task(router.serve(lambda _: None))
+    opening = asyncio.create_task(Session.open(router.url, keys, HELLO, TIMEOUT))
+    identity, _ = await router.receive()
+    router.send(identity, encode_message(welcome()))
+    session = await opening
+    sending = asyncio.create_task(send_for_ever(session, TrialDone("r/train/0/0", bytes(1 << 12))))
+    for _ in range(int(6 * session.welcome.dead_after_seconds / 0.02)):
+        router.send(identity, encode_message(Heartbeat()))
+        await asyncio.sleep(0.02)
+    sending.cancel()
+    heard = {(await router.receive())[0] for _ in range(500)}  # connections take turns in being heard
+    assert heard == {identity}, "it never opened another one"
+    await session.close("enough")
+    serving.cancel()
+    await asyncio.wait([serving])
+    router.close()
+
+
+async def send_for_ever(session: Session, message: AnyMessage) -> None:
+    while True:
+        await session.send(message)
+        await asyncio.sleep(0)
 
 
 async def test_a_session_gives_up_on_a_learner_that_stays_away(keys_folder: Path, keys: ClientKeys) -> None:

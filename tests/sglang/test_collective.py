@@ -80,7 +80,7 @@ class Scene:
         save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
         files = weight_files(target)
         await self.trainer.send(Published(version, str(target), files))
-        self.broadcaster.offer(version, target, files)
+        await self.broadcaster.offer(version, target, files)
         return target
 
     async def start_host(self, name: str) -> Started:

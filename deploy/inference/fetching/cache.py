@@ -12,6 +12,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from lamer.common.folders import sweep
 from lamer.common.messages import WeightAnnouncement
 from lamer.common.model_files import keep_model_files
 from lamer.common.weights import NamedFile
@@ -41,8 +42,7 @@ class WeightCache:
     def sweep(self) -> None:
         """Remove what a process that was killed left half written."""
         for place in (self._folder, self._folder / "companions"):
-            for path in place.glob(".*/"):
-                shutil.rmtree(path, ignore_errors=True)
+            sweep(place, ".")
 
     def held(self) -> tuple[HeldWeights, ...]:
         """What is held, the last used first."""

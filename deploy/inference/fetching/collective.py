@@ -20,7 +20,7 @@ import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
-from lamer.common.errors import BadInput
+from lamer.common.errors import BadInput, LamerError
 from lamer.common.messages import (
     AnyMessage,
     GroupAction,
@@ -110,6 +110,7 @@ class CollectiveDelivery:
         self._on_stuck = on_stuck
         self._member = GroupClient(client)
         self._joining = asyncio.create_task(self._stay_joined(self._member), name="weight-update group")
+        self._joining.add_done_callback(self._ended)
 
     async def wants(self, announcement: WeightAnnouncement) -> bool:
         """Whether the trainer offers these weights, which takes it a moment; False at once outside of a group."""
@@ -331,12 +332,16 @@ class CollectiveDelivery:
                 await self._changed.wait()
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
-        """In the background; what fails there fails with the connection, which ends the host by itself."""
+        """In the background; see `_ended`."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.debug("a message to the trainer was not sent: %s", task.exception())
+        failure = None if task.cancelled() else task.exception()
+        if isinstance(failure, LamerError):  # of the connection, which ends the host by itself, with this reason
+            log.warning("a message to the trainer was not sent: %s", failure)
+        elif failure is not None:
+            log.error("weights by broadcast", exc_info=failure)
+            self._on_stuck(f"its place in the weight-update group is lost: {failure!r}")

@@ -125,7 +125,7 @@ def rebuild(parts: Parts, target: Path, stop: threading.Event) -> None:
         Damaged: a block or file is not what was announced. DeliveryFailed: the small files do not fit the weights.
         RebuildStopped: `stop` was set. OSError: the disk is full.
     """
-    with whole_folder(target) as folder:
+    with whole_folder(target, replaces=True) as folder:
         if parts.companions is not None:
             shutil.copytree(parts.companions, folder, dirs_exist_ok=True)
         check_index(folder, tuple(file.file for file in parts.manifest.files))
@@ -136,8 +136,6 @@ def rebuild(parts: Parts, target: Path, stop: threading.Event) -> None:
         ):
             for file in parts.manifest.files:
                 _rebuild_file(file, _Source(payload, base, pool), folder / file.file.name, stop)
-        if target.exists():
-            shutil.rmtree(target)
 
 
 def _open_base(folder: Path | None) -> TensorFolder:

@@ -125,9 +125,15 @@ class StreamServer:
         return offer
 
     def _made(self, step: tuple[str, str], making: asyncio.Task[_Offer]) -> None:
+        """Keep what was made. Who waits for it is told of a failure; so is the log, in case that nobody does."""
         del self._making[step]
-        if not making.cancelled() and making.exception() is None:
+        if making.cancelled():
+            return
+        failure = making.exception()
+        if failure is None:
             self._offers[step] = making.result()
+        elif not isinstance(failure, Stopped):
+            log.error("the weights %s can't be streamed: %s", step[1], failure)
 
     async def _make(self, wanted: WeightAnnouncement, base: WeightAnnouncement | None) -> _Offer:
         loop = asyncio.get_running_loop()

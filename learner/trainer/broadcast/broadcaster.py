@@ -83,7 +83,7 @@ class Broadcaster:
         else:
             self._group.join(message, self._loop.time())
 
-    def offer(self, version: int, folder: Path, files: Sequence[WeightFile]) -> None:
+    async def offer(self, version: int, folder: Path, files: Sequence[WeightFile]) -> None:
         """These weights are on disk. Nothing happens for weights that were the last ones published."""
         identity = identity_of(files)
         if identity == self._identity:
@@ -91,7 +91,7 @@ class Broadcaster:
         self._identity = identity
         names = tuple(file.name for file in files)
         try:
-            buckets = plan_buckets(folder, names, self._bucket_bytes)
+            buckets = await asyncio.to_thread(plan_buckets, folder, names, self._bucket_bytes)
         except BadInput as error:
             log.warning("policy version %d is not broadcast: %s", version, error)
             return

@@ -272,16 +272,13 @@ class PolicyModel(PackScorer):
         Returns:
             its weight files.
         """
-        with whole_folder(target) as folder:
+        with whole_folder(target, replaces=True) as folder:
             _copy_companions(self.path, folder, self.dtype)
             tensors = {
                 name: value.detach().to(self.dtype).cpu().contiguous() for name, value in self.parameters().items()
             }
             save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-            files = weight_files(folder)
-            if target.exists():
-                shutil.rmtree(target)
-        return files
+            return weight_files(folder)
 
 
 def check_layers(config: PreTrainedConfig) -> None:

@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
+from lamer.common import session
 from lamer.common.errors import BadInput, Missing, RunFailed
 from lamer.common.keys import ClientKeys
 from lamer.common.transport import make_key_pair
@@ -150,6 +152,24 @@ async def test_a_server_that_hangs_is_started_anew(
         os.kill(scene.engine().pid, signal.SIGSTOP)
         await scene.error("did not say its load")
         await scene.ready_at(1)
+
+
+async def test_a_server_is_left_alone_while_its_reports_wait_for_the_learner(
+    tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The learner is away for longer than a server may hang, and reports no longer fit into the outbox."""
+    monkeypatch.setattr(host, "LEAST_SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(session, "OUTBOX_MESSAGES", 1)
+    async with host_scene(tmp_path) as scene:
+        await scene.holds(announce(models["base"], 1))
+        engine = scene.engine()
+        scene.gateway.endpoint.close()
+        await asyncio.sleep(2.5 * scene.gateway.welcome().dead_after_seconds)
+        assert not scene.host.done()
+        assert engine.is_running()
+        assert engine.status() != psutil.STATUS_ZOMBIE
+        scene.host.cancel()
+        assert await asyncio.wait_for(scene.host, 20.0) == 130
 
 
 async def test_a_server_that_keeps_dying_ends_the_host(

@@ -15,11 +15,17 @@ import psutil
 import pytest
 
 SUPERVISE = """
-import asyncio, sys
+import asyncio, itertools, sys
 from pathlib import Path
 from lamer.common.errors import LamerError
+from lamer.deploy.run.restarts import Clock
 from lamer.deploy.run.supervisor import Child, Rest, Supervisor
 
+clock = itertools.count(0, int(sys.argv.pop(1)))
+def now():
+    return next(clock)
+async def sleep(seconds):
+    print(f"waits {seconds:g} s", flush=True)
 folder, main, *helpers = sys.argv[1:]
 folder = Path(folder)
 def child(name, script):
@@ -29,8 +35,8 @@ def note(text):
 def make_rest():
     return Rest(tuple(child(f"helper-{i}", script) for i, script in enumerate(helpers, 1)))
 try:
-    run = Supervisor(folder / "logs", note).run(child("main", main), (folder / "ready").exists, make_rest)
-    sys.exit(asyncio.run(run))
+    supervisor = Supervisor(folder / "logs", note, Clock(now, sleep))
+    sys.exit(asyncio.run(supervisor.run(child("main", main), (folder / "ready").exists, make_rest)))
 except LamerError as error:
     print(f"lamer: {error}", flush=True)
     sys.exit(error.exit_code)
@@ -100,10 +106,13 @@ def supervised(tmp_path: Path) -> Iterator[list[Supervised]]:
             each.process.wait()
 
 
-def supervise(started: list[Supervised], folder: Path, main: str, helpers: Sequence[str]) -> Supervised:
+def supervise(
+    started: list[Supervised], folder: Path, main: str, helpers: Sequence[str], lifetime: int = 0
+) -> Supervised:
+    """lifetime: how long a helper lives, on the supervisor's clock, which waits for nothing."""
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", SUPERVISE, str(folder), main, *helpers],
+            [sys.executable, "-c", SUPERVISE, str(lifetime), str(folder), main, *helpers],
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -167,6 +176,22 @@ def test_a_helper_that_keeps_dying_ends_the_run(tmp_path: Path, supervised: list
     assert run.process.wait(30) == 1
     assert len(run.helpers()) == 6
     assert run.text.count("started again") == 5
+    assert [line for line in run.text.splitlines() if "waits" in line] == [
+        *(f"waits {seconds} s" for seconds in (1, 2, 4, 8, 16)),
+        "waits 0.5 s",  # for the end of the run, which may be why
+    ]
+
+
+def test_a_helper_that_dies_now_and_then_is_started_again_for_ever(
+    tmp_path: Path, supervised: list[Supervised]
+) -> None:
+    """Each of its lives lasts as long as it takes to give a restart back."""
+    run = supervise(supervised, tmp_path, MAIN, [HELPER.replace(WAIT, "sys.exit(1)")], lifetime=600)
+    run.wait_for_helpers(9)
+    run.end_main(0)
+    assert run.process.wait(20) == 0, run.text
+    assert "(1 of at most 5 times)" in run.text
+    assert "(2 of at most 5 times)" not in run.text
 
 
 def test_a_helper_that_ends_on_purpose_is_left_alone(tmp_path: Path, supervised: list[Supervised]) -> None:

@@ -121,6 +121,15 @@ def test_a_temporary_folder_of_a_killed_writer_is_no_checkpoint(model_path: Path
     assert checkpoint.latest(tmp_path) == folder
 
 
+def test_a_checkpoint_whose_replacement_was_killed_half_way_is_found_again(model_path: Path, tmp_path: Path) -> None:
+    """It was set aside, and the new one had not taken its place."""
+    folder = saved(PolicyUpdater(SETTINGS, model_path), tmp_path)
+    folder.rename(folder.with_name(f".{folder.name}.0123abcd.replaced"))
+    (folder.parent / f".{folder.name}.0123abcd").mkdir()
+    assert checkpoint.latest(tmp_path) == folder
+    assert list(folder.parent.iterdir()) == [folder]
+
+
 def test_when_every_checkpoint_is_damaged_the_run_does_not_start_over_silently(
     model_path: Path, tmp_path: Path
 ) -> None:
