@@ -6,7 +6,6 @@ A failure does not raise: it is the episode's status, and `EpisodeResult.failure
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
@@ -21,7 +20,9 @@ from lamer.actors.watching import NOBODY, Watcher
 from lamer.common.messages import Lease
 from lamer.common.records import Completion, Episode, EpisodeStatus, TokenIds, Turn
 from lamer.common.settings import Prompting
+from lamer.common.text import describe_error, valid_text
 from lamer.envs.base import Env, EnvironmentFault, Observation, PlayView
+from lamer.envs.results import checked_observation, checked_step, checked_stop, checked_text, checked_turns
 
 log = logging.getLogger("lamer.actor")
 
@@ -63,11 +64,16 @@ class Stage:
             ContextOverflow: the prompt is too long. InferenceError: there is no usable response.
         """
         sampling, is_play = self.lease.sampling, kind is RequestKind.PLAY
+        stop = (
+            checked_stop("stop", self.env.stop)
+            if is_play
+            else checked_stop("reflection_stop", self.env.reflection_stop)
+        )
         prompt_ids, left_out = self._encode(prompt, shortener)
         request = Request(
             prompt_ids=prompt_ids,
             max_tokens=sampling.max_response_tokens if is_play else sampling.max_reflection_tokens,
-            stop=self.env.stop if is_play else self.env.reflection_stop,
+            stop=stop,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
@@ -117,12 +123,15 @@ def failure_status(error: Exception) -> EpisodeStatus:
 
 
 def guarded(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What a function of the environment returns; whatever it raises comes out as an `EnvironmentFault`."""
+    """What a function of the environment returns; whatever it raises comes out as an `EnvironmentFault`.
+
+    So does an exit of the process: engines exit where they should raise.
+    """
     try:
         return function(*args, **kwargs)
     except EnvironmentFault:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _fault_of(function, error) from error
 
 
@@ -132,13 +141,13 @@ async def guarded_await(function: Callable[P, Awaitable[T]], *args: P.args, **kw
         return await function(*args, **kwargs)
     except EnvironmentFault:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _fault_of(function, error) from error
 
 
-def _fault_of(function: Callable[..., object], error: Exception) -> EnvironmentFault:
+def _fault_of(function: Callable[..., object], error: BaseException) -> EnvironmentFault:
     log.error("the environment raised in %s", getattr(function, "__qualname__", function), exc_info=error)
-    return EnvironmentFault(f"{type(error).__name__}: {error}")
+    return EnvironmentFault(describe_error(error))
 
 
 async def play_episode(stage: Stage, index: int, memory: Memory) -> EpisodeResult:
@@ -147,11 +156,11 @@ async def play_episode(stage: Stage, index: int, memory: Memory) -> EpisodeResul
     turns: list[Turn] = []
     initial, failure = "", ""
     try:
-        first = await guarded_await(stage.env.start)
+        first = checked_observation("what reset returned", await guarded_await(stage.env.start))
         initial = first.text
         status = await _play_turns(stage, index, memory, first, attempt, turns)
     except FAILURES as error:
-        status, failure = failure_status(error), str(error)
+        status, failure = failure_status(error), valid_text(str(error))
         log.warning("%s: episode %d ended as %s: %s", stage.lease.trial_id, index, status.value, failure)
     return EpisodeResult(Episode(index, tuple(turns), status), attempt, initial, failure)
 
@@ -161,16 +170,14 @@ async def _play_turns(
 ) -> EpisodeStatus:
     """Add to `turns` and `attempt` until the episode is over."""
     observation, limits, past = first, stage.limits, guarded(memory.past)
-    for turn in range(limits.max_turns or stage.env.max_turns):
+    for turn in range(limits.max_turns or checked_turns(guarded(getattr, stage.env, "max_turns"))):
         current = guarded(attempt.for_playing)
         view = PlayView(first.text, observation.text, past, current, index, turn, limits.prompting)
-        prompt = guarded(stage.env.play_prompt, view)
+        prompt = checked_text("what play_prompt returned", guarded(stage.env.play_prompt, view))
         shortener = Shortener(memory, attempt, stage.env.windows.playing, rewriter(stage.env.play_prompt, view))
         completion, response = await stage.ask(prompt, RequestKind.PLAY, index, turn, shortener)
-        result = await guarded_await(stage.env.play, response)
-        if not math.isfinite(result.reward):
-            raise EnvironmentFault(f"the reward of turn {turn} is {result.reward}")
-        turns.append(Turn(completion, result.action, float(result.reward), observation.anchor_state, result.score))
+        result = checked_step(await guarded_await(stage.env.play, response))
+        turns.append(Turn(completion, result.action, result.reward, observation.anchor_state, result.score))
         attempt.add(result)
         stage.watcher.saw_step(index, turn, result)
         observation = result.observation

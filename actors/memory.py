@@ -16,6 +16,7 @@ from dataclasses import replace
 from lamer.common.records import MemoryMode
 from lamer.envs.base import Env, StepResult
 from lamer.envs.memory import MemoryStep, MemoryWindow, PastAttempt
+from lamer.envs.results import checked_text
 
 INVALID_ACTION = "invalid"
 """Stands in memory where a response held no action."""
@@ -40,7 +41,9 @@ class AttemptMemory:
 
     def shown(self, window: MemoryWindow) -> str:
         """The attempt inside a window; "" before its first step and in a window of no steps."""
-        return self._env.render_steps(self._steps, window) if self._steps and window.steps else ""
+        if not self._steps or not window.steps:
+            return ""
+        return checked_text("what render_steps returned", self._env.render_steps(self._steps, window))
 
     def for_playing(self) -> str:
         """The attempt inside its own play prompts; "" before its first step."""
@@ -86,7 +89,7 @@ class Memory:
             return ""
         attempts = [replace(each, steps=()) if each.index < bare else each for each in self._attempts]
         with _past_window(self._env, window or self.past_window):
-            return self._env.render_past(attempts)
+            return checked_text("what render_past returned", self._env.render_past(attempts))
 
 
 @contextlib.contextmanager

@@ -39,7 +39,9 @@ from lamer.common.messages import (
 )
 from lamer.common.records import EpisodeStatus
 from lamer.common.session import Session
+from lamer.common.text import describe_error
 from lamer.envs import registry
+from lamer.envs.results import closing_env
 
 log = logging.getLogger("lamer.actor")
 
@@ -64,7 +66,7 @@ class Player:
         affinity = Affinity(f"{lease.purpose.value}/{lease.group_id}", lease.evaluated_version, lease.min_version)
         endings = Endings(self.renderer.decode_all, self.renderer.end_ids)
         policy = RoutedPolicy(self.client, self.router, endings, affinity)
-        with contextlib.closing(registry.make_env(lease.task)) as env:
+        with closing_env(registry.make_env(lease.task)) as env:
             play = TrialPlay(Stage(lease, env, policy, self.renderer, self.limits), self.name)
             trial = await play.run()
         last = trial.episodes[-1]
@@ -197,7 +199,7 @@ class TrialRunner:
                 log.warning("%s is abandoned: its lease of %g s has ended", trial_id, accepted.lease.seconds)
             else:
                 log.exception("%s failed", trial_id)
-                message = TrialFailed(trial_id, f"{type(error).__name__}: {error}")
+                message = TrialFailed(trial_id, describe_error(error))
         accepted.timeout = None
         if isinstance(message, TrialDone):
             self._outbox.add(message, asyncio.get_running_loop().time())

@@ -27,6 +27,7 @@ from lamer.actors.memory import AttemptMemory, Memory
 from lamer.common.records import TokenIds
 from lamer.envs.base import PlayView, ReflectionView
 from lamer.envs.memory import MemoryWindow
+from lamer.envs.results import checked_text
 
 ViewT = TypeVar("ViewT", PlayView, ReflectionView)
 Write = Callable[[str, str], str]
@@ -63,7 +64,7 @@ def cuts(current: MemoryWindow, steps: int, past: MemoryWindow, attempts: Sequen
 
 def rewriter(write: Callable[[ViewT], str], view: ViewT) -> Write:
     """Writes the prompt of a view again, with other texts of past attempts and of the current one."""
-    return lambda past, current: write(replace(view, past=past, current=current))
+    return lambda past, current: checked_text("a prompt", write(replace(view, past=past, current=current)))
 
 
 class Shortener:

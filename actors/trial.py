@@ -21,7 +21,9 @@ from lamer.actors.rendering import Renderer
 from lamer.actors.shortening import Shortener, rewriter
 from lamer.common.messages import Lease
 from lamer.common.records import Episode, Reflection, Trial
+from lamer.common.text import valid_text
 from lamer.envs.base import Env, ReflectionView
+from lamer.envs.results import checked_remark, checked_text
 
 __all__ = ["TrialLimits", "TrialPlay", "play_trial"]
 
@@ -71,7 +73,7 @@ class TrialPlay:
         try:
             reflection = await self._reflect(result)
         except FAILURES as error:
-            status, self.failure = failure_status(error), f"reflection: {error}"
+            status, self.failure = failure_status(error), valid_text(f"reflection: {error}")
             self._episodes[-1] = msgspec.structs.replace(result.episode, status=status)
             trial_id, index = self._stage.lease.trial_id, result.episode.index
             log.warning("%s: the reflection after episode %d ended as %s: %s", trial_id, index, status.value, error)
@@ -83,12 +85,12 @@ class TrialPlay:
     async def _reflect(self, result: EpisodeResult) -> Reflection:
         env, index = self._stage.env, result.episode.index
         view = ReflectionView(result.initial, guarded(self._memory.past), guarded(result.attempt.for_reflecting), index)
-        prompt = guarded(env.reflection_prompt, view)
+        prompt = checked_text("what reflection_prompt returned", guarded(env.reflection_prompt, view))
         write = rewriter(env.reflection_prompt, view)
         shortener = Shortener(self._memory, result.attempt, env.windows.reflecting, write)
         turn = len(result.episode.turns)
         completion, response = await self._stage.ask(prompt, RequestKind.REFLECT, index, turn, shortener)
-        remark = guarded(env.parse_reflection, response)
+        remark = checked_remark(guarded(env.parse_reflection, response))
         return Reflection(completion, remark or "", is_valid=remark is not None)
 
 

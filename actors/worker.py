@@ -28,6 +28,7 @@ from lamer.common.messages import PROTOCOL_VERSION, Hello, ModelFiles, ModelFile
 from lamer.common.model_files import cache_root, keep_model_files
 from lamer.common.session import Session
 from lamer.common.settings import Settings
+from lamer.common.text import valid_text
 from lamer.common.weights import ModelFingerprint, read_fingerprint
 from lamer.envs import registry
 
@@ -97,7 +98,7 @@ async def _work(options: ActorOptions) -> int:
             log.info("joined run %s as %s: %d trials at once", session.welcome.run, options.name, options.trials)
             return await TrialRunner(session, player, options.trials).run()
     except LamerError as error:
-        reason = str(error)
+        reason = valid_text(str(error))
         raise
     finally:
         await session.close(reason)

@@ -19,7 +19,7 @@ from typing import Any
 from lamer.common.errors import BadInput, Missing
 from lamer.common.records import Task
 from lamer.envs import options as env_options
-from lamer.envs.base import Env, EnvFactory, Reference
+from lamer.envs.base import Env, EnvFactory, EnvironmentFault, Reference
 
 ENTRY_POINT_GROUP = "lamer.envs"
 
@@ -79,8 +79,15 @@ def canonical_config(name: str, options: Mapping[str, object]) -> str:
 
 
 def make_env(task: Task) -> Env:
-    """The environment of one task: the same initial state for the same task, in every process."""
-    return get(task.env).make(_decode_json(task.env, task.env_config), task.seed)
+    """The environment of one task: the same initial state for the same task, in every process.
+
+    Raises:
+        EnvironmentFault: what is registered under this name made something else.
+    """
+    made: object = get(task.env).make(_decode_json(task.env, task.env_config), task.seed)
+    if not isinstance(made, Env):
+        raise EnvironmentFault(f"what make of environment {task.env!r} returned is a {type(made).__name__}, not an Env")
+    return made
 
 
 def check_data(env: str, env_config: str) -> None:

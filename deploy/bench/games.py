@@ -22,6 +22,7 @@ from lamer.common.settings import Settings
 from lamer.deploy.run.supervisor import first_error
 from lamer.envs import registry
 from lamer.envs.base import EnvironmentFault
+from lamer.envs.results import closing_env
 from lamer.envs.workers.pool import MIB, PoolCounts, shared_counts
 from lamer.envs.workers.process import resident_bytes
 
@@ -126,7 +127,7 @@ async def _play(settings: Settings, number: int, stride: int, tally: _Tally) -> 
     while True:
         task = Task(settings.env.name, env_config, training_seed(settings.run.seed, index))
         index += stride
-        with contextlib.closing(registry.make_env(task)) as env:
+        with closing_env(registry.make_env(task)) as env:
             try:
                 for _ in range(EPISODES):
                     await env.start()

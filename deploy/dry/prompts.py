@@ -96,9 +96,7 @@ def _lengths(trials: tuple[Trial, ...], count: Callable[[TokenIds], int], *, is_
 
 def _max_turns(trial: Trial) -> int:
     from lamer.envs import registry
+    from lamer.envs.results import checked_turns, closing_env
 
-    env = registry.make_env(trial.task)
-    try:
-        return env.max_turns
-    finally:
-        env.close()
+    with closing_env(registry.make_env(trial.task)) as env:
+        return checked_turns(env.max_turns)

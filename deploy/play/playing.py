@@ -7,7 +7,6 @@ With one they are shown as its tokenizer and template make them, bounded and sho
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +21,7 @@ from lamer.common.settings import Settings
 from lamer.deploy.play.scripted import TRIAL_SECONDS, UNBOUNDED_TOKENS
 from lamer.deploy.play.terminal import EndOfInput, Read, Terminal, Voice
 from lamer.envs import registry
+from lamer.envs.results import closing_env
 
 
 def play_here(
@@ -40,7 +40,7 @@ def play_here(
             long.
     """
     task = Task(settings.env.name, registry.canonical_config(settings.env.name, settings.env.options), seed)
-    with contextlib.closing(registry.make_env(task)) as env:
+    with closing_env(registry.make_env(task)) as env:
         terminal = Terminal(env, voice, console, read, seed, counts_tokens=counts_tokens)
         play = TrialPlay(
             Stage(_lease(settings, task), env, terminal, voice.renderer, _limits(settings, voice), terminal), "play"

@@ -10,7 +10,6 @@ same memory, the same chat template.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +20,11 @@ import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
+from lamer.actors.episode import Stage, guarded
 from lamer.actors.policy import Request, RequestKind
 from lamer.actors.rendering import Renderer, TokenizerFile
-from lamer.actors.trial import TrialLimits, play_trial
-from lamer.common.errors import BadInput, LamerError, Missing
+from lamer.actors.trial import TrialLimits, TrialPlay
+from lamer.common.errors import BadInput, LamerError, Missing, RunFailed
 from lamer.common.messages import Lease, Sampling
 from lamer.common.records import (
     Completion,
@@ -39,7 +39,8 @@ from lamer.common.records import (
 )
 from lamer.common.settings import Settings
 from lamer.envs import registry
-from lamer.envs.base import Env
+from lamer.envs.base import Env, EnvironmentFault
+from lamer.envs.results import checked_text, closing_env
 
 UNBOUNDED_TOKENS = 2**30
 TRIAL_SECONDS = 3600.0
@@ -91,6 +92,14 @@ class Encoder:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Played:
+    """A trial, and why it failed, "" where it was played out."""
+
+    trial: Trial
+    failure: str
+
+
 class ScriptedPolicy:
     """A policy for one trial: random legal actions and empty reflections of its environment."""
 
@@ -102,8 +111,18 @@ class ScriptedPolicy:
     async def complete(self, request: Request) -> Completion:
         """A random answer of the kind asked for."""
         is_play = request.kind is RequestKind.PLAY
-        text = self._env.random_response(self._rng) if is_play else self._env.random_reflection(self._rng)
-        return self._encoder.completion(request, text)
+        return self._encoder.completion(request, scripted_answer(self._env, self._rng, is_play=is_play))
+
+
+def scripted_answer(env: Env, rng: random.Random, *, is_play: bool) -> str:
+    """What an environment's scripted play answers: to a play prompt, or to a reflection prompt.
+
+    Raises:
+        EnvironmentFault: the environment fails, or answers with something else than text.
+    """
+    if is_play:
+        return checked_text("what random_response returned", guarded(env.random_response, rng))
+    return checked_text("what random_reflection returned", guarded(env.random_reflection, rng))
 
 
 def play_scripted(settings: Settings, model_path: Path, trials: int, shorten_to: int = 0) -> tuple[Trial, ...]:
@@ -116,32 +135,39 @@ def play_scripted(settings: Settings, model_path: Path, trials: int, shorten_to:
 
     Raises:
         BadInput: the environment or its options are not known, or the model names no end-of-sequence token.
-        Missing: the model folder has no tokenizer.
+        Missing: the model folder has no tokenizer. RunFailed: the environment failed in every trial.
     """
     encoder = Encoder.load(model_path)
     renderer = Renderer.load(model_path, settings.model.chat_template)
     env_configs = _env_configs(settings)
     leases = [_lease(settings, env_configs[index % len(env_configs)], index) for index in range(trials)]
     limits = TrialLimits(settings.trial.max_turns, UNBOUNDED_TOKENS, settings.trial.prompting, shorten_to)
-    return asyncio.run(_play_all(leases, renderer, encoder, limits))
+    played = asyncio.run(_play_all(leases, renderer, encoder, limits))
+    failure = played[0].failure if played else ""
+    if failure and all(each.failure for each in played):
+        raise RunFailed(f"scripted play of {settings.env.name} failed in all of {len(played)} trials: {failure}")
+    return tuple(each.trial for each in played)
 
 
 async def _play_all(
     leases: Sequence[Lease], renderer: Renderer, encoder: Encoder, limits: TrialLimits
-) -> tuple[Trial, ...]:
+) -> tuple[_Played, ...]:
     free = asyncio.Semaphore(TRIALS_AT_ONCE)
 
-    async def play(lease: Lease) -> Trial:
+    async def play(lease: Lease) -> _Played:
         async with free:
-            with contextlib.closing(registry.make_env(lease.task)) as env:
+            with closing_env(registry.make_env(lease.task)) as env:
                 policy = ScriptedPolicy(env, encoder, lease.trial_id)
-                return await play_trial(lease, env, policy, renderer, limits, "scripted")
+                trial_play = TrialPlay(Stage(lease, env, policy, renderer, limits), "scripted")
+                return _Played(await trial_play.run(), trial_play.failure)
 
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(play(lease)) for lease in leases]
     except* LamerError as errors:
         raise errors.exceptions[0] from None
+    except* EnvironmentFault as errors:
+        raise RunFailed(f"scripted play: {errors.exceptions[0]}") from None
     return tuple(task.result() for task in tasks)
 
 

@@ -18,12 +18,15 @@ from rich.rule import Rule
 from rich.text import Text
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from lamer.actors.episode import guarded
 from lamer.actors.policy import Request, RequestKind
 from lamer.actors.rendering import Renderer
 from lamer.actors.watching import Watcher
 from lamer.common.records import Completion, Episode
-from lamer.deploy.play.scripted import Encoder
+from lamer.common.text import valid_text
+from lamer.deploy.play.scripted import Encoder, scripted_answer
 from lamer.envs.base import Env, StepResult
+from lamer.envs.results import checked_remark
 
 Read = Callable[[str], str]
 """A line from the keyboard, after a mark that asks for it; EOFError at the end of input."""
@@ -97,7 +100,7 @@ class Terminal(Watcher):
             counts = f"{len(request.prompt_ids)} tokens in the prompt, {len(completion.ids)} in the answer"
             self._console.print(Text(counts, style="dim"))
         if not is_play:
-            remark = self._env.parse_reflection(answer)
+            remark = checked_remark(guarded(self._env.parse_reflection, answer))
             self._tell("no valid remark: nothing is kept" if remark is None else f"kept in memory: {remark}")
         return completion
 
@@ -118,7 +121,7 @@ class Terminal(Watcher):
         self._episode, self._turn = episode.index + 1, 0
 
     def _scripted(self, is_play: bool) -> str:
-        answer = self._env.random_response(self._rng) if is_play else self._env.random_reflection(self._rng)
+        answer = scripted_answer(self._env, self._rng, is_play=is_play)
         self._show(Text(f"> {answer}", style="bold"))
         return answer
 
@@ -128,7 +131,7 @@ class Terminal(Watcher):
         typed = ""
         while not typed.strip():
             try:
-                typed = self._read("action> " if is_play else "reflection> ")
+                typed = valid_text(self._read("action> " if is_play else "reflection> "))
             except EOFError as error:
                 raise EndOfInput from error
         answer = cut_after(in_tags(typed, stop), stop)

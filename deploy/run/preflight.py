@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from lamer.common.errors import BadInput, Missing
+from lamer.common.errors import BadInput, Missing, RunFailed
 from lamer.common.settings import Settings
 from lamer.deploy.run.configuration import evaluation_env_config
 
@@ -47,7 +47,7 @@ def check_first_prompts(settings: Settings, model: Path) -> None:
 
     Raises:
         BadInput: the shortest first prompt of some tasks, with a response, is longer than the model's context, or alone
-            longer than trial.max_prompt_tokens.
+            longer than trial.max_prompt_tokens. RunFailed: the environment fails on one of them.
     """
     from lamer.actors.rendering import Renderer
 
@@ -69,17 +69,23 @@ def check_first_prompts(settings: Settings, model: Path) -> None:
 
 def _first_prompts(settings: Settings) -> list[str]:
     """The first prompts of some evaluation tasks."""
+    from lamer.actors.episode import guarded
     from lamer.envs import registry
-    from lamer.envs.base import PlayView
+    from lamer.envs.base import EnvironmentFault, PlayView
+    from lamer.envs.results import checked_observation, checked_text, closing_env
     from lamer.learner.measuring.evaluation import evaluation_task
 
     prompts = []
     env_config = evaluation_env_config(settings)
     for index in range(min(_PROBED_TASKS, settings.evaluation.tasks)):
-        env = registry.make_env(evaluation_task(settings.env.name, env_config, index))
-        text = env.reset().text
-        prompts.append(env.play_prompt(PlayView(text, text, "", "", 0, 0, settings.trial.prompting)))
-        env.close()
+        task = evaluation_task(settings.env.name, env_config, index)
+        try:
+            with closing_env(registry.make_env(task)) as env:
+                text = checked_observation("what reset returned", guarded(env.reset)).text
+                view = PlayView(text, text, "", "", 0, 0, settings.trial.prompting)
+                prompts.append(checked_text("what play_prompt returned", guarded(env.play_prompt, view)))
+        except EnvironmentFault as error:
+            raise RunFailed(f"{task.env}, seed {task.seed}, can't be played: {error}") from error
     return prompts
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from lamer.common.text import describe_error
 from lamer.envs.workers.game import Game, Opener, load_opener
 from lamer.envs.workers.messages import Broken, Call, Done, Drop, Failed, Reply, Request, receive, send
 
@@ -47,7 +48,7 @@ class Host:
         except (Exception, SystemExit) as error:  # engines exit where they should raise
             log.warning("a game failed", exc_info=error)
             self.drop(call.session)
-            return Failed(f"{type(error).__name__}: {error}", resident_bytes())
+            return Failed(describe_error(error), resident_bytes())
 
     def drop(self, session: int) -> None:
         """Close the game of a session, if it has one."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import pytest
 
 from lamer.actors.episode import Stage
@@ -11,7 +14,7 @@ from lamer.common.codec import decode_trial, encode_trial
 from lamer.common.records import EpisodeStatus, MemoryMode, Purpose, Task, Trial
 from lamer.common.settings import Prompting
 from lamer.envs import registry
-from lamer.envs.base import EnvironmentFault
+from lamer.envs.base import EnvironmentFault, Observation, StepResult
 from tests.actors.parts import LIMITS, BrokenEnv, CounterEnv, ScriptedPolicy, lease, plain_renderer
 
 SOLVE = "<action>3</action>"
@@ -207,9 +210,80 @@ async def test_an_environments_bug_is_an_environment_error_and_logged(caplog: py
     assert "Traceback" in caplog.text
 
 
-async def test_a_reward_that_is_no_number_is_an_environment_error() -> None:
-    trial, _, _ = await play([ONE], env=CounterEnv(reward=float("nan")))
+class OddEnv(CounterEnv):
+    """Returns something of one's choice from a method, or has it for an attribute."""
+
+    def __init__(self, name: str, value: object) -> None:
+        super().__init__()
+        setattr(self, name, value if name in ("max_turns", "stop", "windows") else lambda *_: value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("reset", "sum 0", r"what reset returned is 'sum 0' \(str\)"),
+        ("reset", Observation("sum 0", 0), r"Observation.anchor_state is 0 \(int\)"),
+        ("step", StepResult(3, Observation("", ""), 0.0, True, True), r"StepResult.action is 3 \(int\)"),
+        ("step", StepResult("3", Observation("", ""), float("nan"), True, True), r"StepResult.reward is nan \(float\)"),
+        ("step", None, r"what step returned is None \(NoneType\)"),
+        ("play_prompt", b"PLAY", r"what play_prompt returned is b'PLAY' \(bytes\)"),
+        ("reflection_prompt", None, r"what reflection_prompt returned is None"),
+        ("parse_reflection", 7, r"what parse_reflection returned is 7 \(int\)"),
+        ("render_steps", ["one"], r"what render_steps returned is \['one'\] \(list\)"),
+        ("render_past", 1, r"what render_past returned is 1 \(int\)"),
+        ("max_turns", 0, r"max_turns is 0 \(int\), it must be a whole number from 1 on"),
+        ("stop", "</action>", r"stop is '</action>' \(str\), it must be a tuple"),
+        ("windows", 9, r"AttributeError"),
+    ],
+)
+async def test_what_an_environment_may_not_return_is_an_environment_error_that_says_what_it_was(
+    name: str, value: object, said: str
+) -> None:
+    trial, _, failure = await play([OVERSHOOT, REMARK, ONE, OVERSHOOT, REMARK, ONE], env=OddEnv(name, value))
+    assert statuses(trial)[-1] is EpisodeStatus.ENVIRONMENT_ERROR
+    assert re.search(said, failure)
+
+
+async def test_numbers_of_numpy_are_numbers() -> None:
+    result = StepResult("3", Observation("", ""), np.float32(2.0), np.bool_(True), np.bool_(True), np.float32(0.5))
+    trial, _, failure = await play([ONE], env=OddEnv("step", result))
+    assert failure == ""
+    assert statuses(trial) == [EpisodeStatus.SOLVED]
+    assert (trial.episodes[0].turns[0].reward, trial.episodes[0].turns[0].score) == (2.0, 0.5)
+
+
+LONE = "\udcff"
+"""What Python makes of a byte that is not UTF-8."""
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("reset", Observation(f"sum {LONE}", f"state {LONE}")),
+        ("step", StepResult(f"3{LONE}", Observation(LONE, LONE), 0.0, is_done=False, is_solved=False)),
+        ("play_prompt", f"PLAY {LONE}"),
+        ("reflection_prompt", f"REFLECT {LONE}"),
+        ("parse_reflection", f"say {LONE}"),
+        ("render_steps", LONE),
+        ("render_past", LONE),
+    ],
+)
+async def test_a_byte_that_is_no_text_is_replaced_wherever_an_environment_returns_it(name: str, value: object) -> None:
+    trial, _, failure = await play(
+        [ONE, ONE, OVERSHOOT, REMARK, ONE, ONE, SOLVE, REMARK, ONE, ONE, ONE], env=OddEnv(name, value)
+    )
+    assert failure == ""
+    assert trial.is_trainable
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError(f"no file {LONE}"), EnvironmentFault(f"no file {LONE}"), SystemExit(LONE)]
+)
+async def test_a_fault_may_hold_a_byte_that_is_no_text(error: BaseException) -> None:
+    trial, _, failure = await play([ONE], env=CounterEnv(fault=error))
     assert statuses(trial) == [EpisodeStatus.ENVIRONMENT_ERROR]
+    assert "\ufffd" in failure
+    assert failure.encode()
 
 
 @pytest.mark.parametrize("method", ["reflection_prompt", "parse_reflection"])

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from lamer.learner.gateway.peers import Expectation
 from tests.actors.parts import lease, write_model
 from tests.actors.scripted_gateway import ScriptedGateway, scripted_gateway
 from tests.actors.sglang_server import SglangServer, refusing, saying, serving
+from tests.envs.installed import install
 
 # With five doors and seed 2 the prize is behind door 3.
 DOORS = Task("doors", registry.canonical_config("doors", {}), 2)
@@ -255,6 +257,79 @@ async def test_a_task_that_can_not_be_made_fails_alone(tmp_path: Path, monkeypat
         assert "'door'" in (await on.gateway.next(TrialFailed)).reason
         on.lease(0)
         await on.gateway.next(TrialDone)
+
+
+FAULTY = """
+from dataclasses import dataclass
+from lamer.envs.base import EnvFactory
+from lamer.envs.doors.env import DoorsEnv
+
+@dataclass(frozen=True)
+class FaultyConfig:
+    fault: str = ""
+
+class FaultyEnv(DoorsEnv):
+    def __init__(self, fault):
+        super().__init__(5, 3)
+        self.fault = fault
+    def step(self, response):
+        if self.fault == "step": raise RuntimeError("can't read file \\udcff.txt")
+        return super().step(response)
+    def close(self):
+        if self.fault == "close": raise RuntimeError("engine \\udcff was gone already")
+
+class FaultyFactory(EnvFactory):
+    name = "faulty"
+    config_class = FaultyConfig
+    def make(self, config, seed):
+        if config.fault == "make": raise OSError("no file \\udcff")
+        return 3 if config.fault == "type" else FaultyEnv(config.fault)
+
+FACTORY = FaultyFactory()
+"""
+"""The doors environment with a fault of one's choice, some with a byte that is no text in its message."""
+
+
+@pytest.fixture
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The environment `faulty`, installed."""
+    install(tmp_path, "faulty = lamer_faulty:FACTORY", "lamer_faulty", FAULTY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("lamer_faulty", None)
+
+
+@pytest.mark.usefixtures("faulty")
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("step", "episode 0: environment_error: RuntimeError: can't read file \ufffd.txt"),
+        ("make", "OSError: no file \ufffd"),
+        ("type", "EnvironmentFault: what make of environment 'faulty' returned is a int, not an Env"),
+    ],
+)
+async def test_a_fault_of_an_environment_is_reported_whatever_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, reason: str
+) -> None:
+    monkeypatch.setattr(pool, "FAILURE_PAUSE_SECONDS", 0.0)
+    async with scene(tmp_path) as on:
+        on.offer_server()
+        on.gateway.send(lease(slot=1, task=Task("faulty", f'{{"fault":"{fault}"}}', 0)))
+        assert (await on.gateway.next(TrialFailed)).reason == reason
+        on.lease(0)
+        await on.gateway.next(TrialDone)
+
+
+@pytest.mark.usefixtures("faulty")
+async def test_a_trial_whose_environment_fails_to_close_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scene(tmp_path) as on:
+        on.offer_server()
+        on.gateway.send(lease(task=Task("faulty", '{"fault":"close"}', 0)))
+        trial = trial_of(await on.gateway.next(TrialDone))
+    assert trial.solved_at == 0
+    assert "raised in close: RuntimeError: engine \ufffd was gone already" in caplog.text
 
 
 async def test_a_lease_past_its_deadline_is_abandoned(tmp_path: Path) -> None:
