@@ -40,7 +40,7 @@ def check_fitness(folder: Path, *, is_trained: bool, is_embedded: bool) -> None:
     known = cache_root().parent / "fitness" / _digest(folder, flags)
     if known.is_file():
         return
-    command = [sys.executable, "-m", "lamer.deploy.fitness", str(folder), *flags]
+    command = [sys.executable, "-P", "-m", "lamer.deploy.fitness", str(folder), *flags]
     result = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if result.returncode:
         said = _ERROR_LINE.findall(result.stderr) or result.stderr.strip().splitlines() or ["it said nothing"]

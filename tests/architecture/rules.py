@@ -42,7 +42,13 @@ _MAY_IMPORT = {
     "deploy/play": {"common", "envs", "actors"},
     "deploy/models": {"common", "envs", "actors", "learner/pocket", "deploy/play"},
     "deploy/run": {"common", "envs", "actors", "learner", "deploy/play", "deploy/models"},
-    "deploy/inference": {"common", "learner/fitness", "deploy/run/processes.py", "deploy/models/fitness.py"},
+    "deploy/inference": {
+        "common",
+        "learner/fitness",
+        "deploy/run/processes.py",
+        "deploy/run/restarts.py",
+        "deploy/models/fitness.py",
+    },
     "deploy/fitness": {"common", "learner/fitness", "learner/trainer", "deploy/inference"},
     "deploy/dry": {"common", "envs", "actors", "learner", "deploy/play", "deploy/models", "deploy/run"},
     "deploy/doctor": {"common", "envs", "deploy/inference"},
@@ -238,8 +244,8 @@ def folders_and_files_stay_small(tree: SourceTree) -> list[str]:
         for folder, count in counts.items()
         if count > _MOST_MODULES and folder != "deploy/commands"
     ]
-    for path in tree.sources:
-        lines = (tree.root / path).read_text(encoding="utf-8").count("\n")
+    for path, text in tree.texts.items():
+        lines = text.count("\n")
         if lines > _MOST_LINES:
             wrong.append(f"{path} has {lines} lines")
     return wrong

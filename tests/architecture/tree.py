@@ -7,7 +7,7 @@ import functools
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -32,20 +32,28 @@ class Import:
 
 @dataclass(frozen=True)
 class SourceTree:
-    """A checkout, or a copy of one in which a test breaks a rule."""
+    """A checkout. added: lines at the end of modules, or modules, by which a test breaks a rule."""
 
     root: Path = CHECKOUT
+    added: Mapping[str, str] = field(default_factory=dict)
 
     @functools.cached_property
-    def sources(self) -> Mapping[str, ast.Module]:
-        """Every module of the packages, by its path from the root."""
+    def texts(self) -> Mapping[str, str]:
+        """The text of every module of the packages, by its path from the root."""
         found = {}
         for package in PACKAGES:
             for path in sorted((self.root / package).rglob("*.py")):
                 name = path.relative_to(self.root).as_posix()
                 if not name.startswith(STAND_INS):
-                    found[name] = parsed(path.read_text(encoding="utf-8"))
+                    found[name] = path.read_text(encoding="utf-8")
+        for name, lines in self.added.items():
+            found[name] = f"{found.get(name, '')}\n{lines}\n"
         return found
+
+    @functools.cached_property
+    def sources(self) -> Mapping[str, ast.Module]:
+        """Every module's syntax tree."""
+        return {name: parsed(text) for name, text in self.texts.items()}
 
     @functools.cached_property
     def imports(self) -> tuple[Import, ...]:
@@ -72,7 +80,7 @@ class SourceTree:
 
 @functools.cache
 def parsed(source: str) -> ast.Module:
-    """A module's syntax tree; a copy of the tree shares those of what is equal."""
+    """A module's syntax tree; trees share those of equal modules."""
     return ast.parse(source)
 
 
