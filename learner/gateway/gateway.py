@@ -28,6 +28,7 @@ from pathlib import Path
 from lamer.common import config
 from lamer.common.codec import CodecError, decode_message, encode_message
 from lamer.common.errors import BadInput, LamerError
+from lamer.common.loop_lag import LoopLag
 from lamer.common.messages import (
     PROTOCOL_VERSION,
     AnyMessage,
@@ -167,8 +168,17 @@ class Gateway:
             self._progress.evaluations,
             self._work.set,
         )
+        self._lag = LoopLag(log)
         self._figures = RunFigures(
-            plan, self._progress, self._pool, self._dispatcher, self._intake, self._batcher, weights, self._peers
+            plan,
+            self._progress,
+            self._pool,
+            self._dispatcher,
+            self._intake,
+            self._batcher,
+            weights,
+            self._peers,
+            self._lag,
         )
         self._reports = UpdateReports(plan.run_dir, plan.tracker, self._figures)
         stream = StreamServer(weights, plan.run_dir / "weights" / "stream")
@@ -187,6 +197,7 @@ class Gateway:
                     for work in (
                         self._router.serve(lambda why: log.warning("a client was refused: %s", why)),
                         self._hosts.run(),
+                        self._lag.watch(),
                         self._keep_receiving(),
                         self._keep_beating(),
                         self._keep_advancing(),

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lamer.common.loop_lag import LoopLag
 from lamer.common.messages import Metric, Phase, Role, Status, UpdateReport
 from lamer.learner.gateway.batching import Batcher
 from lamer.learner.gateway.dispatch import Dispatcher
@@ -33,7 +34,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class RunFigures:
-    """Reads the gateway's parts; changes nothing."""
+    """Reads the gateway's parts. lag: of its event loop, the longest since the last `metrics`."""
 
     plan: GatewayPlan
     progress: Progress
@@ -43,6 +44,7 @@ class RunFigures:
     batcher: Batcher
     weights: Announcer
     peers: PeerTable
+    lag: LoopLag
 
     def metrics(self, now: float) -> tuple[Metric, ...]:
         """The gateway's own figures, logged with every update."""
@@ -53,6 +55,7 @@ class RunFigures:
             Metric("rollout/in_flight", float(len(self.dispatcher.leases))),
             Metric("rollout/trials", float(self.intake.trials)),
             Metric("trainer/wait_seconds", self.batcher.wait_seconds),
+            Metric("gateway/loop_lag_seconds", self.lag.take()),
             *self.weights.metrics(),
             *self.batcher.figures.metrics(self.plan.episodes),
             *self.pool.drops.metrics(),
