@@ -29,6 +29,7 @@ from lamer.common.messages import (
     WeightManifest,
     Welcome,
 )
+from lamer.common.restarts import Restarts
 from lamer.common.session import Session
 from lamer.common.versions import to_weight_version
 from lamer.deploy.inference.applying import SERVER_ERRORS, HalfUpdated, UpdateTimes, apply_folder, apply_live, verify
@@ -37,7 +38,6 @@ from lamer.deploy.inference.engines.client import LoadFigures
 from lamer.deploy.inference.fetching.base import Fetched, FolderDelivery, LiveDelivery, ServerStuck, Withdrawn
 from lamer.deploy.inference.fetching.feed import OlderVersion, Ready, WeightFeed
 from lamer.deploy.inference.pinning import pinned
-from lamer.deploy.run.restarts import Restarts
 
 log = logging.getLogger("lamer.host")
 
