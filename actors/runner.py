@@ -25,7 +25,7 @@ from lamer.actors.routing import Affinity, Router
 from lamer.actors.trial import TrialLimits, TrialPlay
 from lamer.common.codec import MAX_MESSAGE_BYTES, encode_trial
 from lamer.common.errors import BadInput, LamerError
-from lamer.common.loop_lag import LoopLag
+from lamer.common.liveness.loop_lag import LoopLag
 from lamer.common.messages import (
     Ack,
     AnyMessage,

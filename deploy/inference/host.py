@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lamer.common.errors import LamerError, RunFailed
+from lamer.common.liveness.restarts import Restarts
 from lamer.common.messages import (
     GroupOffer,
     GroupOrder,
@@ -29,7 +30,6 @@ from lamer.common.messages import (
     WeightManifest,
     Welcome,
 )
-from lamer.common.restarts import Restarts
 from lamer.common.session import Session
 from lamer.common.versions import to_weight_version
 from lamer.deploy.inference.applying import SERVER_ERRORS, HalfUpdated, UpdateTimes, apply_folder, apply_live, verify

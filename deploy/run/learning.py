@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from lamer.common.errors import BadInput, LamerError, Missing, RunFailed
 from lamer.common.keys import create_keys, load_client_keys, load_server_keys
-from lamer.common.restarts import Clock, Restarts
+from lamer.common.liveness.restarts import Clock, Restarts
 from lamer.deploy.run import processes
 from lamer.deploy.run.folder import RunFolder, locked
 from lamer.deploy.run.observer import View, follow

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lamer.common.errors import BadInput, LamerError, Missing, RunFailed
-from lamer.common.restarts import Clock, Restarts
+from lamer.common.liveness.restarts import Clock, Restarts
 from lamer.deploy.run import processes
 
 INTERRUPTED = 130

@@ -28,7 +28,7 @@ from pathlib import Path
 from lamer.common import config
 from lamer.common.codec import CodecError, decode_message, encode_message
 from lamer.common.errors import BadInput, LamerError
-from lamer.common.loop_lag import LoopLag
+from lamer.common.liveness.loop_lag import LoopLag
 from lamer.common.messages import (
     PROTOCOL_VERSION,
     AnyMessage,

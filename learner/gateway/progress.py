@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lamer.common.loop_lag import LoopLag
+from lamer.common.liveness.loop_lag import LoopLag
 from lamer.common.messages import Metric, Phase, Role, Status, UpdateReport
 from lamer.learner.gateway.batching import Batcher
 from lamer.learner.gateway.dispatch import Dispatcher

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lamer.common.loop_lag import PERIOD_SECONDS, WARNING_SECONDS, LoopLag
+from lamer.common.liveness.loop_lag import PERIOD_SECONDS, WARNING_SECONDS, LoopLag
 
 log = logging.getLogger("lamer.test")
 
