@@ -25,6 +25,7 @@ from lamer.actors.routing import Affinity, Router
 from lamer.actors.trial import TrialLimits, TrialPlay
 from lamer.common.codec import MAX_MESSAGE_BYTES, encode_trial
 from lamer.common.errors import BadInput, LamerError
+from lamer.common.liveness.loop_lag import LoopLag
 from lamer.common.messages import (
     Ack,
     AnyMessage,
@@ -118,8 +119,9 @@ class TrialRunner:
         try:
             async with asyncio.TaskGroup() as group:
                 resender = group.create_task(self._resend(), name="resender")
+                lag = group.create_task(LoopLag(log).watch(), name="loop lag")
                 shutdown = await self._obey(group)
-                for task in (resender, *self._tasks):
+                for task in (resender, lag, *self._tasks):
                     task.cancel()
         except* LamerError as errors:
             raise errors.exceptions[0] from None

@@ -41,6 +41,7 @@ NOT_IDENTITY = (
     "trainer.device",
     "trainer.threads",
     "trainer.keep_checkpoints",
+    "trainer.watchdog_seconds",
 )
 """Keys that may differ between a run and its resumption: where and with how many processes it runs, and how long.
 

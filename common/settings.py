@@ -216,6 +216,9 @@ class TrainerSettings:
     parity_responses: responses of each update that are scored again under the version that sampled them, to compare
     engine and trainer; it reads that version's weights from disk once an update. 0: none.
 
+    watchdog_seconds: an update that takes longer, from its batch to its checkpoint, hangs: the stacks of all threads go
+    to the trainer's log, and it is started again from the last checkpoint. Loading the model may take as long.
+
     group_address: where hosts reach the trainer for broadcasts (`inference.delivery` gloo or nccl); an address of this
     machine. "": that of gateway.bind, or, where it listens everywhere, the one that this machine's name stands for.
     """
@@ -226,6 +229,7 @@ class TrainerSettings:
     checkpoint_every: int = _field(20, low=1)
     keep_checkpoints: int = _field(2, low=1)
     parity_responses: int = _field(16, low=0)
+    watchdog_seconds: float = _field(7200.0, low=0.1)
     group_address: str = ""
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lamer.common.errors import LamerError, RunFailed
+from lamer.common.liveness.restarts import Restarts
 from lamer.common.messages import (
     GroupOffer,
     GroupOrder,
@@ -37,7 +38,6 @@ from lamer.deploy.inference.engines.client import LoadFigures
 from lamer.deploy.inference.fetching.base import Fetched, FolderDelivery, LiveDelivery, ServerStuck, Withdrawn
 from lamer.deploy.inference.fetching.feed import OlderVersion, Ready, WeightFeed
 from lamer.deploy.inference.pinning import pinned
-from lamer.deploy.run.restarts import Restarts
 
 log = logging.getLogger("lamer.host")
 

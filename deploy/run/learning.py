@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from lamer.common.errors import BadInput, LamerError, Missing, RunFailed
 from lamer.common.keys import create_keys, load_client_keys, load_server_keys
+from lamer.common.liveness.restarts import Clock, Restarts
 from lamer.deploy.run import processes
 from lamer.deploy.run.folder import RunFolder, locked
 from lamer.deploy.run.observer import View, follow
-from lamer.deploy.run.restarts import Clock, Restarts
 from lamer.deploy.run.supervisor import INTERRUPTED, first_error, how_it_ended
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lamer.common.errors import BadInput, LamerError, Missing, RunFailed
+from lamer.common.liveness.restarts import Clock, Restarts
 from lamer.deploy.run import processes
-from lamer.deploy.run.restarts import Clock, Restarts
 
 INTERRUPTED = 130
 MAX_RESTARTS = 5

@@ -28,6 +28,7 @@ from pathlib import Path
 from lamer.common import config
 from lamer.common.codec import CodecError, decode_message, encode_message
 from lamer.common.errors import BadInput, LamerError
+from lamer.common.liveness.loop_lag import LoopLag
 from lamer.common.messages import (
     PROTOCOL_VERSION,
     AnyMessage,
@@ -176,8 +177,17 @@ class Gateway:
             plan.resume_step,
             plan.mlflow_url,
         )
+        self._lag = LoopLag(log)
         self._figures = RunFigures(
-            facts, self._progress, self._pool, self._dispatcher, self._intake, self._batcher, weights, self._peers
+            facts,
+            self._progress,
+            self._pool,
+            self._dispatcher,
+            self._intake,
+            self._batcher,
+            weights,
+            self._peers,
+            self._lag,
         )
         self._reports = UpdateReports(plan.run_dir, plan.tracker, self._figures)
         stream = StreamServer(weights, plan.run_dir / "weights" / "stream")
@@ -196,6 +206,7 @@ class Gateway:
                     for work in (
                         self._router.serve(lambda why: log.warning("a client was refused: %s", why)),
                         self._hosts.run(),
+                        self._lag.watch(),
                         self._keep_receiving(),
                         self._keep_beating(),
                         self._keep_advancing(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lamer.common.liveness.loop_lag import LoopLag
 from lamer.common.messages import Metric, Phase, Role, Status, UpdateReport
 from lamer.learner.gateway.batching import Batcher
 from lamer.learner.gateway.dispatch import Dispatcher
@@ -62,7 +63,7 @@ class RunFacts:
 
 @dataclass(frozen=True, slots=True)
 class RunFigures:
-    """Reads the gateway's parts; changes nothing."""
+    """Reads the gateway's parts. lag: of its event loop, the longest since the last `metrics`."""
 
     facts: RunFacts
     progress: Progress
@@ -72,6 +73,7 @@ class RunFigures:
     batcher: Batcher
     weights: Announcer
     peers: PeerTable
+    lag: LoopLag
 
     def metrics(self, now: float) -> tuple[Metric, ...]:
         """The gateway's own figures, logged with every update.
@@ -87,6 +89,7 @@ class RunFigures:
             Metric("rollout/in_flight", float(len(self.dispatcher.leases))),
             Metric("rollout/trials", float(self.intake.trials)),
             Metric("trainer/wait_seconds", self.batcher.wait_seconds),
+            Metric("gateway/loop_lag_seconds", self.lag.take()),
             *self.weights.metrics(),
             *self.batcher.figures.metrics(self.facts.episodes),
             *self.pool.drops.metrics(),

@@ -12,6 +12,7 @@ from pathlib import Path
 from lamer.common.errors import LamerError
 from lamer.common.keys import load_client_keys
 from lamer.learner.trainer.trainer import TrainerOptions, run_trainer
+from lamer.learner.trainer.watchdog import Hung, leave
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,12 +24,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     try:
-        return asyncio.run(run_trainer(TrainerOptions(parsed.connect, load_client_keys(parsed.keys), parsed.run_dir)))
+        return asyncio.run(_train(TrainerOptions(parsed.connect, load_client_keys(parsed.keys), parsed.run_dir)))
     except LamerError as error:
         print(f"lamer: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+
+
+async def _train(options: TrainerOptions) -> int:
+    try:
+        return await run_trainer(options)
+    except Hung as failure:  # here, since `asyncio.run` would wait for its thread
+        leave(failure)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@
           -> BatchRequest(n) ... until Shutdown
 
 torch runs in a worker thread, so that heartbeats go on during an update, and so do weight broadcasts
-(`learner.trainer.broadcast.broadcaster`): what concerns them is sorted out of the messages at once. The process ends
-with the exit code of the gateway's Shutdown; started as `python -m lamer.learner.trainer` by `lamer learner`.
+(`learner.trainer.broadcast.broadcaster`): what concerns them is sorted out of the messages at once. An update that
+hangs ends the process (`learner.trainer.watchdog`), which is then started again from its last checkpoint. Otherwise it
+ends with the exit code of the gateway's Shutdown; started as `python -m lamer.learner.trainer` by `lamer learner`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from lamer.learner.trainer.broadcast.broadcaster import Broadcaster
 from lamer.learner.trainer.broadcast.rank_zero import group_address
 from lamer.learner.trainer.publishing import Publisher
 from lamer.learner.trainer.update import PolicyUpdater
+from lamer.learner.trainer.watchdog import Watchdog
 
 log = logging.getLogger("lamer.trainer")
 
@@ -75,6 +77,7 @@ class Trainer:
             self._broadcaster,
             session.send,
         )
+        self._watchdog = Watchdog(self._settings.trainer.watchdog_seconds)
         self._inbox: asyncio.Queue[AnyMessage] = asyncio.Queue()
 
     async def run(self) -> int:
@@ -105,9 +108,8 @@ class Trainer:
                 return
 
     async def _train_until_shutdown(self) -> int:
-        updater = await asyncio.to_thread(self._load_updater)
-        if updater.version > 0:
-            await self._publisher.publish(updater)
+        updater = await self._watchdog.run("loading the model", asyncio.to_thread(self._load_updater))
+        await self._publish_again(updater)
         await self._session.send(BatchRequest(policy_version=updater.version))
         while True:
             message = await self._inbox.get()
@@ -116,14 +118,17 @@ class Trainer:
                     log.info("the run ended: %s", message.reason)
                     return message.exit_code
                 case Batch():
-                    await self._train(updater, message)
+                    await self._watchdog.run(f"update {message.step}", self._train(updater, message))
                     await self._session.send(BatchRequest(policy_version=updater.version))
                 case Welcome():
-                    if updater.version > 0:
-                        await self._publisher.publish(updater)
+                    await self._publish_again(updater)
                     await self._session.send(BatchRequest(policy_version=updater.version))
                 case _:
                     log.warning("a %s is no message for a trainer", type(message).__name__)
+
+    async def _publish_again(self, updater: PolicyUpdater) -> None:
+        if updater.version > 0:
+            await self._watchdog.run(f"publishing version {updater.version}", self._publisher.publish(updater))
 
     def _load_updater(self) -> PolicyUpdater:
         updater = PolicyUpdater(self._settings, Path(self._session.welcome.model_path))
@@ -163,6 +168,7 @@ async def run_trainer(options: TrainerOptions) -> int:
 
     Raises:
         LamerError: the gateway can't be reached or refused us, the model can't be loaded, or an update failed.
+        Hung: one hangs; `learner.trainer.watchdog.leave` ends the process then.
     """
     hello = Hello(protocol_min=PROTOCOL_VERSION, protocol_max=PROTOCOL_VERSION, role=Role.TRAINER, name="trainer")
     session = await Session.open(options.url, options.keys, hello, CONNECT_SECONDS)

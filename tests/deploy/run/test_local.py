@@ -18,7 +18,7 @@ SUPERVISE = """
 import asyncio, itertools, sys
 from pathlib import Path
 from lamer.common.errors import LamerError
-from lamer.deploy.run.restarts import Clock
+from lamer.common.liveness.restarts import Clock
 from lamer.deploy.run.supervisor import Child, Rest, Supervisor
 
 clock = itertools.count(0, int(sys.argv.pop(1)))

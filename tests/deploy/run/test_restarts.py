@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from lamer.common.errors import RunFailed
+from lamer.common.liveness.restarts import HEALTHY_SECONDS, Clock, Restarts
 from lamer.common.settings import Settings
 from lamer.deploy.run.folder import RunFolder
 from lamer.deploy.run.learning import TrainerKeeper
-from lamer.deploy.run.restarts import HEALTHY_SECONDS, Clock, Restarts
 
 
 class Process:

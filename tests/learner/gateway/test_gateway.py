@@ -111,9 +111,14 @@ async def test_metrics_of_trainer_and_gateway_go_to_the_file_and_the_tracker(tmp
     await play_whole_run(run)
     lines = [json.loads(line) for line in (run.plan.run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
-    assert {"loss", "rollout/trials_per_second", "staleness/max", "drops/groups", "trainer/wait_seconds"} <= set(
-        lines[0]
-    )
+    assert {
+        "loss",
+        "rollout/trials_per_second",
+        "staleness/max",
+        "drops/groups",
+        "trainer/wait_seconds",
+        "gateway/loop_lag_seconds",
+    } <= set(lines[0])
     assert lines[0]["weights/pause_seconds"] == 0.01
     assert [step for step, _ in run.tracker.logged] == [1, 2, 3]
 
