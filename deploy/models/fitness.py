@@ -45,7 +45,7 @@ def check_fitness(folder: Path, *, is_trained: bool, is_embedded: bool) -> None:
     if result.returncode:
         said = _ERROR_LINE.findall(result.stderr) or result.stderr.strip().splitlines() or ["it said nothing"]
         kind = {BadInput.exit_code: BadInput, Missing.exit_code: Missing}.get(result.returncode, RunFailed)
-        raise kind(f"model.path: {said[-1]}")
+        raise kind(said[-1])
     with contextlib.suppress(OSError):  # a cache that can't be written costs the seconds again
         known.parent.mkdir(parents=True, exist_ok=True)
         known.touch()

@@ -78,7 +78,7 @@ def test_a_taken_port_a_wrong_key_and_an_unusable_model_are_told_by_learner_and_
         "is taken": (lamer("serve", *joins, "--port", str(taken_port)), 3),
         "there is no model folder nowhere": (lamer("serve", *joins, "--model", "nowhere"), 3),
         "lacks tokenizer.json": (lamer("serve", *joins, "--model", "no-tokenizer"), 3),
-        "headless lacks lm_head.weight": (lamer("serve", *joins, "--model", "headless"), 2),
+        "headless lacks model.embed_tokens.weight": (lamer("serve", *joins, "--model", "headless"), 2),
         "is another one than the run's: architecture": (lamer("serve", *joins, "--model", "unknown"), 2),
         "has another key than server.key": (lamer("actor", *joins[:3], "other"), 3),
         "put client.key into its keys folder under allowed/": (lamer("actor", *joins[:3], "stranger"), 3),
