@@ -46,7 +46,6 @@ _MAY_IMPORT = {
         "common",
         "learner/fitness",
         "deploy/run/processes.py",
-        "deploy/run/restarts.py",
         "deploy/models/fitness.py",
     },
     "deploy/fitness": {"common", "learner/fitness", "learner/trainer", "deploy/inference"},
