@@ -43,6 +43,8 @@ class WeightCache:
         """Remove what a process that was killed left half written."""
         for place in (self._folder, self._folder / "companions"):
             sweep(place, ".")
+            for path in place.glob(".*/"):  # an earlier version's; nobody else writes here
+                shutil.rmtree(path, ignore_errors=True)
 
     def held(self) -> tuple[HeldWeights, ...]:
         """What is held, the last used first."""
