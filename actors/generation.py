@@ -135,7 +135,7 @@ def decode_answer(data: bytes, request: Request) -> Completion:
     """
     try:
         answer = _ANSWERS.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadAnswer(f"the answer is not of /generate's shape: {error}") from error
     meta, ids = answer.meta_info, answer.output_ids
     if not ids:
@@ -171,7 +171,7 @@ def error_message(data: bytes) -> str:
     """What an error's body says, in at most a few lines."""
     try:
         error = _ERRORS.decode(data).error
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return data[:_QUOTED].decode(errors="replace")
     return (error.message if isinstance(error, ErrorDetail) else error)[:_QUOTED]
 

@@ -3,7 +3,8 @@
     ChatTemplate   a model folder's own Jinja template, with the functions that Hugging Face templates may call
     Renderer       template + `tokenizer.json` of the folder; remembers prompts, since a group shares them
 
-Neither needs transformers. A conversation here is one user message: every turn of an episode is a fresh one.
+Neither needs transformers. A conversation here is one user message: every turn of an episode is a fresh one. What a
+message spells out is text, `<|im_end|>` too: only the template makes control tokens (`actors.tokens`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
+from lamer.actors.tokens import TextEncoder, TokenRoles, find_roles, without
 from lamer.common.errors import BadInput, Missing
 from lamer.common.records import TokenIds
 
@@ -99,12 +101,14 @@ class ModelConfig(msgspec.Struct):
     vocab_size: int | None = None
     text_config: TextConfig | None = None
     eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = None
 
 
 class GenerationConfig(msgspec.Struct):
     """What `generation_config.json` says, as far as we read it."""
 
     eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = None
 
 
 class GenerationTag(jinja2.ext.Extension):
@@ -121,8 +125,8 @@ class GenerationTag(jinja2.ext.Extension):
 class ChatTemplate:
     """A chat template, compiled in a sandbox in which it can neither change nor reach what it is not given."""
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        """Compile `source`.
+    def __init__(self, source: str, special_tokens: Mapping[str, str], *, enable_thinking: bool = False) -> None:
+        """Compile `source`. enable_thinking: what the template is told of that name, which not every one asks.
 
         Raises:
             BadInput: it is no valid template.
@@ -138,9 +142,10 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise BadInput(f"the chat template can't be compiled: {error}") from error
         self._special_tokens = special_tokens
+        self._enable_thinking = enable_thinking
 
     def render(self, user_message: str) -> str:
-        """The prompt text, up to where the assistant begins, with thinking off.
+        """The prompt text, up to where the assistant begins.
 
         Raises:
             BadInput: the template refuses a single user message, or fails on it.
@@ -151,7 +156,7 @@ class ChatTemplate:
                 tools=None,
                 documents=None,
                 add_generation_prompt=True,
-                enable_thinking=False,
+                enable_thinking=self._enable_thinking,
                 **self._special_tokens,
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
@@ -171,17 +176,23 @@ class Renderer:
         template: ChatTemplate | None,
         vocab_size: int,
         end_ids: frozenset[int] = frozenset(),
+        roles: TokenRoles | None = None,
     ) -> None:
-        """Take over parts that were read; use `load`."""
+        """Take over parts that were read; use `load`. roles: of the tokens; of a tokenizer alone where left out."""
         self.vocab_size = vocab_size
         self.end_ids = end_ids
+        roles = roles or find_roles(tokenizer, end_ids=end_ids)
+        self.encoder = TextEncoder(tokenizer, roles.control)
         self._tokenizer = tokenizer
+        self._framing = roles.framing
         self._template = template
         self._remembered = functools.lru_cache(maxsize=REMEMBERED_PROMPTS)(self._render)
 
     @classmethod
-    def load(cls, model_path: str | Path, use_chat_template: bool) -> Renderer:
+    def load(cls, model_path: str | Path, use_chat_template: bool, enable_thinking: bool = False) -> Renderer:
         """Read `tokenizer.json`, and the chat template if it is wanted and there is one.
+
+        enable_thinking: what the template is told of that name.
 
         Raises:
             Missing: no such folder or no tokenizer in it. BadInput: a file in it can't be used.
@@ -198,8 +209,18 @@ class Renderer:
             raise BadInput(f"{path} can't be read as a tokenizer: {error}") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        template = _load_template(folder) if use_chat_template else None
-        return cls(tokenizer, template, _vocab_size(folder, tokenizer), _end_ids(folder, tokenizer))
+        described = _read_json(folder / "tokenizer_config.json", TokenizerFile) or TokenizerFile()
+        source = _template_source(folder, described)
+        template = _compile(folder, source, described, enable_thinking) if use_chat_template else None
+        end_ids = _end_ids(folder, tokenizer)
+        roles = find_roles(
+            tokenizer,
+            named=frozenset(described.special_tokens().values()),
+            end_ids=end_ids,
+            pad_ids=_pad_ids(folder),
+            template=(source or "") + (template.render("x") if template is not None else ""),
+        )
+        return cls(tokenizer, template, _vocab_size(folder, tokenizer), end_ids, roles)
 
     def render(self, user_message: str) -> TokenIds:
         """Prompt ids, int32 [P], of a conversation of one user message; read-only, since it is handed out again.
@@ -210,8 +231,8 @@ class Renderer:
         return self._remembered(user_message)
 
     def decode(self, ids: TokenIds | Sequence[int]) -> str:
-        """The text of ids without special tokens."""
-        return str(self._tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True))
+        """The text of ids without end, pad and template tokens; tags are text, special or not."""
+        return str(self._tokenizer.decode(without(ids, self._framing), skip_special_tokens=False))
 
     def decode_all(self, ids: TokenIds) -> str:
         """The text of ids, special tokens among them, in which servers look for stop texts."""
@@ -219,24 +240,32 @@ class Renderer:
 
     def _render(self, user_message: str) -> TokenIds:
         is_plain = self._template is None
-        text = user_message + "\n" if self._template is None else self._template.render(user_message)
-        # The batch form that leaves character offsets out takes half the time of `encode`.
-        encoding = self._tokenizer.encode_batch_fast([text], add_special_tokens=is_plain)[0]
-        ids = np.array(encoding.ids, dtype=np.int32)
+        ids = np.array(self.encoder.prompt(user_message, self._write, self._controls, is_plain=is_plain), np.int32)
         ids.setflags(write=False)
         return ids
 
+    def _write(self, user_message: str) -> str:
+        """The prompt as text."""
+        return user_message + "\n" if self._template is None else self._template.render(user_message)
 
-def _load_template(folder: Path) -> ChatTemplate | None:
-    """`chat_template.jinja` goes before what `tokenizer_config.json` holds."""
-    described = _read_json(folder / "tokenizer_config.json", TokenizerFile) or TokenizerFile()
+    @functools.cached_property
+    def _controls(self) -> int:
+        """How many control tokens a prompt has beside its message."""
+        return self.encoder.controls(self._write, is_plain=self._template is None)
+
+
+def _template_source(folder: Path, described: TokenizerFile) -> str | None:
+    """`chat_template.jinja` goes before what `tokenizer_config.json` holds; None where neither has one."""
     file = folder / "chat_template.jinja"
-    source = file.read_text(encoding="utf-8") if file.is_file() else described.default_template()
+    return file.read_text(encoding="utf-8") if file.is_file() else described.default_template()
+
+
+def _compile(folder: Path, source: str | None, described: TokenizerFile, enable_thinking: bool) -> ChatTemplate | None:
     if source is None:
         log.info("%s has no chat template: a prompt is the plain text and a line end", folder)
         return None
     try:
-        return ChatTemplate(source, described.special_tokens())
+        return ChatTemplate(source, described.special_tokens(), enable_thinking=enable_thinking)
     except BadInput as error:
         raise BadInput(f"{folder}: {error}") from error
 
@@ -260,13 +289,20 @@ def _end_ids(folder: Path, tokenizer: Tokenizer) -> frozenset[int]:
     return frozenset(token for token in found if token is not None)
 
 
+def _pad_ids(folder: Path) -> frozenset[int]:
+    """The pad tokens that the folder names by id."""
+    config = _read_json(folder / "config.json", ModelConfig) or ModelConfig()
+    generation = _read_json(folder / "generation_config.json", GenerationConfig) or GenerationConfig()
+    return frozenset(token for token in (config.pad_token_id, generation.pad_token_id) if token is not None)
+
+
 def _read_json(path: Path, kind: type[FileT]) -> FileT | None:
     """What a JSON file of the model folder says, None where there is none."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} can't be read: {error}") from error
 
 

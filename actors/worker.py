@@ -87,7 +87,7 @@ async def _work(options: ActorOptions) -> int:
         settings = from_json(session.welcome.config)
         _check_environment(settings)
         folder = Path(options.model_path) if options.model_path else await _find_model(session)
-        renderer = Renderer.load(folder, settings.model.chat_template)
+        renderer = Renderer.load(folder, settings.model.chat_template, settings.model.enable_thinking)
         inference = InferenceOptions(settings.inference.request_seconds, settings.inference.retries)
         async with InferenceClient(inference, renderer.vocab_size) as client:
             trial = settings.trial

@@ -72,12 +72,14 @@ class WarmstartSettings:
 class ModelSettings:
     """The policy: a Hugging Face model folder, or "" for `pocket`. chat_template: use the folder's own template.
 
+    enable_thinking: what the template is told of that name; Qwen3's, for one, then lets the model think first.
     architecture: what `lamer train --dry-run` takes the model for where the folder `path` is not there.
     """
 
     path: str = ""
     architecture: str = _field("", choices=("", "qwen3-4b", "llama-3.1-8b"))
     chat_template: bool = True
+    enable_thinking: bool = False
     pocket: PocketSettings = field(default_factory=PocketSettings)
     warmstart: WarmstartSettings = field(default_factory=WarmstartSettings)
 

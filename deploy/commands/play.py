@@ -52,6 +52,6 @@ def play(
     if show and folder is None:
         raise BadInput("--show tokens counts with a model's tokenizer: name its folder with --model")
     registry.check_data(env, registry.canonical_config(env, settings.env.options))
-    voice = Voice.load(folder, settings.model.chat_template)
+    voice = Voice.load(folder, settings.model.chat_template, settings.model.enable_thinking)
     read = read_keyboard if policy == "human" else None
     play_here(settings, seed, voice, Console(highlight=False), read, counts_tokens=bool(show))

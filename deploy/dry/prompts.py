@@ -60,7 +60,7 @@ def look(settings: Settings) -> Glimpse:
         is_estimate = folder is None or not (folder / "tokenizer.json").is_file()
         if is_estimate or folder is None:
             folder = _bytes_only(Path(name), settings)
-        renderer = Renderer.load(folder, settings.model.chat_template)
+        renderer = Renderer.load(folder, settings.model.chat_template, settings.model.enable_thinking)
         trials = play_scripted(settings, folder, SCRIPTED_TRIALS)
         count = _counter(renderer, settings) if is_estimate else len
         return Glimpse(

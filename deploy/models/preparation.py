@@ -39,11 +39,13 @@ _SOURCES = (
     "actors/memory.py",
     "actors/rendering.py",
     "actors/shortening.py",
+    "actors/tokens.py",
     "envs/base.py",
     "envs/history.py",
     "envs/memory.py",
     "envs/parsing.py",
     "envs/prompts.py",
+    "envs/results.py",
 )
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 
@@ -104,7 +106,7 @@ def model_key(settings: Settings) -> str:
     parts = {
         "pocket": asdict(settings.model.pocket),
         "warmstart": asdict(settings.model.warmstart),
-        "chat_template": settings.model.chat_template,
+        "chat_template": [settings.model.chat_template, settings.model.enable_thinking],
         "env": [settings.env.name, registry.canonical_config(settings.env.name, settings.env.options)],
         "trial": [trial.episodes, trial.memory.value, trial.max_turns, trial.prompting.value],
         "max_prompt_tokens": [trial.max_prompt_tokens, trial.shorten],

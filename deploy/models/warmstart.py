@@ -101,7 +101,7 @@ def _texts(settings: Settings, folder: Path) -> list[str]:
     from lamer.actors.rendering import Renderer
     from lamer.deploy.play.scripted import play_scripted
 
-    renderer = Renderer.load(folder, settings.model.chat_template)
+    renderer = Renderer.load(folder, settings.model.chat_template, settings.model.enable_thinking)
     trials = play_scripted(settings, folder, min(CORPUS_TRIALS, settings.model.warmstart.trials))
     completions = [completion for trial in trials for completion in trial.completions()]
     return [renderer.decode(ids) for completion in completions for ids in (completion.prompt_ids, completion.ids)]

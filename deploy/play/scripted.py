@@ -18,13 +18,13 @@ from typing import TypeVar
 
 import msgspec
 import numpy as np
-from tokenizers import Tokenizer
 
 from lamer.actors.episode import Stage, guarded
 from lamer.actors.policy import Request, RequestKind
-from lamer.actors.rendering import Renderer, TokenizerFile
+from lamer.actors.rendering import Renderer
+from lamer.actors.tokens import TextEncoder
 from lamer.actors.trial import TrialLimits, TrialPlay
-from lamer.common.errors import BadInput, LamerError, Missing, RunFailed
+from lamer.common.errors import BadInput, LamerError, RunFailed
 from lamer.common.messages import Lease, Sampling
 from lamer.common.records import (
     Completion,
@@ -58,9 +58,9 @@ class _Ids(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """Encodes responses for one model: the text, then the end-of-sequence token."""
+    """Encodes responses for one model: the text, which makes no control token, then the end-of-sequence token."""
 
-    tokenizer: Tokenizer
+    text: TextEncoder
     eos: int
 
     @classmethod
@@ -70,15 +70,12 @@ class Encoder:
         Raises:
             Missing: there is no tokenizer. BadInput: no file names an end-of-sequence token.
         """
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise Missing(f"{path} is not there: a model folder needs its tokenizer in the `tokenizers` format")
-        tokenizer = Tokenizer.from_file(str(path))
-        return cls(tokenizer, _end_of_sequence(folder, tokenizer))
+        renderer = Renderer.load(folder, use_chat_template=False)
+        return cls(renderer.encoder, _end_of_sequence(folder, renderer.end_ids))
 
     def encode(self, response: str) -> TokenIds:
         """Response ids, int32 [R]."""
-        return np.array([*self.tokenizer.encode(response, add_special_tokens=False).ids, self.eos], dtype=np.int32)
+        return np.array([*self.text.text(response), self.eos], dtype=np.int32)
 
     def completion(self, request: Request, response: str) -> Completion:
         """A response that no model gave; its behaviour logprobs are 0 and mean nothing."""
@@ -138,7 +135,7 @@ def play_scripted(settings: Settings, model_path: Path, trials: int, shorten_to:
         Missing: the model folder has no tokenizer. RunFailed: the environment failed in every trial.
     """
     encoder = Encoder.load(model_path)
-    renderer = Renderer.load(model_path, settings.model.chat_template)
+    renderer = Renderer.load(model_path, settings.model.chat_template, settings.model.enable_thinking)
     env_configs = _env_configs(settings)
     leases = [_lease(settings, env_configs[index % len(env_configs)], index) for index in range(trials)]
     limits = TrialLimits(settings.trial.max_turns, UNBOUNDED_TOKENS, settings.trial.prompting, shorten_to)
@@ -209,19 +206,17 @@ def _lease(settings: Settings, env_config: str, index: int) -> Lease:
     )
 
 
-def _end_of_sequence(folder: Path, tokenizer: Tokenizer) -> int:
-    """What ends a response: as the model's configuration says, else as its tokenizer's does."""
+def _end_of_sequence(folder: Path, end_ids: frozenset[int]) -> int:
+    """What ends a response: as the model's configuration says, else any of `end_ids`, which its other files name."""
     for name in ("generation_config.json", "config.json"):
         value = _read(folder / name, _Ids).eos_token_id
         if isinstance(value, tuple):
             value = value[0] if value else None
         if value is not None:
             return value
-    token = _read(folder / "tokenizer_config.json", TokenizerFile).special_tokens().get("eos_token", "")
-    found = tokenizer.token_to_id(token)
-    if found is None:
+    if not end_ids:
         raise BadInput(f"{folder} names no end-of-sequence token (eos_token_id in config.json)")
-    return int(found)
+    return min(end_ids)
 
 
 def _read(path: Path, kind: type[FileT]) -> FileT:
@@ -230,5 +225,5 @@ def _read(path: Path, kind: type[FileT]) -> FileT:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         return kind()
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} can't be read: {error}") from error

@@ -48,17 +48,19 @@ class Voice:
     has_model: bool
 
     @classmethod
-    def load(cls, model: Path | None, use_chat_template: bool) -> Voice:
+    def load(cls, model: Path | None, use_chat_template: bool, enable_thinking: bool = False) -> Voice:
         """That of a model's folder; ids are bytes where there is none.
 
         Raises:
             Missing: no such folder or no tokenizer in it. BadInput: a file in it can't be used.
         """
         if model is not None:
-            return cls(Renderer.load(model, use_chat_template), Encoder.load(model), has_model=True)
+            renderer = Renderer.load(model, use_chat_template, enable_thinking)
+            return cls(renderer, Encoder.load(model), has_model=True)
         tokenizer = _byte_tokenizer()
         size = tokenizer.get_vocab_size(with_added_tokens=True)
-        return cls(Renderer(tokenizer, None, size), Encoder(tokenizer, size - 1), has_model=False)
+        renderer = Renderer(tokenizer, None, size, frozenset({size - 1}))
+        return cls(renderer, Encoder(renderer.encoder, size - 1), has_model=False)
 
 
 class Terminal(Watcher):

@@ -52,7 +52,7 @@ def check_first_prompts(settings: Settings, model: Path) -> None:
     from lamer.actors.rendering import Renderer
 
     trial = settings.trial
-    renderer = Renderer.load(model, settings.model.chat_template)
+    renderer = Renderer.load(model, settings.model.chat_template, settings.model.enable_thinking)
     shortest = min(len(renderer.render(prompt)) for prompt in _first_prompts(settings))
     if shortest > trial.max_prompt_tokens:
         raise BadInput(

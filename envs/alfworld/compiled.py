@@ -38,6 +38,6 @@ def read_compiled(game: GameFiles) -> CompiledGame | None:
         return msgspec.json.decode(path.read_bytes(), type=CompiledGame)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         log.warning("%s is no compiled game, it is made again: %s", path, error)
         return None

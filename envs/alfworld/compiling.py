@@ -24,6 +24,7 @@ from pathlib import Path
 import msgspec
 from alfworld.agents.utils.misc import add_task_to_grammar
 
+from lamer.common.text import valid_text
 from lamer.envs.alfworld.compiled import CompiledGame, compiled_path, read_compiled
 from lamer.envs.alfworld.engine import Engine, NoWay
 from lamer.envs.alfworld.games import GameFiles
@@ -73,8 +74,8 @@ def _plan(compiled: CompiledGame) -> tuple[str, ...] | None:
 def _compile(game: GameFiles) -> CompiledGame:
     domain, grammar = _logic()
     try:
-        problem = (game.folder / "initial_state.pddl").read_text(encoding="utf-8")
-        trajectory = json.loads((game.folder / "traj_data.json").read_bytes())
+        problem = (game.folder / "initial_state.pddl").read_text(encoding="utf-8", errors="replace")
+        trajectory = json.loads((game.folder / "traj_data.json").read_text(encoding="utf-8", errors="replace"))
     except (OSError, ValueError) as error:
         raise EnvironmentFault(f"alfworld: the game {game.folder} can't be read: {error}") from error
     return CompiledGame(domain, _with_task(grammar, trajectory, game), problem)
@@ -92,7 +93,7 @@ def _with_task(grammar: str, trajectory: object, game: GameFiles) -> str:
     """The grammar with the goal's text in it."""
     random.seed(task_rng("alfworld", game.name).getrandbits(64))
     try:
-        return str(add_task_to_grammar(grammar, trajectory))
+        return valid_text(str(add_task_to_grammar(grammar, trajectory)))
     except (KeyError, TypeError) as error:
         raise EnvironmentFault(
             f"alfworld: {game.folder / 'traj_data.json'} does not describe a task: {error!r}"

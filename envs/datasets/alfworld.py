@@ -176,7 +176,7 @@ def _take(member: Member, game: tuple[str, str], name: str, staging: Path, games
 def _decode(member: Member, content: bytes, kind: type[StructT]) -> StructT:
     try:
         return msgspec.json.decode(content, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{member.path} in {member.origin} can't be used: {error}") from error
 
 

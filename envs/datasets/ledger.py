@@ -40,7 +40,7 @@ class Ledger(msgspec.Struct, frozen=True):
             return msgspec.json.decode(path.read_bytes(), type=cls)
         except (FileNotFoundError, NotADirectoryError):
             return cls()
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadInput(f"{path} can't be read ({error}): remove it, and check the data by hand") from error
 
     def write(self, folder: Path) -> None:

@@ -159,7 +159,7 @@ def _take(part: Part, member: Member, staging: Path) -> None:
     try:
         content = _read(arrived)
         _count(part, content)
-    except (OSError, EOFError, zlib.error, msgspec.DecodeError) as error:
+    except (OSError, EOFError, zlib.error, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{member.path} in {member.origin} is not {part.name}: {error}") from error
     if is_compressed and not part.keeps_gzip:
         (staging / part.name).write_bytes(content)
@@ -174,7 +174,7 @@ def _examine(part: Part, folder: Path, ledger: Ledger) -> Examined:
     try:
         found = _content_hash(path)
         note = f"{_count(part, _read(path)):,} {part.unit}"
-    except (OSError, EOFError, zlib.error, msgspec.DecodeError) as error:
+    except (OSError, EOFError, zlib.error, msgspec.DecodeError, UnicodeDecodeError) as error:
         return Examined(part.name, FileState.DAMAGED, size, note=f"can't be read: {error}")
     entry = ledger.entries.get(part.name)
     if found == part.source.sha256:

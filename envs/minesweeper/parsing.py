@@ -11,11 +11,15 @@ LARGEST_NAMED = 9
 """Rows and columns of the largest board whose cells have names: "i9" is the last."""
 
 _NAME = re.compile(r"([a-i])([1-9])")
-_CELL = re.compile(r"\(([0-9]{1,4}), *([0-9]{1,4})\)")
+_CELL = re.compile(r"\(_*([0-9]{1,4})_*,_*([0-9]{1,4})_*\)".replace("_", r"[^\S\n]"))
 
 
 def parse_cell(response: str) -> Cell | None:
-    """The first "(row, column)" between the first pair of action tags, in range or not; None when there is none."""
+    """The first "(row, column)" between the first pair of action tags, in range or not; None when there is none.
+
+    White space inside the brackets doesn't matter, but a cell stands on one line. Digits are 0 to 9, at most four of
+    them, without a sign.
+    """
     match = _CELL.search(between_tags(response, "action") or "")
     return (int(match[1]), int(match[2])) if match else None
 

@@ -62,10 +62,11 @@ def _files(path: Path, split: str) -> list[Path]:
 
 def _levels_of(file: Path) -> list[_Level]:
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        problem = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise Missing(f"{_KEY} = {str(file)!r} can't be read: {problem}") from error
+        text = file.read_text(encoding="utf-8", errors="replace")  # titles and comments of collections may be anything
+    except OSError as error:
+        raise Missing(f"{_KEY} = {str(file)!r} can't be read: {error.strerror}") from error
+    if "\0" in text:
+        raise Missing(f"{_KEY} = {str(file)!r} can't be read: it is no text")
     levels: list[_Level] = []
     is_begun = False
     for number, line in enumerate(text.splitlines(), start=1):

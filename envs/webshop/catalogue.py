@@ -192,8 +192,11 @@ def _read(folder: Path, names: tuple[str, ...], kind: type[FileT]) -> FileT | No
     path = find_file(folder, names)
     if path is None:
         return None
-    data = path.read_bytes()
     try:
-        return msgspec.json.decode(gzip.decompress(data) if path.suffix == ".gz" else data, type=kind)
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except UnicodeDecodeError:
+            return msgspec.json.decode(data.decode("utf-8", "replace"), type=kind)
     except (msgspec.DecodeError, OSError, EOFError) as error:
         raise BadInput(f"{path} is no WebShop data: {error}; run `lamer data check {DATASET}`") from error

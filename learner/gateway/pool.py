@@ -43,6 +43,7 @@ class TrialPool:
         self.drops = DropCounts()
         self.trained_from = 0
         self.has_changed = True
+        self._last_failure = ""
         self._drop_limit = _DROPS_IN_A_ROW + 4 * batch.groups
         self.admission = Admission(batch.groups, batch.max_staleness, batch.updates)
         self.groups = GroupTable(self.admission, batch.group_size, slot_retries, batch.on_stale == "drop", tasks.task)
@@ -74,6 +75,8 @@ class TrialPool:
         group = self.groups.drop(group_id)
         if group is not None:
             last = Drop(group_id, self.trial_id(group_id, slot), reason, outcome, tokens, self.trained_from)
+            said = reason if outcome == reason else f"{reason}: {outcome}"
+            self._last_failure = f"{last.trial_id}, {said}"
             self._note_drop(group, reason, (last,))
 
     def note_stale(self, group: Group) -> None:
@@ -97,7 +100,9 @@ class TrialPool:
         self.has_changed = True
         if self.drops.in_a_row > self._drop_limit:
             counts = ", ".join(f"{name}: {count}" for name, count in sorted(self.drops.groups.items()))
+            advice = "; raise trial.max_prompt_tokens" if reason == "context_overflow" else ""
+            last = f"; the last trial that failed: {self._last_failure}" if self._last_failure else ""
             raise RunFailed(
-                f"{self.drops.in_a_row} groups in a row were dropped ({counts}) and none could be trained: see the "
-                "table drops of journal.db; context_overflow asks for a larger trial.max_prompt_tokens"
+                f"{self.drops.in_a_row} groups in a row were dropped ({counts}) and none could be trained{advice}: see "
+                f"the table drops of journal.db{last}"
             )

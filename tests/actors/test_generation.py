@@ -79,6 +79,7 @@ def test_without_spans_the_weight_version_holds_for_the_whole_response(spans: ob
         (answer(()), "no tokens"),
         (b"{}", "shape"),
         (b"<html>", "shape"),
+        (b'{"output_ids": [5], "meta_info": {"finish_reason": {"type": "stop", "message": "\xff"}}}', "shape"),
         (answer(output_token_logprobs=[[-0.1, 5, None]]), "logprobs"),
         (answer(output_token_logprobs=[[-0.1, 9, None], [-0.1, 6, None], [-0.1, 7, None]]), "logprobs"),
         (answer(output_token_logprobs=[[None, 5, None], [-0.1, 6, None], [-0.1, 7, None]]), "shape"),
@@ -128,7 +129,12 @@ def test_another_refusal_quotes_the_server() -> None:
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b'{"error":"Unauthorized"}', "Unauthorized"), (b"plain text", "plain text"), (b"", "")],
+    [
+        (b'{"error":"Unauthorized"}', "Unauthorized"),
+        (b"plain text", "plain text"),
+        (b'{"error":"\xff"}', '{"error":"\ufffd"}'),
+        (b"", ""),
+    ],
 )
 def test_error_bodies_of_any_shape_are_read(data: bytes, message: str) -> None:
     assert error_message(data) == message

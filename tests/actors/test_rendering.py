@@ -24,7 +24,7 @@ ELABORATE = """\
 {% generation %}{{ eos_token }}{% endgeneration %}
 {%- if add_generation_prompt %}<|assistant|>{{ 'off' if enable_thinking is false else 'on' }}{% endif %}
 """
-MESSAGES = ("Open a door.", '  <b>tags & "quotes"</b>\n\n1 left ', "Türe öffnen ✓", "<|end|> and <action>1</action>")
+MESSAGES = ("Open a door.", '  <b>tags & "quotes"</b>\n\n1 left ', "Türe öffnen ✓", "| end | and <action>1</action>")
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, ELABORATE], ids=["plain", "elaborate"])

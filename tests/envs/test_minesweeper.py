@@ -134,6 +134,32 @@ def safe_cells(board: int, mines: int, seed: int) -> list[tuple[int, int]]:
     return [cell for cell in layout.lay().hidden if cell not in layout.mines]
 
 
+@pytest.mark.parametrize(
+    "cell", ["(4 , 1)", "( 4,1 )", "(4,1)", "(4,\t1)", "(\t4\t,\t1\t)", "\n(4 , 1)\n", "(4,\u00a01)", "I say (4 ,1)"]
+)
+def test_white_space_in_a_cell_does_not_matter(cell: str) -> None:
+    assert parse_cell(f"<action>{cell}</action>") == (4, 1)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "(\uff14, 1)",
+        "(\u0664, 1)",
+        "(+4, 1)",
+        "(-4, 1)",
+        "(4.0, 1)",
+        "(4,\n1)",
+        "(4 0, 1)",
+        "4, 1",
+        "(4; 1)",
+        "(00004, 1)",
+    ],
+)
+def test_other_digits_signs_and_brackets_are_no_cell(cell: str) -> None:
+    assert parse_cell(f"<action>{cell}</action>") is None
+
+
 def test_a_task_restarts_from_the_same_board_and_other_seeds_give_others() -> None:
     env = make({}, seed=3)
     first = env.reset()

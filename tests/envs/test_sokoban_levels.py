@@ -38,6 +38,12 @@ def test_a_level_file_that_is_not_there_or_is_no_text_is_named(tmp_path: Path) -
         registry.decode_config("sokoban", {"levels": str(tmp_path / "picture.txt")})
 
 
+def test_a_title_that_is_not_utf_8_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "levels.txt"
+    path.write_bytes(b"; caf\xe9\n" + LEVELS.partition("\n")[2].encode())
+    assert make({"levels": str(path)}, seed=0).reset().text == "0: # # # # #\n1: # P X O #\n2: # # # # #"
+
+
 def write_splits(folder: Path) -> Path:
     """A folder in Boxoban's layout: two files to train on, one to validate with."""
     for name, text in (("train/001.txt", LEVELS), ("train/000.txt", "; 0\n####\n#+$#\n# *#\n####\n")):

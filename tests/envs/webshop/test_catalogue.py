@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,17 @@ def test_a_file_that_is_no_list_of_products_is_named(tmp_path: Path, content: by
     (folder / "items_shuffle_1000.json").write_bytes(content)
     with pytest.raises(BadInput, match=r"items_shuffle_1000.json is no WebShop data"):
         load_products(folder, "small")
+
+
+@pytest.mark.parametrize("gzipped", [False, True])
+def test_a_byte_that_is_no_text_costs_a_character_and_not_the_shop(tmp_path: Path, gzipped: bool) -> None:
+    folder = write_shop(tmp_path, gzipped=gzipped)
+    path = folder / ("items_shuffle_1000.json.gz" if gzipped else "items_shuffle_1000.json")
+    data = gzip.decompress(path.read_bytes()) if gzipped else path.read_bytes()
+    title = load_products(folder, "small")[0].title
+    damaged = data.replace(title.encode(), b"\xff" + title.encode()[1:], 1)
+    path.write_bytes(gzip.compress(damaged) if gzipped else damaged)
+    assert load_products(folder, "small")[0].title == "\ufffd" + title[1:]
 
 
 def test_a_cut_gzip_file_is_named(tmp_path: Path) -> None:
