@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lamer.deploy.commands.options import ConfigFiles, Overrides, Plain, Resume, RunName, run_async
-from lamer.deploy.run.configuration import check_data, check_model_path, read_settings
+from lamer.deploy.run.configuration import check_data, check_model_path, read_settings, with_tracking_address
 
 if TYPE_CHECKING:
     from lamer.common.settings import Settings
@@ -59,9 +59,9 @@ async def run_settings(settings: Settings, files: Sequence[Path], is_resume: boo
     from lamer.deploy.run.folder import open_run
     from lamer.deploy.run.local import run_local
     from lamer.deploy.run.panel import make_view
-    from lamer.deploy.run.report import print_results
+    from lamer.deploy.run.report import print_lost_tracking, print_results
 
-    run = open_run(settings, files, is_resume)
+    run = open_run(with_tracking_address(settings), files, is_resume)
     view = make_view(is_plain)
     view.note(f"run {run.path} (every process writes to {run.logs})")
     try:
@@ -70,4 +70,6 @@ async def run_settings(settings: Settings, files: Sequence[Path], is_resume: boo
         view.close()
     if code == 0:
         print_results(run.summary)
+    else:
+        print_lost_tracking(run.summary)
     return code
