@@ -1,11 +1,16 @@
 """Configuration: YAML files and `key=value` overrides, merged into the schema of `common.settings`, read once at entry.
 
     load      files (a path, or the name of a packaged one) -> base files first -> overrides -> checked `Settings`
-    to_yaml   what a run folder keeps;  to_json / from_json   what travels in `Welcome`, an exact round trip
+    to_yaml   what a run folder keeps;  to_json / from_json   what travels in `Welcome`; both exact round trips
+    override  `key=value` that is read as a given text, whatever it looks like
     config_hash  identity of a run: everything except where and how long it runs;  parameters  flat pairs for MLflow
 
 Unknown keys, wrong types and values out of range are refused with the full key (`common.schema`). The options of an
 environment are checked by that environment (`envs.registry`), since `common` knows none.
+
+Text stays what was typed (`common.plain_text`): `007` and `12e3` are names where a key holds text. In an option of an
+environment, whose type is that environment's business, they are text where they are quoted. What leaves this module
+holds no password: that of `tracking.uri` is masked (`common.masking`) in everything but `Settings`.
 """
 
 from __future__ import annotations
@@ -22,7 +27,9 @@ import omegaconf
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from lamer.common import plain_text
 from lamer.common.errors import Missing
+from lamer.common.masking import masked
 from lamer.common.schema import ConfigError, Tree, check_keys, check_values, leaves, suggestion
 from lamer.common.settings import Settings
 
@@ -30,6 +37,9 @@ PACKAGED = Path(__file__).resolve().parent.parent / "deploy" / "configs"
 """The configurations that come with lamer."""
 
 BASE_KEY = "base"
+NO_YAML = (yaml.YAMLError, omegaconf.errors.OmegaConfBaseException, ValueError, LookupError, AttributeError, TypeError)
+"""What reading YAML raises: the last ones for a tag that its value does not suit, such as `!!int x`."""
+_NO_INTERPOLATION = (omegaconf.errors.GrammarParseError, omegaconf.errors.InterpolationResolutionError)
 NOT_IDENTITY = (
     "run.name",
     "run.directory",
@@ -73,8 +83,7 @@ def load(files: Sequence[Path], overrides: Sequence[str] = ()) -> Settings:
 
 def to_yaml(settings: Settings) -> str:
     """Every key with its value, as `load` reads it."""
-    text: str = yaml.safe_dump(_plain(settings), sort_keys=False, allow_unicode=True, width=120)
-    return text
+    return plain_text.dump(_plain(settings))
 
 
 def to_json(settings: Settings) -> str:
@@ -94,7 +103,20 @@ def from_json(text: str) -> Settings:
         raise ConfigError(f"the configuration received is no JSON: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"the configuration received is a JSON {type(tree).__name__}, not an object")
-    return check_values(_to_settings(_merge(OmegaConf.structured(Settings), tree, "the configuration received")))
+    received = {key: plain_text.literal(value) for key, value in tree.items()}
+    return check_values(_to_settings(_merge(OmegaConf.structured(Settings), received, "the configuration received")))
+
+
+def override(key: str, text: str) -> str:
+    """`key=value` for a command line that is read as this text: quoted where the text alone would be something else."""
+    plain = f"{key}={text}"
+    try:
+        value: object = _read_override(plain)
+    except ConfigError:
+        value = None
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return plain if value == text and "${" not in text else f"{key}={plain_text.quoted(text)}"
 
 
 def config_hash(settings: Settings) -> str:
@@ -116,7 +138,7 @@ def differing_keys(one: Settings, other: Settings) -> tuple[str, ...]:
 
 def parameters(settings: Settings) -> tuple[tuple[str, str], ...]:
     """Flat (full key, value as text) pairs in a stable order. Options of the environment are sorted by key."""
-    return tuple((leaf.key, _text(leaf.value)) for leaf in leaves(settings))
+    return tuple((leaf.key, _text(leaf.value)) for leaf in leaves(_without_secrets(settings)))
 
 
 def _text(value: object) -> str:
@@ -126,12 +148,17 @@ def _text(value: object) -> str:
 
 
 def _plain(settings: Settings) -> Tree:
-    """Settings as plain nested mappings, enums as their values."""
+    """Settings as plain nested mappings, enums as their values, without secrets."""
 
     def values(items: list[tuple[str, object]]) -> dict[str, object]:
         return {key: value.value if isinstance(value, enum.Enum) else value for key, value in items}
 
-    return dataclasses.asdict(settings, dict_factory=values)
+    return dataclasses.asdict(_without_secrets(settings), dict_factory=values)
+
+
+def _without_secrets(settings: Settings) -> Settings:
+    tracking = dataclasses.replace(settings.tracking, uri=masked(settings.tracking.uri))
+    return dataclasses.replace(settings, tracking=tracking)
 
 
 def _is_under(key: str, prefixes: Sequence[str]) -> bool:
@@ -165,11 +192,11 @@ def _read_with_bases(path: Path, readers: tuple[Path, ...]) -> Iterator[tuple[Pa
 
 def _read_yaml(path: Path) -> dict[str, object]:
     try:
-        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (yaml.YAMLError, omegaconf.errors.OmegaConfBaseException, UnicodeDecodeError) as error:
+        tree = plain_text.read_yaml(path, Settings)
+    except NO_YAML as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or _first_line(error)
         raise ConfigError(f"{path}{where} is no YAML: {problem}") from error
     except OSError as error:
         raise ConfigError(f"{path} can't be read as a configuration: {error}") from error
@@ -179,16 +206,35 @@ def _read_yaml(path: Path) -> dict[str, object]:
 
 
 def _read_override(override: str) -> dict[str, object]:
-    key, equals, _ = override.partition("=")
+    key, equals, value = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"{override!r} is no override: write key=value, for example batch.groups=8")
+    *sections, name = key.split(".")
+    if _hint(key) is str:
+        return _nested(sections, {name: plain_text.typed(value)})
     try:
         tree = OmegaConf.to_container(OmegaConf.from_dotlist([override]), resolve=False)
-    except (yaml.YAMLError, omegaconf.errors.OmegaConfBaseException) as error:
-        raise ConfigError(f"the value of {override!r} can't be read: {str(error).splitlines()[0]}") from error
+    except NO_YAML as error:
+        raise ConfigError(f"the value of {override!r} can't be read: {_first_line(error)}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{override!r} is no override: write key=value, for example batch.groups=8")
+    for place, text in plain_text.texts(yaml.compose(value, Loader=yaml.SafeLoader), _hint(key)):
+        plain_text.put(tree, (*sections, name, *place), text)
     return {str(name): value for name, value in tree.items()}
+
+
+def _hint(key: str) -> object:
+    """The type of a key or section, None for what the schema does not have."""
+    hint: object = Settings
+    for name in key.split("."):
+        hint = typing.get_type_hints(hint).get(name) if dataclasses.is_dataclass(hint) else None
+    return hint
+
+
+def _nested(sections: Sequence[str], tree: dict[str, object]) -> dict[str, object]:
+    for section in reversed(sections):
+        tree = {section: tree}
+    return tree
 
 
 def _merge(merged: DictConfig, tree: Tree, source: str) -> DictConfig:
@@ -197,7 +243,7 @@ def _merge(merged: DictConfig, tree: Tree, source: str) -> DictConfig:
         result = OmegaConf.merge(merged, OmegaConf.create(dict(tree)))
     except omegaconf.errors.OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or ""
-        raise ConfigError(f"wrong value for {key} in {source}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"wrong value for {key} in {source}: {_first_line(error)}") from error
     return typing.cast("DictConfig", result)
 
 
@@ -205,5 +251,11 @@ def _to_settings(merged: DictConfig) -> Settings:
     try:
         settings = OmegaConf.to_object(merged)
     except omegaconf.errors.OmegaConfBaseException as error:
-        raise ConfigError(f"{getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{getattr(error, 'full_key', '')}: {_first_line(error)}") from error
     return typing.cast("Settings", settings)
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of a library's message; where an interpolation is what is wrong, how to write one that is none."""
+    hint = r"; a ${ that is part of a text is written \${" if isinstance(error, _NO_INTERPOLATION) else ""
+    return (str(error) or type(error).__name__).splitlines()[0] + hint

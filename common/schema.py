@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lamer.common.errors import BadInput
+from lamer.common.masking import masked_within
 from lamer.common.settings import Settings
 
 Tree = Mapping[str, object]
@@ -26,7 +27,11 @@ FREE_FORM = frozenset({"env.options"})
 
 
 class ConfigError(BadInput):
-    """A configuration that can't be used; the message names the full key and the value."""
+    """A configuration that can't be used; the message names the full key and the value, passwords masked."""
+
+    def __init__(self, message: str) -> None:
+        """message: may hold what a user typed, addresses with passwords among it."""
+        super().__init__(masked_within(message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,10 @@ def _check_section(schema: type, tree: Tree, prefix: str, source: str) -> None:
 
 def _check_value(hint: object, value: object, key: str, source: str) -> None:
     """What OmegaConf would convert (3 to true, NONE to none) or take as it is (a number for a mapping)."""
+    if hint is str and value is None:
+        raise ConfigError(f"{key} in {source} is null, which is no text: write '' for none, 'null' for this word")
+    if value == "???":
+        raise ConfigError(f"{key} in {source} is ???, which stands for a missing value: set it")
     if hint is bool and not isinstance(value, bool):
         raise ConfigError(f"{key} in {source} must be true or false, not {value!r}")
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
@@ -119,6 +128,8 @@ def check_values(settings: Settings) -> Settings:
 
 def _check_leaf(leaf: Leaf) -> None:
     value = leaf.value
+    if not str(value).isascii() and not _is_unicode(str(value)):
+        raise ConfigError(f"{leaf.key} is {value!r}, which is no valid text: write it in UTF-8")
     if leaf.choices and value not in leaf.choices:
         choices = ", ".join(choice or "''" for choice in leaf.choices)
         raise ConfigError(f"{leaf.key} is {value!r}; it must be one of {choices}")
@@ -131,6 +142,15 @@ def _check_leaf(leaf: Leaf) -> None:
         limits += [f"at least {leaf.low:g}"] if leaf.low is not None else []
         limits += [f"at most {leaf.high:g}"] if leaf.high is not None else []
         raise ConfigError(f"{leaf.key} is {value}; it must be {' and '.join(limits)}")
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be written; bytes of a command line that are no UTF-8 stand in text as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _relations(settings: Settings) -> Iterator[tuple[bool, str]]:

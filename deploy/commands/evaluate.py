@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -24,12 +23,13 @@ def evaluate(
     `evaluation.episodes` may be any number, `evaluation.memory` any mode (none: independent attempts),
     `evaluation.rounds` plays every task again with other sampling seeds.
     """
+    from lamer.common.config import override
     from lamer.common.errors import BadInput
     from lamer.deploy.run.preflight import check_first_prompts, find_model
     from lamer.deploy.run.whole import run_settings
 
     folder = find_model(model)
-    fixed = [f"model.path={json.dumps(str(folder))}", "batch.updates=0", "evaluation.initial=false"]
+    fixed = [override("model.path", str(folder)), "batch.updates=0", "evaluation.initial=false"]
     settings = read_settings(config, [*(overrides or []), *fixed], name)
     if settings.evaluation.tasks == 0:
         raise BadInput("evaluation.tasks is 0: there is nothing to evaluate")

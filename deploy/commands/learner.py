@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lamer.deploy.commands.options import ConfigFiles, Overrides, Plain, Resume, RunName, log_to
-from lamer.deploy.run.configuration import check_data, check_model_path, read_settings
+from lamer.deploy.run.configuration import check_data, check_model_path, read_settings, with_tracking_address
 
 Bind = Annotated[str, typer.Option("--bind", metavar="URL", help="Interface to listen on, for example tcp://0.0.0.0.")]
 Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 for a free one.")]
@@ -32,11 +32,12 @@ def learner(
     from lamer.deploy.run.folder import open_run
     from lamer.deploy.run.learning import run_learner
     from lamer.deploy.run.panel import make_view
-    from lamer.deploy.run.report import print_results
+    from lamer.deploy.run.report import print_lost_tracking, print_results
 
     settings = read_settings(config, overrides or [], name)
     check_data(settings)
     check_model_path(settings)
+    settings = with_tracking_address(settings)
     gateway = settings.gateway
     gateway = replace(
         gateway,
@@ -54,4 +55,6 @@ def learner(
         view.close()
     if code == 0:
         print_results(run.summary)
+    else:
+        print_lost_tracking(run.summary)
     raise typer.Exit(code)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lamer.common import config
 from lamer.common.errors import LamerError
+from lamer.common.masking import masked_within
 from lamer.common.settings import Settings
 from lamer.deploy.experiments.definition import Arm, Evaluation, Experiment, ExperimentError, Value
 from lamer.deploy.run.configuration import read_settings
@@ -83,15 +84,24 @@ class Cell:
     def shown_command(self, evaluation: CellEvaluation | None = None) -> str:
         """The command as a page shows it: what a reader types to run the cell by itself."""
         if evaluation is None:
-            return shlex.join(("lamer", "train", *self._files(), *self.overrides))
+            return _shown("train", *self._files(), *self.overrides)
         model = f"experiments/{self.experiment}/{self.name}"
-        return shlex.join(("lamer", "eval", model, *self._files(), *self.overrides, *evaluation.overrides))
+        return _shown("eval", model, *self._files(), *self.overrides, *evaluation.overrides)
 
     def _files(self) -> tuple[str, ...]:
         return tuple(itertools.chain.from_iterable(("-c", file) for file in self.base))
 
     def _placed(self, folder: Path) -> tuple[str, ...]:
-        return (f"run.directory={json.dumps(str(folder))}", f"tracking.experiment=lamer-{self.experiment}")
+        return (config.override("run.directory", str(folder)), f"tracking.experiment=lamer-{self.experiment}")
+
+
+def _shown(*arguments: str) -> str:
+    return shlex.join(("lamer", *map(masked_within, arguments)))
+
+
+def axis_override(key: str, value: Value) -> str:
+    """The override that sets an axis's key to one of its values; text stays text."""
+    return config.override(key, value) if isinstance(value, str) else f"{key}={value_text(value)}"
 
 
 def value_text(value: Value) -> str:
@@ -134,7 +144,7 @@ def _make_cell(experiment: Experiment, key: CellKey) -> Cell:
     arm = experiment.arm(key.arm)
     base = arm.base or experiment.base
     keys = {axis.name: axis.key for axis in experiment.axes}
-    on_axes = tuple(f"{keys[axis]}={value_text(value)}" for axis, value in key.at)
+    on_axes = tuple(axis_override(keys[axis], value) for axis, value in key.at)
     overrides = (*experiment.overrides, *arm.overrides, *on_axes)
     where = f"arm {arm.name} of {experiment.name}"
     settings = _resolve(base, overrides, key.seed, where)

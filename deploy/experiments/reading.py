@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
-import yaml
 
+from lamer.common import plain_text
+from lamer.common.config import NO_YAML
 from lamer.common.errors import Missing
 from lamer.common.schema import suggestion
 from lamer.deploy.experiments.blocks import KINDS
@@ -43,8 +44,8 @@ def read(name: str) -> Experiment:
     """
     path = _find(name)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        tree = plain_text.read_yaml(path, Experiment)
+    except NO_YAML as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark is not None else ""
         raise ExperimentError(f"{path}{where} is no YAML: {getattr(error, 'problem', None) or error}") from error

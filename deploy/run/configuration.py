@@ -4,6 +4,8 @@
     evaluation_env_config   the environment's options in evaluations
     check_data              is the environment's data here?
     check_model_path        can the configured model folder be used?
+    with_tracking_address   the tracking address whole again, where a run folder holds it without its password
+    tracking_environment    what hands it to a learner that is started on such a folder
 
 Importing it loads nothing heavy, so that every command may import it at its top.
 """
@@ -11,15 +13,20 @@ Importing it loads nothing heavy, so that every command may import it at its top
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamer.common.errors import BadInput
+from lamer.common.masking import is_masked, link, masked
 
 if TYPE_CHECKING:
     from lamer.common.settings import Settings
+
+ADDRESS_VARIABLE = "MLFLOW_TRACKING_URI"
+_LOGIN_VARIABLES = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN")
 
 
 def read_settings(files: Sequence[Path], overrides: Sequence[str], name: str = "") -> Settings:
@@ -84,3 +91,34 @@ def check_model_path(settings: Settings) -> None:
             is_trained=settings.batch.updates > 0,
             is_embedded=settings.inference.engine == "embedded",
         )
+
+
+def with_tracking_address(settings: Settings) -> Settings:
+    """The settings with the tracking address whole again: from the environment, where a run folder has it masked.
+
+    $MLFLOW_TRACKING_URI must be that address; or MLflow's own login variables stand for what is masked.
+
+    Raises:
+        BadInput: the environment has neither.
+    """
+    tracking = settings.tracking
+    if not tracking.mlflow or not is_masked(tracking.uri):
+        return settings
+    given = os.environ.get(ADDRESS_VARIABLE, "")
+    is_login = tracking.uri.startswith("http") and masked(link(tracking.uri)) == link(tracking.uri)
+    if given and masked(given) == tracking.uri:
+        uri = given
+    elif is_login and "?" not in tracking.uri and any(os.environ.get(name) for name in _LOGIN_VARIABLES):
+        uri = link(tracking.uri)
+    else:
+        raise BadInput(
+            f"tracking.uri is {tracking.uri}: what is secret in it is not kept; give it again, as tracking.uri=... or "
+            f"in the environment ({ADDRESS_VARIABLE}, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)"
+        )
+    return replace(settings, tracking=replace(tracking, uri=uri))
+
+
+def tracking_environment(settings: Settings) -> Mapping[str, str]:
+    """What a learner that reads a run folder's configuration needs beside it: the tracking address, if masked there."""
+    uri = settings.tracking.uri
+    return {ADDRESS_VARIABLE: uri} if masked(uri) != uri else {}

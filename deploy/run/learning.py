@@ -119,14 +119,18 @@ async def _learn(run: RunFolder, prepared: PreparedModel, view: View) -> int:
     run.address.unlink(missing_ok=True)  # left by a learner that was killed
     plan, tracker = _plan(run, prepared)
     tracker.start()
-    status = "FAILED"
+    status, lost = "FAILED", ""
     try:
         result = await _gateway_and_trainer(run, plan, stop, view)
         write_summary(run.summary, result, run.settings, prepared.path)
         status = "FINISHED" if result.exit_code == 0 else "KILLED"
-        return result.exit_code
     finally:
-        await asyncio.to_thread(tracker.finish, status)
+        lost = await asyncio.to_thread(tracker.finish, status)
+        if lost:
+            log.warning("tracking was lost: %s", lost)
+    if lost:
+        write_summary(run.summary, result, run.settings, prepared.path, lost)
+    return result.exit_code
 
 
 async def _gateway_and_trainer(run: RunFolder, plan: GatewayPlan, stop: asyncio.Event, view: View) -> RunResult:

@@ -17,6 +17,7 @@ from lamer.common.errors import LamerError
 from lamer.common.keys import load_client_keys
 from lamer.common.settings import Settings
 from lamer.deploy.models.preparation import creation_note, default_cache
+from lamer.deploy.run.configuration import tracking_environment
 from lamer.deploy.run.folder import RunFolder, locked
 from lamer.deploy.run.observer import View, follow
 from lamer.deploy.run.processes import lamer_command
@@ -62,7 +63,8 @@ async def run_local(run: RunFolder, view: View) -> int:
 def learner(run: RunFolder) -> Child:
     """The learner of a run whose folder exists already."""
     folder = ("--config", str(run.config), "--name", run.name)
-    return Child("learner", lamer_command("learner", *folder, "--resume", "--plain"))
+    command = lamer_command("learner", *folder, "--resume", "--plain")
+    return Child("learner", command, tracking_environment(run.settings))
 
 
 def helpers(settings: Settings, url: str, keys: Path) -> tuple[Child, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lamer.common.messages import Metric
 
@@ -88,6 +89,15 @@ def print_results(summary: Path) -> None:
         _print_losses(console, result)
         console.print(f"task by task: {path}", highlight=False, soft_wrap=True)
     console.print(f"all figures: {summary}", highlight=False, soft_wrap=True)
+    print_lost_tracking(summary)
+
+
+def print_lost_tracking(summary: Path) -> None:
+    """Say that something of an ended run is missing in MLflow, and why, if so."""
+    lost = json.loads(summary.read_text(encoding="utf-8"))["tracking_lost"] if summary.is_file() else None
+    if lost:
+        text = Text(f"tracking was lost: {lost}; metrics.jsonl has what is missing there", style="red")
+        Console().print(text, soft_wrap=True)
 
 
 def _print_losses(console: Console, result: EvaluationResult) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import signal
 from asyncio.subprocess import Process
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lamer.common.errors import BadInput, LamerError, Missing, RunFailed
@@ -28,10 +28,11 @@ READY_POLL_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A process to be kept running: its name, which is also its log's, and its command line."""
+    """A process to be kept running: its name, which is also its log's, its command line, environment added to ours."""
 
     name: str
     command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class Supervisor:
     async def _start(self, child: Child) -> Process:
         log = self._log(child)
         self._log_starts[child.name] = log.stat().st_size if log.exists() else 0
-        process = await processes.start(child.command, log)
+        process = await processes.start(child.command, log, environment=child.environment)
         self._processes[child.name] = process
         return process
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lamer.common.settings import Settings
+from lamer.deploy.run.configuration import with_tracking_address
 from lamer.deploy.run.folder import open_run
 from lamer.deploy.run.local import run_local
 from lamer.deploy.run.panel import make_view
-from lamer.deploy.run.report import print_results
+from lamer.deploy.run.report import print_lost_tracking, print_results
 
 
 async def run_settings(settings: Settings, files: Sequence[Path], is_resume: bool, is_plain: bool) -> int:
@@ -18,7 +19,7 @@ async def run_settings(settings: Settings, files: Sequence[Path], is_resume: boo
     Raises:
         LamerError: the run folder or the run itself.
     """
-    run = open_run(settings, files, is_resume)
+    run = open_run(with_tracking_address(settings), files, is_resume)
     view = make_view(is_plain)
     view.note(f"run {run.path} (every process writes to {run.logs})")
     try:
@@ -27,4 +28,6 @@ async def run_settings(settings: Settings, files: Sequence[Path], is_resume: boo
         view.close()
     if code == 0:
         print_results(run.summary)
+    else:
+        print_lost_tracking(run.summary)
     return code

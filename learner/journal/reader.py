@@ -90,7 +90,7 @@ class JournalReader:
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
         try:
-            connection = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)
+            connection = _connect(self._path)
         except sqlite3.OperationalError as error:
             raise Missing(f"the journal {self._path} can't be opened: {error}") from error
         try:
@@ -108,7 +108,7 @@ def read_batch(path: Path, step: int) -> tuple[Trial, ...]:
         Missing: there is no journal at `path`, or no batch of that step in it.
     """
     try:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        connection = _connect(path)
     except sqlite3.OperationalError as error:
         raise Missing(f"no journal at {path}: {error}") from error
     try:
@@ -121,6 +121,11 @@ def read_batch(path: Path, step: int) -> tuple[Trial, ...]:
     if not trials:
         raise Missing(f"the journal {path} holds no batch of update {step}")
     return trials
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """A connection that can't write; in an address `%`, `?` and `#` of a path must be written as %25, %3F and %23."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
 
 
 def _where(wanted: TrialFilter) -> tuple[str, tuple[int, ...]]:

@@ -4,6 +4,7 @@
     warm_start    the same of the first policy version (before training), and the figures of its warm start
     measured      pass@1.. of the versions measured during training, by update
     reference     exact or scripted figures to read them against, by name
+    tracking_lost why something of the run is missing in MLflow, null when nothing is
     then          time, updates, trials, tokens, policy versions, drops by reason, throughput
 
 Everything is a pure function of the gateway's `RunResult`; `write_summary` replaces the file in one step.
@@ -45,7 +46,7 @@ def throughput(result: RunResult) -> Throughput:
     return Throughput(result.trials / seconds, result.response_tokens / seconds, 60.0 * updates / seconds)
 
 
-def summary(result: RunResult, settings: Settings, model_path: Path) -> Mapping[str, Json]:
+def summary(result: RunResult, settings: Settings, model_path: Path, tracking_lost: str = "") -> Mapping[str, Json]:
     """A run's results as a tree that JSON can hold, in the order in which they are read."""
     by_name = {evaluation.name: evaluation for evaluation in result.evaluations}
     return {
@@ -62,6 +63,7 @@ def summary(result: RunResult, settings: Settings, model_path: Path) -> Mapping[
             if each.name not in (INITIAL, FINAL)
         },
         "reference": {reference.name: pass_at_keys(reference.pass_at) for reference in result.references},
+        "tracking_lost": tracking_lost or None,
         "wall_seconds": result.seconds,
         "training_seconds": result.training_seconds,
         "updates": result.updates,
@@ -77,9 +79,9 @@ def summary(result: RunResult, settings: Settings, model_path: Path) -> Mapping[
     }
 
 
-def write_summary(path: Path, result: RunResult, settings: Settings, model_path: Path) -> None:
+def write_summary(path: Path, result: RunResult, settings: Settings, model_path: Path, tracking_lost: str = "") -> None:
     """Write `summary.json`: a reader sees the file before or after, never a part of it."""
-    text = json.dumps(summary(result, settings, model_path), indent=2, allow_nan=False)
+    text = json.dumps(summary(result, settings, model_path, tracking_lost), indent=2, allow_nan=False)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text + "\n")

@@ -8,11 +8,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from lamer.common.config import load
 from lamer.common.errors import BadInput, LamerError, Missing
 from lamer.common.settings import Settings
 from lamer.deploy.cli import app
 from lamer.deploy.experiments import reading
-from lamer.deploy.experiments.cells import differences, grid, identity, make_cells
+from lamer.deploy.experiments.cells import axis_override, differences, grid, identity, make_cells
 from lamer.deploy.experiments.definition import ExperimentError
 from lamer.deploy.experiments.reading import parse
 
@@ -110,3 +111,22 @@ def test_every_ready_experiment_is_called_as_its_file_and_its_cells_can_be_resol
     assert experiment.name == name
     assert experiment.page
     assert len(make_cells(experiment)) == len(grid(experiment))
+
+
+def test_a_text_of_an_axis_reaches_an_option_of_the_environment_as_this_text() -> None:
+    """In the YAML of an experiment as in a configuration: quoted it is text, else a number where it looks like one."""
+    typed = [axis_override("env.options.revision", "12e3"), axis_override("env.options.share", 0.001)]
+    options = load([], typed).env.options
+    assert options == {"revision": "12e3", "share": 0.001}
+
+
+def test_names_and_titles_in_an_experiments_file_are_what_was_typed(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    axis = "{name: k, key: env.options.doors, title: 1_0, values: [1e-3, '007', 4]}"
+    file.write_text(
+        "name: 695e0514\ntitle: 007\nquestion: 2024-01-01\narms: [{name: 12e3}]\n"
+        f"page: [{{kind: pass_at, title: 0x10}}]\naxes: [{axis}]\n"
+    )
+    found = reading.read(str(file))
+    assert (found.name, found.title, found.question, found.arms[0].name) == ("695e0514", "007", "2024-01-01", "12e3")
+    assert (found.page[0].title, found.axes[0].title, found.axes[0].values) == ("0x10", "1_0", (0.001, "007", 4))

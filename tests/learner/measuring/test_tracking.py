@@ -14,7 +14,8 @@ import pytest
 from lamer.common.messages import Metric
 from lamer.common.settings import Settings, TrackingSettings
 from lamer.learner.measuring.evaluation import write_evaluation
-from lamer.learner.measuring.tracking import TrackedRun, Tracker, mlflow_name, tags
+from lamer.learner.measuring.mlflow_run import TrackedRun, mlflow_name, tags
+from lamer.learner.measuring.tracking import Tracker
 from tests.learner.measuring.test_pass_figures import FINAL
 
 pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'lamer[mlflow]'")
