@@ -146,6 +146,17 @@ def test_a_run_without_an_evaluation_shows_only_references(tmp_path: Path) -> No
     assert [row.name for row in read_results(tmp_path / "summary.json")] == ["optimum"]
 
 
+def test_lost_tracking_is_told_with_the_results_and_only_then(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_summary(tmp_path / "summary.json", result(evaluations=()), Settings(), tmp_path)
+    print_results(tmp_path / "summary.json")
+    assert "tracking" not in capsys.readouterr().out
+    write_summary(tmp_path / "summary.json", result(evaluations=()), Settings(), tmp_path, "http://h: [Errno 111]")
+    print_results(tmp_path / "summary.json")
+    assert "tracking was lost: http://h: [Errno 111]; metrics.jsonl has" in capsys.readouterr().out
+
+
 def test_the_panel_shows_every_figure_of_the_status() -> None:
     text = shown(render(msgspec.structs.replace(STATUS, mlflow_url="sqlite:///runs/mlflow.db")))
     for figure in ("doors-001", "37/120", "0.803", "12.3", "5,321", "240", "1.25", "0.4 s ago", "01:14", "02:46 left"):
