@@ -133,8 +133,11 @@ def _check_leaf(leaf: Leaf) -> None:
     if leaf.choices and value not in leaf.choices:
         choices = ", ".join(choice or "''" for choice in leaf.choices)
         raise ConfigError(f"{leaf.key} is {value!r}; it must be one of {choices}")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        _check_number(leaf, value)
+
+
+def _check_number(leaf: Leaf, value: float) -> None:
     is_below = leaf.low is not None and not value >= leaf.low  # not >=, so that NaN is refused
     is_above = leaf.high is not None and not value <= leaf.high
     if is_below or is_above or not math.isfinite(value):

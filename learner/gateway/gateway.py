@@ -66,9 +66,9 @@ from lamer.learner.gateway.hearing import Hearing
 from lamer.learner.gateway.hosts import Hosts
 from lamer.learner.gateway.intake import Intake
 from lamer.learner.gateway.peers import Expectation, Link, Peer, PeerTable
-from lamer.learner.gateway.plan import EvaluationSchedule, GatewayPlan, asked_of_evaluations
+from lamer.learner.gateway.plan import GatewayPlan, RunFacts, evaluation_schedule
 from lamer.learner.gateway.pool import TrainingTasks, TrialPool
-from lamer.learner.gateway.progress import Progress, RunFacts, RunFigures, UpdateReports
+from lamer.learner.gateway.progress import Progress, RunFigures, UpdateReports
 from lamer.learner.gateway.weights.announcing import Announcer, first_weights
 from lamer.learner.gateway.weights.serving import StreamServer
 from lamer.learner.journal.entries import TrialEntry
@@ -128,8 +128,8 @@ class Gateway:
         journal_path = plan.run_dir / "journal.db"
         if plan.resume_step is None and journal_path.exists():
             raise BadInput(f"{plan.run_dir} holds a run already: resume it, or choose another run.name")
-        settings = plan.settings
         self._plan = plan
+        settings = plan.settings
         self._settings = settings.gateway
         self._config = config.to_json(settings)
         self._expectation = Expectation(plan.run, config.config_hash(settings), plan.fingerprint)
@@ -149,37 +149,28 @@ class Gateway:
         self._link = Link(self._router, self._peers, settings.gateway.dead_after_seconds, grace=2 * beat)
         self._weights = weights
         tasks = TrainingTasks(settings.env.name, plan.env_config, settings.run.seed)
-        retries, updates = settings.gateway.slot_retries, settings.batch.updates
-        self._pool = TrialPool(plan.run, settings.batch, retries, tasks, self._journal)
+        self._pool = TrialPool(plan.run, settings.batch, settings.gateway.slot_retries, tasks, self._journal)
         self._dispatcher = Dispatcher(
             plan.run, settings.trial, settings.gateway.lease_seconds, self._pool, self._peers, self._link, weights
         )
         self._intake = Intake(
             plan.run, plan.run_dir, settings.batch.group_size, self._pool, self._dispatcher, self._peers, self._link
         )
-        self._batcher = Batcher(updates, self._pool, self._dispatcher.leases, weights, self._peers, self._link)
-        asked = asked_of_evaluations(settings.evaluation, settings.trial, settings.env.name, plan.evaluation_env_config)
+        self._batcher = Batcher(
+            settings.batch.updates, self._pool, self._dispatcher.leases, weights, self._peers, self._link
+        )
         self._evaluations = Evaluations(
             plan.run_dir,
-            EvaluationSchedule(asked, settings.evaluation.every, updates, retries),
+            evaluation_schedule(plan),
             plan.tracker,
             self._journal,
             self._dispatcher,
             self._progress.evaluations,
             self._work.set,
         )
-        facts = RunFacts(
-            plan.run,
-            updates,
-            settings.trial.episodes,
-            plan.references,
-            plan.warmstart,
-            plan.resume_step,
-            plan.mlflow_url,
-        )
         self._lag = LoopLag(log)
         self._figures = RunFigures(
-            facts,
+            RunFacts.of(plan),
             self._progress,
             self._pool,
             self._dispatcher,
@@ -191,8 +182,9 @@ class Gateway:
         )
         self._reports = UpdateReports(plan.run_dir, plan.tracker, self._figures)
         stream = StreamServer(weights, plan.run_dir / "weights" / "stream")
-        model_path = Path(plan.model_path)
-        self._hosts = Hosts(model_path, weights, stream, self._peers, self._link, self._dispatcher.announce_servers)
+        self._hosts = Hosts(
+            Path(plan.model_path), weights, stream, self._peers, self._link, self._dispatcher.announce_servers
+        )
 
     # --- the run -----------------------------------------------------------------------------------------------
 

@@ -48,6 +48,32 @@ class GatewayPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What does not change while a run goes on: see `GatewayPlan`."""
+
+    run: str
+    updates: int
+    episodes: int
+    references: tuple[ReferenceFigure, ...]
+    warmstart: tuple[Metric, ...]
+    resumed_from: int | None
+    mlflow_url: str
+
+    @classmethod
+    def of(cls, plan: GatewayPlan) -> RunFacts:
+        """Those of a plan."""
+        return cls(
+            plan.run,
+            plan.settings.batch.updates,
+            plan.settings.trial.episodes,
+            plan.references,
+            plan.warmstart,
+            plan.resume_step,
+            plan.mlflow_url,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationSchedule:
     """Which policy versions are measured, and how.
 
@@ -92,3 +118,10 @@ def asked_of_evaluations(
             trial.max_reflection_tokens,
         ),
     )
+
+
+def evaluation_schedule(plan: GatewayPlan) -> EvaluationSchedule:
+    """Which versions of a run are measured, and how."""
+    settings = plan.settings
+    asked = asked_of_evaluations(settings.evaluation, settings.trial, settings.env.name, plan.evaluation_env_config)
+    return EvaluationSchedule(asked, settings.evaluation.every, settings.batch.updates, settings.gateway.slot_retries)

@@ -11,14 +11,14 @@ from lamer.learner.gateway.batching import Batcher
 from lamer.learner.gateway.dispatch import Dispatcher
 from lamer.learner.gateway.intake import Intake
 from lamer.learner.gateway.peers import PeerTable
-from lamer.learner.gateway.plan import Tracker
+from lamer.learner.gateway.plan import RunFacts, Tracker
 from lamer.learner.gateway.pool import TrialPool
 from lamer.learner.gateway.record import SECONDS, TRAINING_SECONDS, MetricsFile, Spent
 from lamer.learner.gateway.weights.announcing import Announcer
 from lamer.learner.journal.entries import JournalState
 from lamer.learner.measuring.counting import pass_at
 from lamer.learner.measuring.evaluation import EvaluationResult
-from lamer.learner.measuring.result import ReferenceFigure, RunResult
+from lamer.learner.measuring.result import RunResult
 
 
 @dataclass(slots=True)
@@ -46,19 +46,6 @@ class Progress:
     def trained_for(self, now: float) -> float:
         """How long it has been training so far."""
         return self.before.training_seconds + now - self.training_since
-
-
-@dataclass(frozen=True, slots=True)
-class RunFacts:
-    """What does not change while a run goes on: see `learner.gateway.plan.GatewayPlan`."""
-
-    run: str
-    updates: int
-    episodes: int
-    references: tuple[ReferenceFigure, ...]
-    warmstart: tuple[Metric, ...]
-    resumed_from: int | None
-    mlflow_url: str
 
 
 @dataclass(frozen=True, slots=True)
