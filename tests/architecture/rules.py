@@ -94,7 +94,7 @@ def rule(check: Rule) -> Rule:
 
 @rule
 def folders_import_only_what_lies_below_them(tree: SourceTree) -> list[str]:
-    """Packages, the two processes of the learner, the houses of deploy: see `_MAY_IMPORT`."""
+    """Packages, the two processes of the learner, the folders of deploy: see `_MAY_IMPORT`."""
     wrong = []
     for each, target in tree.arrows:
         here = home(each.path)
