@@ -61,6 +61,10 @@ coefficient and the learning rate rise again at that point.
 """
 
 
+ADDED_LATER = ("model.enable_thinking",)
+"""Settings that 0.1 did not have: at their default they are left out of a run's identity, which stays what it was."""
+
+
 def load(files: Sequence[Path], overrides: Sequence[str] = ()) -> Settings:
     """The configuration that `files` (later ones win) and `key=value` overrides (they win over files) describe.
 
@@ -126,7 +130,12 @@ def config_hash(settings: Settings) -> str:
 
 def identity(settings: Settings) -> tuple[tuple[str, str], ...]:
     """The `parameters` that `config_hash` covers."""
-    return tuple((key, value) for key, value in parameters(settings) if not _is_under(key, NOT_IDENTITY))
+    defaults = dict(parameters(Settings()))
+    return tuple(
+        (key, value)
+        for key, value in parameters(settings)
+        if not _is_under(key, NOT_IDENTITY) and not (key in ADDED_LATER and value == defaults[key])
+    )
 
 
 def differing_keys(one: Settings, other: Settings) -> tuple[str, ...]:

@@ -30,12 +30,15 @@ def read_config(folder: Path) -> PreTrainedConfig:
     """The configuration of the model in `folder`.
 
     Raises:
-        Missing: no such folder, or no config.json in it.
-        BadInput: it can't be read, or describes a model that can be neither trained nor served by the embedded engine.
+        Missing: no such folder.
+        BadInput: it has no config.json, or one that can't be read, or that describes a model that can be neither trained
+            nor served by the embedded engine.
     """
     path = folder / "config.json"
+    if not folder.is_dir():
+        raise Missing(f"there is no model folder {folder}")
     if not path.is_file():
-        raise Missing(f"{folder} is no model folder: it has no config.json")
+        raise BadInput(f"no model in {folder}: it has no config.json")
     try:
         _check_entries(folder, json.loads(path.read_text(encoding="utf-8")))
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
