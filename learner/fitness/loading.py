@@ -31,8 +31,8 @@ def read_config(folder: Path) -> PreTrainedConfig:
 
     Raises:
         Missing: no such folder.
-        BadInput: it has no config.json, or one that can't be read, or that describes a model that can be neither trained
-            nor served by the embedded engine.
+        BadInput: it has no config.json, or one that can't be read, or that describes a model that can neither be
+            trained nor served by the embedded engine.
     """
     path = folder / "config.json"
     if not folder.is_dir():
