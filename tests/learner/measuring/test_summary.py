@@ -100,10 +100,10 @@ def test_versions_measured_during_training_are_listed_by_update(tmp_path: Path) 
     assert tree["measured"] == {"40": {"pass@1": 0.2, "pass@2": 0.5, "pass@3": 0.7}}
 
 
-def test_throughput_is_over_the_training_time_and_the_updates_since_a_resumption() -> None:
+def test_throughput_is_over_the_training_time_and_the_updates_that_it_took() -> None:
     assert throughput(RESULT).trials_per_second == pytest.approx(480.0)
     assert throughput(RESULT).updates_per_minute == pytest.approx(120.0)
-    assert throughput(replace(RESULT, resumed_from=60)).updates_per_minute == pytest.approx(60.0)
+    assert throughput(replace(RESULT, counted_from=60)).updates_per_minute == pytest.approx(60.0)
     assert throughput(replace(RESULT, training_seconds=0.0)).trials_per_second == 0.0
 
 
