@@ -239,7 +239,9 @@ def test_a_sequence_is_refused_beyond_which_the_angles_of_all_positions_change(t
 
 
 def test_folders_that_hold_no_model_say_so(tmp_path: Path) -> None:
-    with pytest.raises(Missing, match=r"no config\.json"):
+    with pytest.raises(Missing, match="no model folder"):
+        PolicyModel(tmp_path / "elsewhere", CPU)
+    with pytest.raises(BadInput, match=r"no config\.json"):
         PolicyModel(tmp_path, CPU)
     broken = write_model(tmp_path / "m")
     (broken / "model.safetensors").write_bytes(b"no weights")
