@@ -115,7 +115,9 @@ class TrainerKeeper:
             return
         await processes.end_all([self._process], grace, ask)
         code = self._process.returncode
-        if grace and code is not None and code not in (0, INTERRUPTED, -signal.SIGINT):  # the last one: it had not begun
+        if (
+            grace and code is not None and code not in (0, INTERRUPTED, -signal.SIGINT)
+        ):  # the last one: it had not begun
             said = processes.last_error(self._log) if code > 0 else ""
             log.warning("the trainer %s when the run ended: %s (its output: %s)", how_it_ended(code), said, self._log)
 

@@ -124,7 +124,9 @@ def assert_reads_as_one_run(run: Path) -> None:
     assert min(rates) > 0.0
 
 
-def test_ctrl_c_in_an_evaluation_or_before_the_first_checkpoint_is_due_can_be_resumed(folder: Path, train: Train) -> None:
+def test_ctrl_c_in_an_evaluation_or_before_the_first_checkpoint_is_due_can_be_resumed(
+    folder: Path, train: Train
+) -> None:
     run = folder / "runs" / "early"
     arguments = ("early", "evaluation.tasks=600", "trainer.checkpoint_every=1000", "batch.updates=1000")
     first = train(*arguments)
