@@ -42,7 +42,7 @@ from lamer.common.messages import (
     UpdateReport,
     Welcome,
 )
-from lamer.common.session import Session
+from lamer.common.session import BUSY_SECONDS, Session
 from lamer.learner.journal.reader import read_batch
 from lamer.learner.trainer import checkpoint
 from lamer.learner.trainer.broadcast.broadcaster import Broadcaster
@@ -235,7 +235,7 @@ async def run_trainer(options: TrainerOptions) -> int:
         Interrupted: the run was interrupted before there was anything to save.
     """
     hello = Hello(protocol_min=PROTOCOL_VERSION, protocol_max=PROTOCOL_VERSION, role=Role.TRAINER, name="trainer")
-    session = await Session.open(options.url, options.keys, hello, CONNECT_SECONDS)
+    session = await Session.open(options.url, options.keys, hello, CONNECT_SECONDS, BUSY_SECONDS)
     try:
         return await Trainer(options, session).run()
     finally:
