@@ -21,16 +21,16 @@ from lamer.actors.trial import TrialLimits
 from lamer.common.errors import BadInput
 from lamer.common.messages import Lease, Sampling
 from lamer.common.records import MemoryMode, Purpose, Task, make_trial_id, training_seed
-from lamer.deploy.bench.asynchronous import AsyncOptions, measure_asynchronous
+from lamer.deploy.bench.asynchronous import MIN_UPDATES, AsyncOptions, measure_asynchronous
 from lamer.deploy.bench.lockstep import play_batch
 from lamer.deploy.bench.pace import Pace
-from lamer.deploy.bench.report import ProcessLoad, RolloutReport, ScheduleFigures
+from lamer.deploy.bench.report import ProcessLoad, RolloutReport, ScheduleFigures, TokenBalance
 from lamer.deploy.bench.scripted import FACTORY, NAME, ScriptedConfig, write_model_folder
 from lamer.deploy.bench.simulated import SimulatedServer, Throughput, measure_saturation
 from lamer.deploy.bench.wire import PacedInfo
 
 GROUPS = 16
-LOCK_STEP_UPDATES = 3
+LOCK_STEP_UPDATES = 5
 MAX_TOKENS = 1024
 SAMPLING = Sampling(1.0, 1.0, 0, max_response_tokens=MAX_TOKENS, max_reflection_tokens=MAX_TOKENS)
 LIMITS = TrialLimits(max_turns=0, max_prompt_tokens=2048)
@@ -50,6 +50,7 @@ class RolloutBenchOptions:
     seed: int = 0
     actors: int = 2
     output: Path | None = None
+    updates: int = MIN_UPDATES
 
     def __post_init__(self) -> None:
         if not 0.0 < self.scale <= 1.0:
@@ -58,6 +59,8 @@ class RolloutBenchOptions:
             raise BadInput(f"the time scale is above 0, got {self.time_scale}")
         if not self.max_staleness or min(self.max_staleness) < 0:
             raise BadInput(f"at least one max_staleness, none below 0, got {self.max_staleness}")
+        if self.updates < 1:
+            raise BadInput(f"at least one update is measured, got {self.updates}")
         if self.actors < 1:
             raise BadInput(f"at least one actor process, got {self.actors}")
 
@@ -130,10 +133,12 @@ async def measure_lock_step(
     async with server.inference() as inference:
         policy = _one_server_policy(inference, server, renderer)
         before = await _Reading.take(server)
+        trained = 0
         for update in range(LOCK_STEP_UPDATES):
             leases = make_leases(schedule, options.groups, update, options.seed)
             envs = [FACTORY.make(ScriptedConfig(), lease.task.seed) for lease in leases]
-            await play_batch(leases, envs, policy, renderer, LIMITS)
+            trials = await play_batch(leases, envs, policy, renderer, LIMITS)
+            trained += sum(trial.response_tokens for trial in trials)
         after = await _Reading.take(server)
     run, wall = Throughput.between(before.info, after.info), after.wall - before.wall
     return ScheduleFigures(
@@ -145,6 +150,7 @@ async def measure_lock_step(
         tokens_per_second=run.tokens_per_second,
         saturation_share=run.tokens_per_second / saturation,
         busy_share=run.busy_seconds / run.seconds,
+        tokens=TokenBalance(run.tokens, trained, dropped=0),
         loads=(
             ProcessLoad("server", run.cpu_seconds / wall),
             ProcessLoad("client", (after.cpu - before.cpu) / wall),
@@ -174,6 +180,7 @@ async def _measure_ours(
             seed=options.seed,
             model_path=model_path,
             folder=run_dir,
+            min_updates=options.updates,
         )
         figures.append(await measure_asynchronous(server, async_options, saturation))
     return figures
