@@ -111,7 +111,7 @@ class AsyncOptions:
 class Mark:
     """A moment at which a batch was cut.
 
-    tokens: what had become of response tokens until then. cpu: seconds so far of the gateway's process and each actor's.
+    tokens: what had become of response tokens until then. cpu: seconds so far of the gateway and each actor.
     """
 
     info: PacedInfo
