@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from lamer.deploy.bench.report import ProcessLoad, RolloutReport, ScheduleFigure
 from lamer.deploy.bench.scripted import FACTORY, NAME, ScriptedConfig, write_model_folder
 from lamer.deploy.bench.simulated import SimulatedServer, Throughput, measure_saturation
 from lamer.deploy.bench.wire import PacedInfo
+
+Note = Callable[[str], None]
 
 GROUPS = 16
 LOCK_STEP_UPDATES = 5
@@ -165,7 +167,7 @@ def _one_server_policy(inference: InferenceClient, server: SimulatedServer, rend
 
 
 async def _measure_ours(
-    server: SimulatedServer, options: RolloutBenchOptions, model_path: Path, folder: Path, saturation: float
+    server: SimulatedServer, options: RolloutBenchOptions, model_path: Path, folder: Path, saturation: float, note: Note
 ) -> Sequence[ScheduleFigures]:
     figures = []
     for max_staleness in options.max_staleness:
@@ -183,29 +185,39 @@ async def _measure_ours(
             min_updates=options.updates,
         )
         figures.append(await measure_asynchronous(server, async_options, saturation))
+        note(_summary(figures[-1]))
     return figures
 
 
-async def _run(options: RolloutBenchOptions) -> RolloutReport:
+def _summary(figures: ScheduleFigures) -> str:
+    return (
+        f"{figures.label}: {figures.seconds_per_update:.1f} simulated seconds an update, over {figures.updates} updates"
+    )
+
+
+async def _run(options: RolloutBenchOptions, note: Note) -> RolloutReport:
     with tempfile.TemporaryDirectory(prefix="lamer-bench-") as name:
         folder = Path(name)
         model_path = folder / "model"
         write_model_folder(model_path)
         async with SimulatedServer.run(model_path, options.seed, options.time_scale, options.max_running) as server:
             saturation = (await measure_saturation(server)).tokens_per_second
+            note(f"the simulated server's full speed: {saturation:,.0f} tokens a simulated second")
             rl = await measure_lock_step(server, RL, options, model_path, saturation)
+            note(_summary(rl))
             metarl = await measure_lock_step(server, METARL, options, model_path, saturation)
-            ours = await _measure_ours(server, options, model_path, folder, saturation)
+            note(_summary(metarl))
+            ours = await _measure_ours(server, options, model_path, folder, saturation, note)
     return RolloutReport.of(options.scale, options.time_scale, options.seed, saturation, rl, metarl, tuple(ours))
 
 
-def run_rollout_bench(options: RolloutBenchOptions) -> RolloutReport:
-    """Run the benchmark and write its report to `options.output`.
+def run_rollout_bench(options: RolloutBenchOptions, note: Note) -> RolloutReport:
+    """Run the benchmark and write its report to `options.output`. note: is told what was measured, a line at a time.
 
     Raises:
         RunFailed: a trial or a process failed. Missing: a process does not answer.
     """
-    report = asyncio.run(_run(options))
+    report = asyncio.run(_run(options, note))
     if options.output is not None:
         report.write(options.output)
     return report

@@ -48,7 +48,8 @@ def rollout(
 
     bounds = tuple(max_staleness or (4,))
     options = RolloutBenchOptions(scale, time_scale, bounds, seed, actors, output, updates)
-    run_rollout_bench(options).print(Console())
+    console = Console()
+    run_rollout_bench(options, console.print).print(console)
 
 
 @app.command()

@@ -20,7 +20,8 @@ from lamer.deploy.bench.simulated import SimulatedServer
 def test_asynchronous_rollout_beats_lock_step_and_metarl_in_lock_step_costs_most(tmp_path: Path) -> None:
     output = tmp_path / "figures" / "rollout.json"
     options = RolloutBenchOptions(scale=1 / 16, time_scale=60.0, actors=1, output=output, updates=8)
-    report = run_rollout_bench(options)
+    notes: list[str] = []
+    report = run_rollout_bench(options, notes.append)
     rl, metarl, ours = report.schedules
     assert metarl.seconds_per_update > rl.seconds_per_update
     assert metarl.seconds_per_update > ours.seconds_per_update
@@ -34,6 +35,7 @@ def test_asynchronous_rollout_beats_lock_step_and_metarl_in_lock_step_costs_most
     assert ours.staleness_max is not None
     assert ours.staleness_max <= 4
     assert all(0.0 < figures.saturation_share <= 1.05 for figures in report.schedules)
+    assert len(notes) == 1 + len(report.schedules)
     written = json.loads(output.read_text())
     assert written["server"] == "simulated server"
     assert [figures["name"] for figures in written["schedules"]] == [figures.name for figures in report.schedules]
