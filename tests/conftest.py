@@ -17,6 +17,8 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[name] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+WHOLE_RUNS = ("tests/chaos/", "tests/integration/", "tests/deploy/bench/")
+"""Tests that start many processes each: they run one after the other, in one worker, beside the others."""
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -29,6 +31,14 @@ class NoSecondSpelling(MetaPathFinder):
 
 
 sys.meta_path.insert(0, NoSecondSpelling())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one worker, since they share its fixtures, and those of whole runs in one altogether."""
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("whole runs" if file.startswith(WHOLE_RUNS) else file))
 
 
 @pytest.fixture(scope="session")
