@@ -37,6 +37,14 @@ class TrialRow:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenFates:
+    """Response tokens of training trials: of those in batches, and of those that were played and dropped."""
+
+    trained: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrialFilter:
     """Which trials: of update `step` only, solved or unsolved only, at most `limit` of them."""
 
@@ -86,6 +94,14 @@ class JournalReader:
             problem = "no trial" if not found else "more than one trial"
             raise Missing(f"{self._path} holds {problem} {trial_id}: `lamer inspect` without an id lists them")
         return TrialRow(*found[0][:-1]), decode_trial(found[0][-1])
+
+    def token_fates(self, step: int) -> TokenFates:
+        """What has become of response tokens, given the batches of the updates up to `step`."""
+        query = "SELECT COALESCE(SUM(response_tokens), 0) FROM trials WHERE"
+        with self._connected() as connection:
+            trained = connection.execute(f"{query} step <= ?", (step,)).fetchone()[0]
+            dropped = connection.execute(f"{query} state = 'dropped'").fetchone()[0]
+        return TokenFates(int(trained), int(dropped))
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
