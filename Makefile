@@ -27,7 +27,7 @@ train: $(STAMP)
 	@$(BIN)/lamer train -c $(CONFIG)
 
 test: install
-	@$(BIN)/pytest -q -m 'not sglang and not slow' --durations=10 -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	@$(BIN)/pytest -q -m 'not sglang and not slow' --durations=10 -n $(WORKERS) --no-loadscope-reorder
 
 test-sglang: install sglang-cpu
 	@$(SGLANG_VENV)/bin/python -c "from importlib.metadata import version; print('SGLang', version('sglang'))"

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.architecture.tree import PACKAGES
 
@@ -33,12 +35,17 @@ class NoSecondSpelling(MetaPathFinder):
 sys.meta_path.insert(0, NoSecondSpelling())
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one worker, since they share its fixtures, and those of whole runs in one altogether."""
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group("whole runs" if file.startswith(WHOLE_RUNS) else file))
+class FilesAndWholeRuns(LoadScopeScheduling):
+    """Keeps a file's tests in one worker, since they share its fixtures, and those of whole runs in one altogether."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "whole runs" if file.startswith(WHOLE_RUNS) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesAndWholeRuns:
+    """How `pytest -n` shares the tests out."""
+    return FilesAndWholeRuns(config, log)
 
 
 @pytest.fixture(scope="session")
