@@ -111,13 +111,12 @@ class TrainerKeeper:
     async def end(self, grace: float, ask: signal.Signals | None) -> None:
         """Let the trainer end within `grace` seconds (asked by the signal `ask`, if any), then kill it."""
         self._is_ending = True
-        if self._process is None or self._process.returncode is not None:
+        process = self._process
+        if process is None or process.returncode is not None:
             return
-        await processes.end_all([self._process], grace, ask)
-        code = self._process.returncode
-        if (
-            grace and code is not None and code not in (0, INTERRUPTED, -signal.SIGINT)
-        ):  # the last one: it had not begun
+        await processes.end_all([process], grace, ask)
+        code = await process.wait()
+        if grace and code not in (0, INTERRUPTED, -signal.SIGINT):  # the last one: it had not begun
             said = processes.last_error(self._log) if code > 0 else ""
             log.warning("the trainer %s when the run ended: %s (its output: %s)", how_it_ended(code), said, self._log)
 
