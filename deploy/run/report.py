@@ -103,11 +103,11 @@ def print_lost_tracking(summary: Path) -> None:
 
 
 def print_how_to_go_on(run: RunFolder, command: str) -> None:
-    """Say by which `lamer` command an interrupted run goes on, and from which update."""
+    """Say by which `lamer` command an interrupted run goes on, and from which update if any is saved."""
     saved = max((int(path.name[5:]) for path in (run.path / "checkpoints").glob("step-*")), default=0)
-    where = f"from update {saved}" if saved else "from the beginning"
+    where = f" from update {saved}" if saved else ""
     again = shlex.join(("lamer", command, "--config", str(run.config), "--resume"))
-    Console().print(Text(f"Go on, {where}, with: {again}"), soft_wrap=True)
+    Console().print(Text(f"Go on{where} with: {again}"), soft_wrap=True)
 
 
 def _print_losses(console: Console, result: EvaluationResult) -> None:

@@ -92,7 +92,7 @@ def test_ctrl_c_while_training_saves_the_last_update_and_the_command_that_is_sho
     wait_until(lambda: len(updates(run)) >= 5, lambda: process.text)
     assert process.interrupted() == 130, process.text
     trained = last_step(run)
-    assert f"Go on, from update {trained}, with: lamer train --config" in process.text
+    assert f"Go on from update {trained} with: lamer train --config" in process.text
 
     again = lamer(*command_to_go_on(process.text))
     wait_until(lambda: last_step(run) >= trained + 3, lambda: again.text)
@@ -103,7 +103,7 @@ def test_ctrl_c_while_training_saves_the_last_update_and_the_command_that_is_sho
 
 def command_to_go_on(text: str) -> list[str]:
     """What a run that was interrupted tells to type, without `lamer`."""
-    (command,) = re.findall(r"^Go on, .*, with: lamer (.*)$", text, re.MULTILINE)
+    (command,) = re.findall(r"^Go on from .* with: lamer (.*)$", text, re.MULTILINE)
     return shlex.split(command)
 
 

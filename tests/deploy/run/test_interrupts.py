@@ -84,7 +84,7 @@ async def test_the_first_signal_ends_a_learner_in_order_and_the_second_at_once()
         await asyncio.wait_for(task, 60.0)
 
 
-@pytest.mark.parametrize(("steps", "where"), [((), "from the beginning"), ((8, 10), "from update 10")])
+@pytest.mark.parametrize(("steps", "where"), [((), ""), ((8, 10), " from update 10")])
 def test_the_user_is_told_the_command_by_which_the_run_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], steps: tuple[int, ...], where: str
 ) -> None:
@@ -93,4 +93,4 @@ def test_the_user_is_told_the_command_by_which_the_run_goes_on(
         (folder / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
     print_how_to_go_on(RunFolder(folder, Settings(run=RunSettings(name="doors-001")), is_resumed=False), "train")
     shown = capsys.readouterr().out
-    assert shown == f"Go on, {where}, with: lamer train --config '{folder}/config.yaml' --resume\n"
+    assert shown == f"Go on{where} with: lamer train --config '{folder}/config.yaml' --resume\n"
