@@ -71,6 +71,7 @@ from lamer.learner.gateway.pool import TrainingTasks, TrialPool
 from lamer.learner.gateway.progress import Progress, RunFigures, UpdateReports
 from lamer.learner.gateway.weights.announcing import Announcer, first_weights
 from lamer.learner.gateway.weights.serving import StreamServer
+from lamer.learner.journal.archiving import Archiver
 from lamer.learner.journal.entries import TrialEntry
 from lamer.learner.journal.writer import Journal
 from lamer.learner.measuring.evaluation import FINAL, INITIAL
@@ -79,6 +80,7 @@ from lamer.learner.measuring.result import RunResult
 log = logging.getLogger("lamer.gateway")
 
 GOODBYE_SECONDS = 5.0
+ARCHIVE_SECONDS = 30.0
 MESSAGES_A_TURN = 16
 INTERRUPTED = 130
 
@@ -143,6 +145,7 @@ class Gateway:
             settings.gateway.bind, settings.gateway.port, plan.keys.pair, plan.keys.is_allowed
         )
         self._journal = Journal(journal_path, self._on_stored, self._fail)
+        self._archiver = Archiver(journal_path, self._journal)
         self._peers = PeerTable()
         beat = settings.gateway.heartbeat_seconds
         self._hearing = Hearing(self._loop.time, beat)
@@ -199,6 +202,7 @@ class Gateway:
                         self._router.serve(lambda why: log.warning("a client was refused: %s", why)),
                         self._hosts.run(),
                         self._lag.watch(),
+                        self._archiver.run(),
                         self._keep_receiving(),
                         self._keep_beating(),
                         self._keep_advancing(),
@@ -215,6 +219,8 @@ class Gateway:
                 phases.cancel()
                 stopping.cancel()
                 await self._dismiss("the run is done" if exit_code == 0 else "the run was interrupted", exit_code)
+                if exit_code == 0:
+                    await self._archiver.settled(ARCHIVE_SECONDS)
                 for task in background:
                     task.cancel()
         except* LamerError as errors:
@@ -271,6 +277,7 @@ class Gateway:
         self._pool.groups.restore(state.groups, state.trained, state.next_group_id, frozenset())
         self._batcher.begin_at(step, state.groups)
         self._reports.restore(step, state)
+        self._archiver.covered(step)
         if step > 0:
             self._evaluations.restore(step)
 
@@ -377,6 +384,7 @@ class Gateway:
                 self._reports.take(message, self._loop.time())
             case Checkpointed():
                 self._batcher.checkpointed(message)
+                self._archiver.covered(message.step)
             case StatusRequest():
                 self._link.send(peer, self._figures.status(self._loop.time()))
             case Goodbye():
