@@ -8,7 +8,7 @@ journal. All of them are read as before (`learner.journal.bodies`), so a run tha
 checkpoint finds its trials where they are.
 
 Compression happens in threads that read the journal beside its writer; the writer only lets bodies go, at most
-`_COMMIT_BYTES` of them a commit. A body leaves its row only in the commit that names its frame, and only if it is the
+`_COMMIT_BYTES` of them a commit. A body leaves its row only in the commit that names its place, and only if it is the
 body that lies there. Killed at any point, the process leaves every body in at least one place; a segment that no row
 names is removed at the next start. SQLite uses the pages of bodies that went for those that come: the file stays as
 large as what was stored between two checkpoints.
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lamer.common.errors import Missing
-from lamer.learner.journal.bodies import HAS_ENDED, UPDATE, Frame, known_segments, segments_folder, sweep, write_segment
+from lamer.learner.journal.bodies import HAS_ENDED, UPDATE, Place, known_segments, segments_folder, sweep, write_segment
 from lamer.learner.journal.reader import opened
 from lamer.learner.journal.writer import Journal
 
@@ -93,10 +93,9 @@ class Archiver:
 
     async def _move(self, step: int) -> None:
         movable = await asyncio.to_thread(_movable, self._path, step)
-        sizes = {one.trial_id: one.size for one in movable}
-        for part in _cut(movable, list(sizes.values()), _SEGMENT_BYTES):
-            frames = await asyncio.to_thread(_write, self._path, part)
-            for some in _cut(frames, [sizes[frame.trial_id] for frame in frames], _COMMIT_BYTES):
+        for part in _cut(movable, [one.size for one in movable], _SEGMENT_BYTES):
+            places = await asyncio.to_thread(_write, self._path, part)
+            for some in _cut(places, [place.body_bytes for place in places], _COMMIT_BYTES):
                 await self._journal.move(some)
 
 
@@ -117,7 +116,7 @@ def _cut(items: Sequence[ItemT], sizes: Sequence[int], most: int) -> Iterator[Se
         yield items[start:]
 
 
-def _write(path: Path, part: Sequence[_Movable]) -> tuple[Frame, ...]:
+def _write(path: Path, part: Sequence[_Movable]) -> tuple[Place, ...]:
     with opened(path) as connection:
         updates = [one.update for one in part]
         return write_segment(segments_folder(path), min(updates), max(updates), _bodies(connection, part))

@@ -1,11 +1,12 @@
 """Where a trial's body is: in its row of the journal, in a frame of a segment, or nowhere once it was pruned.
 
     <run>/journal.db          table trials: a body that is not empty is the body; table bodies: what is known of it
-    <run>/segments/000001-000020.zst     bodies of updates 1 to 20, a zstd frame a trial, one after the other
+    <run>/segments/000001-000020.zst     bodies of updates 1 to 20: zstd frames, each of a few trials
 
 A segment appears whole or not at all and never changes. Its name says what lies in it when it is written: training
 trials by their update, those of a dropped group by the first update that they could have been in, evaluations by the
-version that they measure. `zstd -d` reads it. Any frame is read without those before it.
+version that they measure. `zstd -d` reads it. A frame is read without those before it; it holds what neighbours in
+the order of a batch share, such as the prompts of one group, once.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import zstandard
 
@@ -27,7 +29,8 @@ PRUNED = ""
 """In the place of a segment's name: the body was deleted on purpose."""
 TABLE = """
 CREATE TABLE IF NOT EXISTS bodies(
-    trial_id TEXT PRIMARY KEY, checksum INTEGER, segment TEXT, frame_offset INTEGER, frame_bytes INTEGER
+    trial_id TEXT PRIMARY KEY, checksum INTEGER, segment TEXT, frame_offset INTEGER, frame_bytes INTEGER,
+    body_offset INTEGER, body_bytes INTEGER
 ) WITHOUT ROWID;
 """
 """Beside `trials`, whose columns end in the body: SQLite walks through all of a long body to a column behind it.
@@ -36,12 +39,16 @@ A journal that an earlier lamer wrote has no such table until it is opened for w
 """
 INDEX = "CREATE INDEX IF NOT EXISTS bodies_of_segment ON bodies(segment);"
 SOURCE = "trials LEFT JOIN bodies USING (trial_id)"
-COLUMNS = "trial_id, body, checksum, segment, frame_offset, frame_bytes"
+COLUMNS = "trial_id, body, checksum, segment, frame_offset, frame_bytes, body_offset, body_bytes"
 HAS_ENDED = "(step IS NOT NULL OR state IN ('dropped', 'evaluated'))"
 """Of rows of `trials`: that were claimed for a batch, or are never trained."""
 UPDATE = "CASE WHEN step IS NOT NULL THEN step WHEN purpose = 'evaluate' THEN slot ELSE oldest_version + 1 END"
 """The update by which such a row is counted: its batch's, the version that it measures, the first it could be in."""
+_KEPT = "trial_id, group_id, slot, purpose, state, step, checkpoint, oldest_version, response_tokens, solved_at"
 _LEVEL = 3
+_FRAME_BYTES = 256 * 1024
+_MOST_CONTENT = _FRAME_BYTES + MAX_MESSAGE_BYTES
+_WAY_OUT = "put it back from a copy of the run"
 _SUFFIX, _UNFINISHED = ".zst", ".tmp"
 
 
@@ -50,41 +57,81 @@ class Pruned(Missing):
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """A body in a segment. checksum: CRC-32 of the body. offset, size: in the segment's file, in bytes."""
+class Place:
+    """A body in a segment, in bytes. checksum: CRC-32 of the body.
+
+    frame_offset, frame_bytes: of its frame in the segment's file. body_offset, body_bytes: of the body in what the
+    frame holds.
+    """
 
     trial_id: str
     checksum: int
     segment: str
-    offset: int
-    size: int
+    frame_offset: int
+    frame_bytes: int
+    body_offset: int
+    body_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
-    """A row of `COLUMNS` from `SOURCE`."""
+class Bodies:
+    """Loads the bodies of one journal. Keeps the frame that it read last: neighbours are cheap."""
 
-    trial_id: str
-    inline: bytes
-    checksum: int | None
-    segment: str | None
-    offset: int | None
-    size: int | None
+    def __init__(self, journal: Path) -> None:
+        """journal: its file."""
+        self._journal = journal
+        self._frame: tuple[str, int] = ("", 0)
+        self._content = b""
 
-    def load(self, journal: Path) -> bytes:
-        """The encoded trial. journal: the file that the row is of.
+    def load(self, row: Sequence[Any]) -> bytes:
+        """The encoded trial of a row of `COLUMNS` from `SOURCE`.
 
         Raises:
             Pruned: it was deleted on purpose. Missing: its segment is gone. BadInput: its bytes are damaged.
         """
-        if self.inline:
-            return self.inline
-        if self.segment == PRUNED:
-            raise Pruned(f"the body of {self.trial_id} was deleted by `lamer journal prune`")
-        if self.segment is None or self.checksum is None or self.offset is None or self.size is None:
-            raise BadInput(f"{journal} holds no body of {self.trial_id}")
-        frame = Frame(self.trial_id, self.checksum, self.segment, self.offset, self.size)
-        return read_frame(segments_folder(journal), frame)
+        trial_id, inline, _, segment, *_ = row
+        if inline:
+            return bytes(inline)
+        if segment is None:
+            raise BadInput(f"{self._journal} holds no body of {trial_id}")
+        if segment == PRUNED:
+            raise Pruned(f"the body of {trial_id} was deleted by `lamer journal prune`")
+        return self.load_from(Place(trial_id, *row[2:]))
+
+    def load_from(self, place: Place) -> bytes:
+        """The body that lies in a segment.
+
+        Raises:
+            Missing: the segment is gone. BadInput: its bytes are not those that were written.
+        """
+        if self._frame != (place.segment, place.frame_offset):
+            self._content = self._read(place)
+            self._frame = (place.segment, place.frame_offset)
+        body = self._content[place.body_offset : place.body_offset + place.body_bytes]
+        if checksum_of(body) != place.checksum:
+            raise self._damaged(place)
+        return body
+
+    def _read(self, place: Place) -> bytes:
+        path = segments_folder(self._journal) / place.segment
+        try:
+            with path.open("rb") as file:
+                file.seek(place.frame_offset)
+                data = file.read(place.frame_bytes)
+        except FileNotFoundError as error:
+            raise Missing(
+                f"segment {path}, which holds the body of {place.trial_id}, is missing: {_WAY_OUT}"
+            ) from error
+        try:
+            if len(data) < place.frame_bytes or not 0 <= zstandard.frame_content_size(data) <= _MOST_CONTENT:
+                raise self._damaged(place)
+            return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise self._damaged(place) from error
+
+    def _damaged(self, place: Place) -> BadInput:
+        path = segments_folder(self._journal) / place.segment
+        at = f"the body of {place.trial_id}, in the frame at byte {place.frame_offset}"
+        return BadInput(f"segment {path} is damaged at {at}: {_WAY_OUT}")
 
 
 def segments_folder(journal: Path) -> Path:
@@ -97,7 +144,7 @@ def checksum_of(body: bytes) -> int:
     return zlib.crc32(body)
 
 
-def write_segment(folder: Path, first: int, last: int, bodies: Iterable[tuple[str, bytes]]) -> tuple[Frame, ...]:
+def write_segment(folder: Path, first: int, last: int, bodies: Iterable[tuple[str, bytes]]) -> tuple[Place, ...]:
     """Write a segment, durable when this returns. Only one process may do so in a folder.
 
     Args:
@@ -116,45 +163,50 @@ def write_segment(folder: Path, first: int, last: int, bodies: Iterable[tuple[st
         number += 1
         name = f"{stem}-{number}{_SUFFIX}"
     temporary = folder / f".{name}{_UNFINISHED}"
-    compressor = zstandard.ZstdCompressor(level=_LEVEL)
-    frames: list[Frame] = []
+    places: list[Place] = []
     with temporary.open("wb") as file:
-        for trial_id, body in bodies:
-            offset = file.tell()
-            size = file.write(compressor.compress(body))
-            frames.append(Frame(trial_id, checksum_of(body), name, offset, size))
+        for frame in _frames(bodies):
+            places += _write_frame(file, name, frame)
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(folder / name)
     _sync(folder)
     _sync(folder.parent)
-    return tuple(frames)
+    return tuple(places)
 
 
-def read_frame(folder: Path, frame: Frame) -> bytes:
-    """The body that a frame holds.
+def _frames(bodies: Iterable[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, bytes]]]:
+    """What goes into one frame each: as many as come to `_FRAME_BYTES`."""
+    frame: list[tuple[str, bytes]] = []
+    size = 0
+    for trial_id, body in bodies:
+        frame.append((trial_id, body))
+        size += len(body)
+        if size >= _FRAME_BYTES:
+            yield frame
+            frame, size = [], 0
+    if frame:
+        yield frame
 
-    Raises:
-        Missing: its segment is not there. BadInput: its bytes are not those that were written.
+
+def _write_frame(file: BinaryIO, segment: str, frame: Sequence[tuple[str, bytes]]) -> Iterator[Place]:
+    offset = file.tell()
+    content = b"".join(body for _, body in frame)
+    size = file.write(zstandard.ZstdCompressor(level=_LEVEL).compress(content))
+    start = 0
+    for trial_id, body in frame:
+        yield Place(trial_id, checksum_of(body), segment, offset, size, start, len(body))
+        start += len(body)
+
+
+def let_go(connection: sqlite3.Connection, trial_id: str) -> None:
+    """Empty a trial's body. Its row is deleted and inserted again: SQLite joins half empty pages when rows go, but not
+    when they shrink.
     """
-    path = folder / frame.segment
-    way_out = "put it back from a copy of the run"
-    try:
-        with path.open("rb") as file:
-            file.seek(frame.offset)
-            data = file.read(frame.size)
-    except FileNotFoundError as error:
-        raise Missing(f"segment {path}, which holds the body of {frame.trial_id}, is missing: {way_out}") from error
-    problem = f"segment {path} is damaged at the body of {frame.trial_id}, bytes {frame.offset} and on: {way_out}"
-    try:
-        if len(data) < frame.size or not 0 <= zstandard.frame_content_size(data) <= MAX_MESSAGE_BYTES:
-            raise BadInput(problem)
-        body = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise BadInput(problem) from error
-    if checksum_of(body) != frame.checksum:
-        raise BadInput(problem)
-    return body
+    row = connection.execute(f"SELECT rowid, {_KEPT} FROM trials WHERE trial_id = ?", (trial_id,)).fetchone()
+    connection.execute("DELETE FROM trials WHERE trial_id = ?", (trial_id,))
+    marks = ", ".join("?" * len(row))
+    connection.execute(f"INSERT INTO trials(rowid, {_KEPT}, body) VALUES({marks}, X'')", row)
 
 
 def known_segments(connection: sqlite3.Connection) -> frozenset[str]:

@@ -20,6 +20,7 @@ from lamer.learner.journal.bodies import (
     TABLE,
     UPDATE,
     known_segments,
+    let_go,
     segments_folder,
     sweep,
 )
@@ -104,12 +105,13 @@ def _let_go(writer: sqlite3.Connection, last: int, after: int) -> int | None:
     )
     rows = writer.execute(query, (after, PRUNED, last, _TRIALS_A_COMMIT)).fetchall()
     writer.execute("BEGIN IMMEDIATE")
-    for row_id, trial_id in rows:
+    for _, trial_id in rows:
         writer.execute("INSERT OR IGNORE INTO bodies(trial_id) VALUES(?)", (trial_id,))
         writer.execute(
-            "UPDATE bodies SET segment = ?, frame_offset = NULL, frame_bytes = NULL WHERE trial_id = ?",
+            "UPDATE bodies SET segment = ?, frame_offset = NULL, frame_bytes = NULL, body_offset = NULL, "
+            "body_bytes = NULL WHERE trial_id = ?",
             (PRUNED, trial_id),
         )
-        writer.execute("UPDATE trials SET body = X'' WHERE rowid = ?", (row_id,))
+        let_go(writer, trial_id)
     writer.execute("COMMIT")
     return rows[-1][0] if rows else None

@@ -15,7 +15,7 @@ from lamer.common.codec import decode_trial
 from lamer.common.errors import Missing
 from lamer.common.records import Trial
 from lamer.learner.journal import bodies
-from lamer.learner.journal.bodies import Body, Pruned
+from lamer.learner.journal.bodies import Bodies, Pruned
 
 _COLUMNS = "trial_id, state, step, oldest_version, response_tokens, solved_at"
 
@@ -91,7 +91,7 @@ class JournalReader:
             problem = "no trial" if not found else "more than one trial"
             raise Missing(f"{self._path} holds {problem} {trial_id}: `lamer inspect` without an id lists them")
         row = TrialRow(*found[0])
-        return row, self._body(row.trial_id)
+        return row, self._trial(row.trial_id, Bodies(self._path))
 
     def trials(self, rows: Sequence[TrialRow]) -> tuple[Trial | None, ...]:
         """The trials of these rows; None in the place of one that was pruned.
@@ -100,18 +100,19 @@ class JournalReader:
             Missing: a segment is not there. BadInput: a body is damaged.
         """
         found: list[Trial | None] = []
+        loaded = Bodies(self._path)
         for row in rows:
             try:
-                found.append(self._body(row.trial_id))
+                found.append(self._trial(row.trial_id, loaded))
             except Pruned:
                 found.append(None)
         return tuple(found)
 
-    def _body(self, trial_id: str) -> Trial:
+    def _trial(self, trial_id: str, loaded: Bodies) -> Trial:
         query = f"SELECT {bodies.COLUMNS} FROM {bodies.SOURCE} WHERE trial_id = ?"
         with opened(self._path) as connection:
             row = connection.execute(query, (trial_id,)).fetchone()
-        return decode_trial(Body(*row).load(self._path))
+        return decode_trial(loaded.load(row))
 
 
 def read_batch(path: Path, step: int) -> tuple[Trial, ...]:
@@ -123,7 +124,8 @@ def read_batch(path: Path, step: int) -> tuple[Trial, ...]:
     """
     query = f"SELECT {bodies.COLUMNS} FROM {bodies.SOURCE} WHERE step = ? ORDER BY trial_id"
     with opened(path) as connection:
-        trials = tuple(decode_trial(Body(*row).load(path)) for row in connection.execute(query, (step,)))
+        loaded = Bodies(path)
+        trials = tuple(decode_trial(loaded.load(row)) for row in connection.execute(query, (step,)))
     if not trials:
         raise Missing(f"the journal {path} holds no batch of update {step}")
     return trials

@@ -19,14 +19,14 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from lamer.common.codec import decode_trial
 from lamer.common.errors import BadInput, RunFailed
 from lamer.common.records import Purpose, Trial
 from lamer.learner.journal import bodies
-from lamer.learner.journal.bodies import Body, Frame
+from lamer.learner.journal.bodies import Bodies, Place
 from lamer.learner.journal.entries import Drop, DroppedCount, JournalState, RestoredGroup, TrialEntry
 
 _SCHEMA = """
@@ -142,9 +142,9 @@ class Journal:
             "UPDATE trials SET state = 'trained', checkpoint = ? WHERE state = 'claimed' AND step <= ?", [(step, step)]
         )
 
-    def move(self, frames: Sequence[Frame]) -> asyncio.Future[object]:
-        """Let the bodies go that lie in `frames`, which are on disk. One that is not the body there stays."""
-        return self._submit(lambda connection: _move(connection, frames))
+    def move(self, places: Sequence[Place]) -> asyncio.Future[object]:
+        """Let the bodies go that lie at `places`, on disk. One that is not the body there stays."""
+        return self._submit(lambda connection: _move(connection, places))
 
     async def resume(self, step: int) -> JournalState:
         """Return every claim after update `step` to stored, and read what the run begins again from.
@@ -173,8 +173,8 @@ class Journal:
         )
         rows = await self._submit(lambda connection: connection.execute(query, (policy_version,)).fetchall())
         assert isinstance(rows, list)
-        loaded = await asyncio.to_thread(lambda: [Body(*row).load(self._path) for row in rows])
-        return tuple(decode_trial(body) for body in loaded)
+        loaded = Bodies(self._path)
+        return tuple([decode_trial(await asyncio.to_thread(loaded.load, row)) for row in rows])
 
     async def close(self) -> None:
         """Commit what is queued and close the file. Harmless when called again."""
@@ -277,16 +277,12 @@ def _values(row: _Row) -> tuple[object, ...]:
     )
 
 
-def _move(connection: sqlite3.Connection, frames: Sequence[Frame]) -> None:
-    for frame in frames:
-        row = connection.execute("SELECT body FROM trials WHERE trial_id = ?", (frame.trial_id,)).fetchone()
-        if row is None or bodies.checksum_of(row[0]) != frame.checksum:
-            continue
-        connection.execute(
-            "INSERT OR REPLACE INTO bodies VALUES(?, ?, ?, ?, ?)",
-            (frame.trial_id, frame.checksum, frame.segment, frame.offset, frame.size),
-        )
-        connection.execute("UPDATE trials SET body = X'' WHERE trial_id = ?", (frame.trial_id,))
+def _move(connection: sqlite3.Connection, places: Sequence[Place]) -> None:
+    for place in places:
+        row = connection.execute("SELECT body FROM trials WHERE trial_id = ?", (place.trial_id,)).fetchone()
+        if row is not None and bodies.checksum_of(row[0]) == place.checksum:
+            connection.execute("INSERT OR REPLACE INTO bodies VALUES(?, ?, ?, ?, ?, ?, ?)", astuple(place))
+            bodies.let_go(connection, place.trial_id)
 
 
 def _resume(connection: sqlite3.Connection, step: int) -> JournalState:

@@ -122,7 +122,7 @@ async def test_a_segment_that_is_missing_or_damaged_is_named_with_the_trial(tmp_
     segment.write_bytes({"gone": b"", "cut": data[:-20], "flipped": data, "other": other}[harm])
     if harm == "gone":
         segment.unlink()
-    with pytest.raises(Missing if harm == "gone" else BadInput, match=r"000000-000003\.zst.* of r/train/3/[01]"):
+    with pytest.raises(Missing if harm == "gone" else BadInput, match=r"000000-000003\.zst.* of r/train/3/0"):
         read_batch(path, 3)
 
 
