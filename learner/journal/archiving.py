@@ -33,7 +33,7 @@ from lamer.learner.journal.writer import Journal
 log = logging.getLogger("lamer.journal")
 
 _SEGMENT_BYTES = 64 * 1024 * 1024
-_COMMIT_BYTES = 8 * 1024 * 1024
+_COMMIT_BYTES = 2 * 1024 * 1024
 ItemT = TypeVar("ItemT")
 _MOVABLE = f"""
 SELECT trial_id, {UPDATE} AS of_update, length(body)
