@@ -42,6 +42,14 @@ class TrialRow:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenFates:
+    """Response tokens of training trials: of those in batches, and of those that were played and dropped."""
+
+    trained: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrialFilter:
     """Which trials: of update `step` only, solved or unsolved only, at most `limit` of them."""
 
@@ -107,6 +115,14 @@ class JournalReader:
             except Pruned:
                 found.append(None)
         return tuple(found)
+
+    def token_fates(self, step: int) -> TokenFates:
+        """What has become of response tokens, given the batches of the updates up to `step`."""
+        query = "SELECT COALESCE(SUM(response_tokens), 0) FROM trials WHERE"
+        with opened(self._path) as connection:
+            trained = connection.execute(f"{query} step <= ?", (step,)).fetchone()[0]
+            dropped = connection.execute(f"{query} state = 'dropped'").fetchone()[0]
+        return TokenFates(int(trained), int(dropped))
 
     def _trial(self, trial_id: str, loaded: Bodies) -> Trial:
         query = f"SELECT {bodies.COLUMNS} FROM {bodies.SOURCE} WHERE trial_id = ?"
