@@ -1,7 +1,7 @@
 """The folder of a run: which one, what lies in it, and that only one learner works in it at a time.
 
     config.yaml    the resolved configuration            address   where the gateway listens, while it does
-    journal.db     every trained trial                   keys/     CURVE keys, unless `gateway.keys` names others
+    journal.db     every trial, with segments/           keys/     CURVE keys, unless `gateway.keys` names others
     checkpoints/   weights/   model/                     logs/     output of child processes
     metrics.jsonl  summary.json                          lock      held by the learner
 

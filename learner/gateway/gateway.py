@@ -71,6 +71,7 @@ from lamer.learner.gateway.pool import TrainingTasks, TrialPool
 from lamer.learner.gateway.progress import Progress, RunFigures, UpdateReports
 from lamer.learner.gateway.weights.announcing import Announcer, first_weights
 from lamer.learner.gateway.weights.serving import StreamServer
+from lamer.learner.journal.archiving import Archiver
 from lamer.learner.journal.entries import TrialEntry
 from lamer.learner.journal.writer import Journal
 from lamer.learner.measuring.evaluation import FINAL, INITIAL
@@ -79,6 +80,7 @@ from lamer.learner.measuring.result import RunResult
 log = logging.getLogger("lamer.gateway")
 
 GOODBYE_SECONDS = 5.0
+ARCHIVE_SECONDS = 30.0
 MESSAGES_A_TURN = 16
 INTERRUPTED = 130
 
@@ -147,6 +149,7 @@ class Gateway:
             settings.gateway.bind, settings.gateway.port, plan.keys.pair, plan.keys.is_allowed
         )
         self._journal = Journal(journal_path, self._on_stored, self._fail)
+        self._archiver = Archiver(journal_path, self._journal)
         self._peers = PeerTable()
         beat = settings.gateway.heartbeat_seconds
         self._hearing = Hearing(self._loop.time, beat)
@@ -203,6 +206,7 @@ class Gateway:
                         self._router.serve(lambda why: log.warning("a client was refused: %s", why)),
                         self._hosts.run(),
                         self._lag.watch(),
+                        self._archiver.run(),
                         self._keep_receiving(),
                         self._keep_beating(),
                         self._keep_advancing(),
@@ -218,11 +222,9 @@ class Gateway:
                 exit_code = 0 if phases.done() else INTERRUPTED
                 phases.cancel()
                 stopping.cancel()
-                self._farewell = Shutdown("the run is done" if exit_code == 0 else "the run was interrupted", exit_code)
-                self._link.broadcast(self._farewell)
-                if exit_code == INTERRUPTED and trainer_ended is not None:
-                    await trainer_ended.wait()
-                await self._hear_goodbyes()
+                await self._dismiss(exit_code, trainer_ended)
+                if exit_code == 0:
+                    await self._archiver.settled(ARCHIVE_SECONDS)
                 for task in background:
                     task.cancel()
         except* LamerError as errors:
@@ -279,11 +281,16 @@ class Gateway:
         self._pool.groups.restore(state.groups, state.trained, state.next_group_id, frozenset())
         self._batcher.begin_at(step, state.groups)
         self._reports.restore(step, state)
+        self._archiver.covered(step)
         if step > 0:
             self._evaluations.restore(step)
 
-    async def _hear_goodbyes(self) -> None:
-        """Wait a bounded time until everyone has left."""
+    async def _dismiss(self, exit_code: int, trainer_ended: asyncio.Event | None) -> None:
+        """Say Shutdown to all, hear the trainer of an interrupted run out, and wait a bounded time for Goodbyes."""
+        self._farewell = Shutdown("the run is done" if exit_code == 0 else "the run was interrupted", exit_code)
+        self._link.broadcast(self._farewell)
+        if exit_code == INTERRUPTED and trainer_ended is not None:
+            await trainer_ended.wait()
         if len(self._peers) > 0:
             self._alone.clear()
             with contextlib.suppress(TimeoutError):
@@ -384,6 +391,7 @@ class Gateway:
                 self._reports.take(message, self._loop.time())
             case Checkpointed():
                 self._batcher.checkpointed(message)
+                self._archiver.covered(message.step)
             case StatusRequest():
                 self._link.send(peer, self._figures.status(self._loop.time()))
             case Goodbye():
