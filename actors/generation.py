@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from lamer.actors.policy import ContextOverflow, InferenceError, InferenceRefused, Request
+from lamer.common.errors import MALFORMED
 from lamer.common.records import Completion, FinishReason, InvalidRecord, VersionSpan
 from lamer.common.versions import UnknownVersion, to_policy_version, to_weight_version
 
@@ -135,7 +136,7 @@ def decode_answer(data: bytes, request: Request) -> Completion:
     """
     try:
         answer = _ANSWERS.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise BadAnswer(f"the answer is not of /generate's shape: {error}") from error
     meta, ids = answer.meta_info, answer.output_ids
     if not ids:
@@ -171,7 +172,7 @@ def error_message(data: bytes) -> str:
     """What an error's body says, in at most a few lines."""
     try:
         error = _ERRORS.decode(data).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except MALFORMED:
         return data[:_QUOTED].decode(errors="replace")
     return (error.message if isinstance(error, ErrorDetail) else error)[:_QUOTED]
 

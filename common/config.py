@@ -103,12 +103,13 @@ def from_json(text: str) -> Settings:
     """
     try:
         tree = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"the configuration received is no JSON: {error}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"the configuration received is a JSON {type(tree).__name__}, not an object")
-    received = {key: plain_text.literal(value) for key, value in tree.items()}
-    return check_values(_to_settings(_merge(OmegaConf.structured(Settings), received, "the configuration received")))
+        if not isinstance(tree, dict):
+            raise ConfigError(f"the configuration received is a JSON {type(tree).__name__}, not an object")
+        received = {key: plain_text.literal(value) for key, value in tree.items()}
+        merged = _merge(OmegaConf.structured(Settings), received, "the configuration received")
+        return check_values(_to_settings(merged))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ConfigError(f"the configuration received is no JSON, or nested too deeply: {error}") from error
 
 
 def override(key: str, text: str) -> str:

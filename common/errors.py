@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+MALFORMED = (ValueError, RecursionError, MemoryError)
+"""What decoding bytes from elsewhere raises, of JSON and MessagePack alike: also for those nested beyond the stack, or
+that would not fit.
+"""
+
 
 class LamerError(Exception):
     """Base: `lamer` prints the message as one line and exits with `exit_code`."""

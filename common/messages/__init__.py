@@ -32,7 +32,18 @@ from lamer.common.messages.broadcast import (
     GroupState,
     GroupUpdate,
 )
-from lamer.common.messages.joining import PROTOCOL_VERSION, Goodbye, Heartbeat, Hello, Reject, Role, Shutdown, Welcome
+from lamer.common.messages.joining import (
+    MAX_NAME,
+    PROTOCOL_VERSION,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Reject,
+    Role,
+    Shutdown,
+    Welcome,
+    name_problem,
+)
 from lamer.common.messages.status import Phase, Status, StatusRequest
 from lamer.common.messages.training import Batch, BatchRequest, Checkpointed, Metric, Published, UpdateReport
 from lamer.common.messages.trials import (
@@ -58,6 +69,7 @@ from lamer.common.messages.weights import (
 )
 
 __all__ = [
+    "MAX_NAME",
     "MESSAGE_TYPES",
     "PROTOCOL_VERSION",
     "Ack",
@@ -102,6 +114,7 @@ __all__ = [
     "WeightChunk",
     "WeightManifest",
     "Welcome",
+    "name_problem",
 ]
 
 AnyMessage = (

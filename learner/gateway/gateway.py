@@ -23,11 +23,14 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from lamer.common import config
 from lamer.common.codec import CodecError, decode_message, encode_message
-from lamer.common.errors import BadInput, LamerError
+from lamer.common.errors import BadInput, LamerError, RunFailed
+from lamer.common.liveness.guard import surviving
+from lamer.common.liveness.line_budget import limited
 from lamer.common.liveness.loop_lag import LoopLag
 from lamer.common.messages import (
     PROTOCOL_VERSION,
@@ -58,6 +61,7 @@ from lamer.common.messages import (
     UpdateReport,
     Welcome,
 )
+from lamer.common.text import describe_error
 from lamer.common.transport import RouterEndpoint
 from lamer.learner.gateway.batching import Batcher
 from lamer.learner.gateway.dispatch import Dispatcher
@@ -112,11 +116,12 @@ async def run_gateway(plan: GatewayPlan, stop: asyncio.Event | None = None) -> R
         journal. RunFailed: the journal can't be written, or no group can be trained.
     """
     weights = await asyncio.to_thread(first_weights, Path(plan.model_path))
-    gateway = Gateway(plan, Announcer(weights, plan.resume_step, plan.settings.batch.max_staleness))
-    try:
-        return await gateway.run(stop or asyncio.Event())
-    finally:
-        await gateway.close()
+    with limited(log):
+        gateway = Gateway(plan, Announcer(weights, plan.resume_step, plan.settings.batch.max_staleness))
+        try:
+            return await gateway.run(stop or asyncio.Event())
+        finally:
+            await gateway.close()
 
 
 class Gateway:
@@ -217,9 +222,8 @@ class Gateway:
                 await self._dismiss("the run is done" if exit_code == 0 else "the run was interrupted", exit_code)
                 for task in background:
                     task.cancel()
-        except* LamerError as errors:
-            failure = errors.exceptions[0]
-            assert isinstance(failure, LamerError)
+        except ExceptionGroup as errors:
+            failure = _first(errors)
             self._progress.phase = Phase.FAILED
             self._link.broadcast(Shutdown(str(failure), failure.exit_code))
             raise failure from None
@@ -293,13 +297,21 @@ class Gateway:
             except CodecError as error:
                 self._malformed += 1
                 log.warning("malformed message %d ignored: %s", self._malformed, error)
-                continue
-            await self._handle(identity, message)
+            else:
+                with self._surviving(identity, message):
+                    await self._handle(identity, message)
             with self._hearing.held_up():
                 await self._journal.drained(self._settings.credit_bytes)
             taken += 1
             if taken % MESSAGES_A_TURN == 0:  # receive() does not yield while messages are waiting
                 await asyncio.sleep(0)
+
+    def _surviving(self, identity: bytes, message: AnyMessage) -> AbstractContextManager[None]:
+        """No message ends the gateway, but for the trainer's: without what it says the run would stand still."""
+        peer = self._peers.behind(identity)
+        if peer is not None and peer.role is Role.TRAINER:
+            return contextlib.nullcontext()
+        return surviving(log, message, "a newcomer" if peer is None else f"{peer.role.value} {peer.hello.name}")
 
     async def _keep_beating(self) -> None:
         heard = self._hearing.now()
@@ -435,3 +447,16 @@ class Gateway:
         temporary = self._plan.run_dir / "address.tmp"
         temporary.write_text(self._router.url + "\n", encoding="ascii")
         temporary.replace(self._plan.run_dir / "address")
+
+
+def _first(errors: ExceptionGroup[Exception]) -> LamerError:
+    """Why the run ends: the first error meant for the user, else a defect of ours, whose traceback goes to the log."""
+    meant, defects = errors.split(LamerError)
+    found: BaseException = meant or errors
+    if defects is not None:
+        log.error("a defect of the gateway", exc_info=defects)
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    if isinstance(found, LamerError):
+        return found
+    return RunFailed(f"the gateway failed for a reason that nobody foresaw, {describe_error(found)}: see its log")

@@ -8,11 +8,17 @@ gateway could hear (`learner.gateway.hearing`), so that one that stood still hea
 from __future__ import annotations
 
 import dataclasses
+import logging
 
-from lamer.common.codec import encode_message
-from lamer.common.messages import PROTOCOL_VERSION, AnyMessage, Hello, Role
+from lamer.common.codec import CodecError, encode_message
+from lamer.common.messages import MAX_NAME, PROTOCOL_VERSION, AnyMessage, Hello, Role, name_problem
+from lamer.common.text import one_line
 from lamer.common.transport import RouterEndpoint
 from lamer.common.weights import ModelFingerprint
+
+log = logging.getLogger("lamer.gateway")
+
+_LONGEST_DIFFERENCE = 500
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -45,6 +51,10 @@ class Expectation:
 
     def refusal(self, hello: Hello) -> str:
         """Why a Hello is refused, "" if it is not."""
+        if problem := name_problem(hello.name):
+            return problem
+        if len(hello.instance) > MAX_NAME:
+            return f"the instance of {hello.name} has {len(hello.instance)} characters, at most {MAX_NAME} are taken"
         if not hello.protocol_min <= PROTOCOL_VERSION <= hello.protocol_max:
             return (
                 f"this learner speaks protocol {PROTOCOL_VERSION}, {hello.name} speaks {hello.protocol_min} to "
@@ -55,11 +65,12 @@ class Expectation:
             ("config hash", hello.config_hash, self.config_hash),
         ):
             if theirs and ours and theirs != ours:
-                return f"{hello.name} expects {name} {theirs}, this learner has {ours}"
+                return f"{hello.name} expects {name} {one_line(theirs, MAX_NAME)}, this learner has {ours}"
         if hello.fingerprint is not None and self.fingerprint is not None:
             difference = self.fingerprint.difference(hello.fingerprint)
             if difference:
-                return f"the model of {hello.name} is another one than the run's: {difference}"
+                shown = one_line(difference, _LONGEST_DIFFERENCE)
+                return f"the model of {hello.name} is another one than the run's: {shown}"
         if hello.role is Role.ACTOR and hello.capacity < 1:
             return f"an actor runs at least one trial at once, {hello.name} offers {hello.capacity}"
         return ""
@@ -93,6 +104,10 @@ class PeerTable:
         if peer is not None:
             peer.silent_seconds = 0.0
         return peer
+
+    def behind(self, identity: bytes) -> Peer | None:
+        """The peer behind a socket, whether or not it just spoke; None before its Hello."""
+        return self._by_identity.get(identity)
 
     def get(self, key: str) -> Peer | None:
         """A connected peer by its key."""
@@ -128,8 +143,15 @@ class Link:
         self._silence = max(dead_after - grace, 0.0)
 
     def send(self, peer: Peer, message: AnyMessage) -> None:
-        """Send to one peer. One that can't be reached is soon taken for dead unless it comes back."""
-        peer.is_reachable = self._router.send(peer.identity, encode_message(message))
+        """Send to one peer. One that can't be reached is soon taken for dead unless it comes back. A message that is
+        too big, which others made so by what they said, is given up.
+        """
+        try:
+            data = encode_message(message)
+        except CodecError as error:
+            log.error("%s %s is not told: %s", peer.role.value, peer.hello.name, error)
+            return
+        peer.is_reachable = self._router.send(peer.identity, data)
         if not peer.is_reachable:
             peer.silent_seconds = max(peer.silent_seconds, self._silence)
 

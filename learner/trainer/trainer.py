@@ -21,9 +21,10 @@ from lamer.common import config
 from lamer.common.errors import LamerError
 from lamer.common.folders import sweep
 from lamer.common.keys import ClientKeys
+from lamer.common.liveness.guard import surviving
+from lamer.common.liveness.line_budget import limited
 from lamer.common.messages import (
     PROTOCOL_VERSION,
-    AnyMessage,
     Batch,
     BatchRequest,
     Checkpointed,
@@ -47,6 +48,7 @@ from lamer.learner.trainer.watchdog import Watchdog
 log = logging.getLogger("lamer.trainer")
 
 CONNECT_SECONDS = 60.0
+INBOX_MESSAGES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class Trainer:
             session.send,
         )
         self._watchdog = Watchdog(self._settings.trainer.watchdog_seconds)
-        self._inbox: asyncio.Queue[AnyMessage] = asyncio.Queue()
+        self._inbox: asyncio.Queue[Batch | Welcome | Shutdown] = asyncio.Queue(INBOX_MESSAGES)
 
     async def run(self) -> int:
         """Train until the gateway says Shutdown; its exit code."""
@@ -99,13 +101,18 @@ class Trainer:
             message = await self._session.receive()
             match message:
                 case GroupJoin() | GroupState():
-                    self._broadcaster.take(message)
-                    continue
+                    with surviving(log, message, "a host"):
+                        self._broadcaster.take(message)
                 case Welcome():
                     self._broadcaster.reset()
-            self._inbox.put_nowait(message)
-            if isinstance(message, Shutdown):
-                return
+                    await self._inbox.put(message)
+                case Batch():
+                    await self._inbox.put(message)
+                case Shutdown():
+                    await self._inbox.put(message)
+                    return
+                case _:
+                    log.warning("a %s is no message for a trainer", type(message).__name__)
 
     async def _train_until_shutdown(self) -> int:
         updater = await self._watchdog.run("loading the model", asyncio.to_thread(self._load_updater))
@@ -123,8 +130,6 @@ class Trainer:
                 case Welcome():
                     await self._publish_again(updater)
                     await self._session.send(BatchRequest(policy_version=updater.version))
-                case _:
-                    log.warning("a %s is no message for a trainer", type(message).__name__)
 
     async def _publish_again(self, updater: PolicyUpdater) -> None:
         if updater.version > 0:
@@ -173,6 +178,7 @@ async def run_trainer(options: TrainerOptions) -> int:
     hello = Hello(protocol_min=PROTOCOL_VERSION, protocol_max=PROTOCOL_VERSION, role=Role.TRAINER, name="trainer")
     session = await Session.open(options.url, options.keys, hello, CONNECT_SECONDS)
     try:
-        return await Trainer(options, session).run()
+        with limited(log):
+            return await Trainer(options, session).run()
     finally:
         await session.close("the trainer ends")

@@ -128,6 +128,61 @@ async def test_messages_are_received_in_order_and_heartbeats_are_not(keys_folder
         await session.close("enough")
 
 
+async def test_bytes_that_are_no_message_are_ignored(
+    keys_folder: Path, keys: ClientKeys, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ScriptedGateway(keys_folder).running() as gateway:
+        session = await Session.open(gateway.router.url, keys, HELLO, TIMEOUT)
+        for data in (b"", b"\x93garbage", b"\x81\xa1a" * 5000, encode_message(Ack(("1",)))):
+            gateway.router.send(gateway.identities[0], data)
+        assert await asyncio.wait_for(session.receive(), TIMEOUT) == Ack(("1",))
+        await session.close("enough")
+    assert caplog.text.count("a malformed message of the learner") == 3
+
+
+async def test_a_gateway_that_answers_hello_with_garbage_is_missing(keys_folder: Path, keys: ClientKeys) -> None:
+    server = load_server_keys(keys_folder)
+    router = RouterEndpoint("tcp://127.0.0.1", 0, server.pair, server.is_allowed)
+    serving = asyncio.create_task(router.serve(lambda _: None))
+    opening = asyncio.create_task(Session.open(router.url, keys, HELLO, TIMEOUT))
+    identity, _ = await asyncio.wait_for(router.receive(), TIMEOUT)
+    router.send(identity, b"\x81\xa1a" * 5000)
+    with pytest.raises(Missing, match="answered Hello with what is no message"):
+        await opening
+    serving.cancel()
+    router.close()
+
+
+async def test_what_nobody_receives_is_bounded_and_takes_nobody_for_dead(
+    keys_folder: Path, keys: ClientKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lamer.common.session.INBOX_MESSAGES", 3)
+    async with ScriptedGateway(keys_folder).running() as gateway:
+        session = await Session.open(gateway.router.url, keys, HELLO, TIMEOUT)
+        for number in range(20):
+            gateway.router.send(gateway.identities[0], encode_message(Ack((str(number),))))
+        await asyncio.sleep(3 * session.welcome.dead_after_seconds)
+        assert len(session._inbox._waiting) == 3
+        assert [await session.receive() for _ in range(20)] == [Ack((str(number),)) for number in range(20)]
+        assert len(gateway.hellos()) == 1
+        await session.close("enough")
+
+
+async def test_a_question_is_given_up_when_everything_but_an_answer_comes(
+    keys_folder: Path, keys: ClientKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lamer.common.session.INBOX_MESSAGES", 3)
+    async with ScriptedGateway(keys_folder).running() as gateway:
+        session = await Session.open(gateway.router.url, keys, HELLO, TIMEOUT)
+        asking = asyncio.create_task(session.ask(ModelFilesRequest(), ModelFiles))
+        await until(gateway, 2)
+        for number in range(20):
+            gateway.router.send(gateway.identities[0], encode_message(Ack((str(number),))))
+        with pytest.raises(Missing, match="sent 3 messages and no answer"):
+            await asking
+        await session.close("enough")
+
+
 async def test_a_question_is_answered_and_what_came_before_the_answer_is_kept(
     keys_folder: Path, keys: ClientKeys
 ) -> None:

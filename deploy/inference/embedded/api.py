@@ -17,7 +17,7 @@ from typing import TypeVar, cast
 import msgspec
 import numpy as np
 
-from lamer.common.errors import BadInput
+from lamer.common.errors import MALFORMED, BadInput
 from lamer.deploy.inference.embedded.engine import Engine, PauseMode
 from lamer.deploy.inference.embedded.sequence import (
     Finish,
@@ -142,7 +142,7 @@ def decode_body(raw: bytes, kind: type[Body]) -> Body:
     """`raw` JSON as `kind`; an empty body is {}. Raises BadInput with the field that is wrong."""
     try:
         return msgspec.json.decode(raw or b"{}", type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise BadInput(str(error)) from error
 
 
