@@ -24,7 +24,15 @@ from typing import Self
 import aiohttp
 from aiohttp import AddrInfoType
 
-from lamer.actors.generation import BadAnswer, check_ids, decode_answer, encode_request, error_message, refusal
+from lamer.actors.generation import (
+    BadAnswer,
+    check_ids,
+    check_response,
+    decode_answer,
+    encode_request,
+    error_message,
+    refusal,
+)
 from lamer.actors.policy import InferenceError, InferenceRefused, Request, retry_seed
 from lamer.actors.resuming import LENGTH_ONLY, Endings, continuation, join, settle
 from lamer.actors.routing import Affinity, Place, Router
@@ -65,7 +73,7 @@ class InferenceClient:
     """The connections of one process to all servers, kept alive, as many as requests run. An async context manager."""
 
     def __init__(self, options: InferenceOptions, vocab_size: int) -> None:
-        """Must be made inside a running event loop. vocab_size: prompts with other ids are refused here."""
+        """Must be made inside a running event loop. vocab_size: prompts and answers with other ids are refused."""
         self.options = options
         self._vocab_size = vocab_size
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS, socket_factory=_probed_socket)
@@ -102,7 +110,9 @@ class InferenceClient:
         if data is None:
             raise BadAnswer(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
         if status == 200:
-            return decode_answer(data, request)
+            completion = decode_answer(data, request)
+            check_response(completion, self._vocab_size)
+            return completion
         if status in _KEY_STATUSES:
             raise InferenceRefused(f"the api key that the gateway gave us is refused ({status} {error_message(data)})")
         if status >= 500 or status in _BUSY_STATUSES:

@@ -31,6 +31,11 @@ further.
 TokenIds = npt.NDArray[np.int32]
 Logprobs = npt.NDArray[np.float32]
 
+MAX_REWARD = 1e6
+"""Rewards are within plus and minus this."""
+MIN_LOGPROB, MAX_LOGPROB = -1000.0, 1e-4
+"""Log-probabilities are within these. What rounding takes above 0 is stored as 0."""
+LONGEST_SECONDS = 1e9
 EVALUATION_SEED = 2**30
 """Seed of the first evaluation task; training tasks have lower ones, so that none is evaluated on."""
 

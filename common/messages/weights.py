@@ -9,10 +9,10 @@ import msgspec
 from lamer.common.messages.base import Message
 from lamer.common.messages.trials import ServerInfo
 from lamer.common.model_files import model_files_digest
-from lamer.common.records import Int64
+from lamer.common.records import LONGEST_SECONDS, Int64
 from lamer.common.weights import NamedFile, StreamedFile, WeightFile, identity_of
 
-Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=1e9)]
+Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=LONGEST_SECONDS)]
 """Of a measurement: a finite number."""
 
 

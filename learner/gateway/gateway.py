@@ -64,6 +64,8 @@ from lamer.common.messages import (
 from lamer.common.text import describe_error
 from lamer.common.transport import RouterEndpoint
 from lamer.learner.gateway.batching import Batcher
+from lamer.learner.gateway.checking.quarantine import Quarantine
+from lamer.learner.gateway.checking.rules import TrialRules, read_vocabulary
 from lamer.learner.gateway.dispatch import Dispatcher
 from lamer.learner.gateway.evaluations import Evaluations
 from lamer.learner.gateway.hearing import Hearing
@@ -73,7 +75,7 @@ from lamer.learner.gateway.peers import Expectation, Link, Peer, PeerTable
 from lamer.learner.gateway.plan import GatewayPlan, RunFacts, evaluation_schedule
 from lamer.learner.gateway.pool import TrainingTasks, TrialPool
 from lamer.learner.gateway.progress import Progress, RunFigures, UpdateReports
-from lamer.learner.gateway.weights.announcing import Announcer, first_weights
+from lamer.learner.gateway.weights.announcing import Announcer, first_weights, newest_folder
 from lamer.learner.gateway.weights.serving import StreamServer
 from lamer.learner.journal.entries import TrialEntry
 from lamer.learner.journal.writer import Journal
@@ -117,7 +119,8 @@ async def run_gateway(plan: GatewayPlan, stop: asyncio.Event | None = None) -> R
     """
     weights = await asyncio.to_thread(first_weights, Path(plan.model_path))
     with limited(log):
-        gateway = Gateway(plan, Announcer(weights, plan.resume_step, plan.settings.batch.max_staleness))
+        newest = newest_folder(plan.run_dir / "weights")
+        gateway = Gateway(plan, Announcer(weights, plan.resume_step, plan.settings.batch.max_staleness, newest))
         try:
             return await gateway.run(stop or asyncio.Event())
         finally:
@@ -158,15 +161,24 @@ class Gateway:
         self._dispatcher = Dispatcher(
             plan.run, settings.trial, settings.gateway.lease_seconds, self._pool, self._peers, self._link, weights
         )
+        schedule = evaluation_schedule(plan)
         self._intake = Intake(
-            plan.run, plan.run_dir, settings.batch.group_size, self._pool, self._dispatcher, self._peers, self._link
+            plan.run,
+            TrialRules(settings.trial, schedule.asked, read_vocabulary(Path(plan.model_path))),
+            Quarantine(plan.run_dir / "quarantine", settings.gateway.quarantine_bytes),
+            settings.batch.group_size,
+            self._pool,
+            self._dispatcher,
+            weights,
+            self._peers,
+            self._link,
         )
         self._batcher = Batcher(
             settings.batch.updates, self._pool, self._dispatcher.leases, weights, self._peers, self._link
         )
         self._evaluations = Evaluations(
             plan.run_dir,
-            evaluation_schedule(plan),
+            schedule,
             plan.tracker,
             self._journal,
             self._dispatcher,

@@ -62,13 +62,14 @@ TIMEOUT = 20.0
 FILES = (WeightFile("model.safetensors", 7, "digest"),)
 
 
-def completion(version: int = 0, tokens: int = 3) -> Completion:
+def completion(version: int = 0, tokens: int = 3, temperature: float = 1.0) -> Completion:
     return Completion(
         prompt_ids=np.arange(5, dtype=np.int32),
         ids=np.arange(tokens, dtype=np.int32),
         behaviour_logprobs=np.full(tokens, -0.5, dtype=np.float32),
         versions=(VersionSpan(version, 0, tokens),),
         finish_reason=FinishReason.STOP,
+        temperature=temperature,
     )
 
 
@@ -76,8 +77,11 @@ def make_trial(
     lease: Lease, version: int = 0, statuses: Sequence[EpisodeStatus] = (EpisodeStatus.SOLVED,), tokens: int = 3
 ) -> Trial:
     """A trial of one turn an episode."""
+    temperature = lease.sampling.temperature
     episodes = tuple(
-        Episode(index, (Turn(completion(version, tokens), f"open {lease.task.seed % 3}", 1.0, "hall"),), status)
+        Episode(
+            index, (Turn(completion(version, tokens, temperature), f"open {lease.task.seed % 3}", 1.0, "hall"),), status
+        )
         for index, status in enumerate(statuses)
     )
     return Trial(

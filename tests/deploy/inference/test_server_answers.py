@@ -1,4 +1,4 @@
-"""What an inference server answers is bytes of another process: bounded, and a `ServerRefused` where it can't be read."""
+"""What an inference server answers is bytes of another process: bounded, and refused where it can not be read."""
 
 from __future__ import annotations
 
