@@ -298,6 +298,11 @@ def make_trial_id(run: str, purpose: Purpose, group_id: int, slot: int) -> str:
     return f"{run}/{purpose.value}/{group_id}/{slot}"
 
 
+def group_of(trial_id: str) -> int:
+    """The group ordinal in the key of a trial."""
+    return int(trial_id.split("/")[-2])
+
+
 def evaluated_version(purpose: Purpose, slot: int) -> int | None:
     """The policy version that a trial measures, None for one of training.
 

@@ -8,8 +8,9 @@ The gateway binds a ROUTER; actors, inference hosts, the trainer and observers c
     host
     host      -> gateway   HostStatus,                        gateway -> host      WeightAnnouncement,
                            ManifestRequest, ChunkRequest                           WeightManifest, WeightChunk
-    trainer   -> gateway   BatchRequest, Published,           gateway -> trainer   Batch
-                           UpdateReport, Checkpointed
+    trainer   -> gateway   BatchRequest, BatchFailed,         gateway -> trainer   Batch
+                           Published, UpdateReport,
+                           Checkpointed
     observer  -> gateway   StatusRequest                      gateway -> observer  Status
     host      -> trainer   GroupJoin, GroupState              trainer -> host      GroupOffer, GroupUpdate, GroupOrder
                            (both ways through the gateway, which relays them)
@@ -45,7 +46,15 @@ from lamer.common.messages.joining import (
     name_problem,
 )
 from lamer.common.messages.status import Phase, Status, StatusRequest
-from lamer.common.messages.training import Batch, BatchRequest, Checkpointed, Metric, Published, UpdateReport
+from lamer.common.messages.training import (
+    Batch,
+    BatchFailed,
+    BatchRequest,
+    Checkpointed,
+    Metric,
+    Published,
+    UpdateReport,
+)
 from lamer.common.messages.trials import (
     Ack,
     Lease,
@@ -75,6 +84,7 @@ __all__ = [
     "Ack",
     "AnyMessage",
     "Batch",
+    "BatchFailed",
     "BatchRequest",
     "Checkpointed",
     "ChunkRequest",
@@ -144,6 +154,7 @@ AnyMessage = (
     | GroupUpdate
     | GroupOrder
     | BatchRequest
+    | BatchFailed
     | Batch
     | Published
     | UpdateReport

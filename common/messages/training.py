@@ -24,6 +24,13 @@ class Batch(Message, frozen=True):
     trial_ids: tuple[str, ...]
 
 
+class BatchFailed(Message, frozen=True):
+    """The trainer could not train on the batch of update `step` and goes back to its last checkpoint."""
+
+    step: Int64
+    reason: str
+
+
 class Published(Message, frozen=True):
     """The trainer wrote policy version `version` to folder `path`."""
 

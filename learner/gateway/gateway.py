@@ -35,6 +35,7 @@ from lamer.common.liveness.loop_lag import LoopLag
 from lamer.common.messages import (
     PROTOCOL_VERSION,
     AnyMessage,
+    BatchFailed,
     BatchRequest,
     Checkpointed,
     ChunkRequest,
@@ -100,6 +101,7 @@ SENDER: dict[type[Message], Role] = {
     GroupUpdate: Role.TRAINER,
     GroupOrder: Role.TRAINER,
     BatchRequest: Role.TRAINER,
+    BatchFailed: Role.TRAINER,
     Published: Role.TRAINER,
     UpdateReport: Role.TRAINER,
     Checkpointed: Role.TRAINER,
@@ -395,6 +397,9 @@ class Gateway:
             case BatchRequest():
                 with self._hearing.held_up():
                     await self._batcher.requested(peer, message)
+            case BatchFailed():
+                with self._hearing.held_up():
+                    await self._batcher.failed(message)
             case Published():
                 self._batcher.published(message)
             case UpdateReport():

@@ -83,6 +83,12 @@ class TrialPool:
         """A cut found this group too old, and took it off the table."""
         self._note_drop(group, "stale", ())
 
+    def set_aside(self, group_id: int) -> None:
+        """Give a group up that the trainer failed on again and again."""
+        group = self.groups.drop(group_id)
+        if group is not None:
+            self._note_drop(group, "batch_failed", ())
+
     def _note_drop(self, group: Group, reason: str, failed: tuple[Drop, ...]) -> None:
         played = tuple(
             Drop(

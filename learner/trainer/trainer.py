@@ -3,6 +3,7 @@
     Hello -> Welcome -> [checkpoint loaded: Published(k)] -> BatchRequest(v) -> Batch(v + 1)
           -> trials read from the journal -> update -> weights/v{n} -> Published(n) -> UpdateReport -> [Checkpointed(n)]
           -> BatchRequest(n) ... until Shutdown
+    a batch that can't be trained -> BatchFailed -> [checkpoint loaded: Published(k)] -> BatchRequest(k)
 
 torch runs in a worker thread, so that heartbeats go on during an update, and so do weight broadcasts
 (`learner.trainer.broadcast.broadcaster`): what concerns them is sorted out of the messages at once. An update that
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lamer.common import config
-from lamer.common.errors import LamerError
+from lamer.common.errors import LamerError, Missing
 from lamer.common.folders import sweep
 from lamer.common.keys import ClientKeys
 from lamer.common.liveness.guard import surviving
@@ -26,6 +27,7 @@ from lamer.common.liveness.line_budget import limited
 from lamer.common.messages import (
     PROTOCOL_VERSION,
     Batch,
+    BatchFailed,
     BatchRequest,
     Checkpointed,
     GroupJoin,
@@ -37,6 +39,7 @@ from lamer.common.messages import (
     Welcome,
 )
 from lamer.common.session import Session
+from lamer.common.text import describe_error, valid_text
 from lamer.learner.journal.reader import read_batch
 from lamer.learner.trainer import checkpoint
 from lamer.learner.trainer.broadcast.broadcaster import Broadcaster
@@ -79,6 +82,7 @@ class Trainer:
             self._broadcaster,
             session.send,
         )
+        self._loaded: PolicyUpdater | None = None
         self._watchdog = Watchdog(self._settings.trainer.watchdog_seconds)
         self._inbox: asyncio.Queue[Batch | Welcome | Shutdown] = asyncio.Queue(INBOX_MESSAGES)
 
@@ -115,9 +119,7 @@ class Trainer:
                     log.warning("a %s is no message for a trainer", type(message).__name__)
 
     async def _train_until_shutdown(self) -> int:
-        updater = await self._watchdog.run("loading the model", asyncio.to_thread(self._load_updater))
-        await self._publish_again(updater)
-        await self._session.send(BatchRequest(policy_version=updater.version))
+        await self._begin()
         while True:
             message = await self._inbox.get()
             match message:
@@ -125,13 +127,33 @@ class Trainer:
                     log.info("the run ended: %s", message.reason)
                     return message.exit_code
                 case Batch():
-                    await self._watchdog.run(f"update {message.step}", self._train(updater, message))
-                    await self._session.send(BatchRequest(policy_version=updater.version))
+                    failure = await self._watchdog.run(f"update {message.step}", self._train(message))
+                    if failure:
+                        await self._session.send(BatchFailed(message.step, failure))
+                        await self._begin()
+                    else:
+                        await self._ask()
                 case Welcome():
-                    await self._publish_again(updater)
-                    await self._session.send(BatchRequest(policy_version=updater.version))
+                    await self._publish_again()
+                    await self._ask()
 
-    async def _publish_again(self, updater: PolicyUpdater) -> None:
+    async def _begin(self) -> None:
+        """Be at the last checkpoint: at the start, and after a batch that left the policy in an unknown state."""
+        self._loaded = None  # before the next one is loaded
+        self._loaded = await self._watchdog.run("loading the model", asyncio.to_thread(self._load_updater))
+        await self._publish_again()
+        await self._ask()
+
+    async def _ask(self) -> None:
+        await self._session.send(BatchRequest(policy_version=self._updater.version))
+
+    @property
+    def _updater(self) -> PolicyUpdater:
+        assert self._loaded is not None
+        return self._loaded
+
+    async def _publish_again(self) -> None:
+        updater = self._updater
         if updater.version > 0:
             await self._watchdog.run(f"publishing version {updater.version}", self._publisher.publish(updater))
 
@@ -145,12 +167,20 @@ class Trainer:
             log.info("going on from %s, policy version %d", latest, updater.version)
         return updater
 
-    async def _train(self, updater: PolicyUpdater, batch: Batch) -> None:
+    async def _train(self, batch: Batch) -> str:
+        """Train on a batch, publish, report; why it can't be trained, "" if it was."""
+        updater = self._updater
         if batch.policy_version != updater.version:
             log.warning("batch %d is for policy version %d, not %d", batch.step, batch.policy_version, updater.version)
-            return
-        trials = await asyncio.to_thread(read_batch, self._options.run_dir / "journal.db", batch.step)
-        result = await asyncio.to_thread(updater.update, batch.step, trials)
+            return ""
+        try:
+            trials = await asyncio.to_thread(read_batch, self._options.run_dir / "journal.db", batch.step)
+            result = await asyncio.to_thread(updater.update, batch.step, trials)
+        except Missing:
+            raise
+        except Exception as error:  # of these trials, whatever it is: the gateway decides how often they are tried
+            log.exception("update %d failed; going back to the last checkpoint", batch.step)
+            return valid_text(str(error)) if isinstance(error, LamerError) else describe_error(error)
         await self._publisher.publish(updater)
         parity = await asyncio.to_thread(updater.parity, trials, self._publisher.folder)
         await self._session.send(UpdateReport(step=batch.step, metrics=result.metrics + parity))
@@ -163,6 +193,7 @@ class Trainer:
             keep = self._settings.trainer.keep_checkpoints
             await asyncio.to_thread(checkpoint.prune, self._options.run_dir, keep)
             await self._session.send(Checkpointed(step=batch.step, path=str(folder)))
+        return ""
 
 
 async def run_trainer(options: TrainerOptions) -> int:
