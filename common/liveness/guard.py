@@ -1,4 +1,4 @@
-"""What a loop that receives does with one message, so that no message ends the loop."""
+"""What a loop that receives does with one message, so that no message ends the loop; and what a process ends with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from lamer.common.errors import LamerError
+from lamer.common.errors import LamerError, RunFailed, failure_of
+from lamer.common.text import describe_error
 
 
 @contextlib.contextmanager
@@ -23,3 +24,17 @@ def surviving(log: logging.Logger, message: object, sender: str) -> Iterator[Non
         raise
     except Exception:
         log.exception("a %s from %s could not be dealt with and is given up", type(message).__name__, sender)
+
+
+def reason_of(log: logging.Logger, errors: BaseExceptionGroup[BaseException]) -> LamerError:
+    """The one error that a group of them comes to for the user. Where none was meant for users, the tracebacks go to
+    the log.
+    """
+    failure = failure_of(errors)
+    if failure is not None and errors.subgroup(lambda error: error is failure) is not None:
+        return failure
+    log.error("this process ends", exc_info=errors)
+    found: BaseException = errors
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return failure or RunFailed(f"nobody foresaw this failure, {describe_error(found)}: its traceback is in the log")

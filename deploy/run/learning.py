@@ -137,16 +137,14 @@ async def _gateway_and_trainer(run: RunFolder, plan: GatewayPlan, stop: asyncio.
     from lamer.learner.gateway.gateway import run_gateway
 
     keeper = TrainerKeeper(run)
-    failure: LamerError | None = None
+    trouble: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def train() -> None:
-        """Keep the trainer; when it can't be kept, end the run."""
-        nonlocal failure
+        """Keep the trainer; when it can't be kept, the run fails with it, and everybody is told so."""
         try:
             await keeper.keep()
         except LamerError as error:
-            failure = error
-            stop.set()
+            trouble.set_exception(error)
 
     async def end_trainer_on_stop() -> None:
         await stop.wait()
@@ -158,7 +156,7 @@ async def _gateway_and_trainer(run: RunFolder, plan: GatewayPlan, stop: asyncio.
             if run.settings.batch.updates > 0:
                 tasks.append(group.create_task(train()))
             try:
-                result = await run_gateway(plan, stop)
+                result = await run_gateway(plan, stop, trouble)
                 await keeper.end(TRAINER_END_SECONDS, None)
             finally:
                 for task in tasks:
@@ -167,8 +165,6 @@ async def _gateway_and_trainer(run: RunFolder, plan: GatewayPlan, stop: asyncio.
         raise first_error(errors) from None
     finally:
         await keeper.end(0.0, None)
-    if failure is not None:
-        raise failure
     return result
 
 

@@ -28,8 +28,8 @@ from pathlib import Path
 
 from lamer.common import config
 from lamer.common.codec import CodecError, decode_message, encode_message
-from lamer.common.errors import BadInput, LamerError, RunFailed
-from lamer.common.liveness.guard import surviving
+from lamer.common.errors import BadInput
+from lamer.common.liveness.guard import reason_of, surviving
 from lamer.common.liveness.line_budget import limited
 from lamer.common.liveness.loop_lag import LoopLag
 from lamer.common.messages import (
@@ -62,7 +62,6 @@ from lamer.common.messages import (
     UpdateReport,
     Welcome,
 )
-from lamer.common.text import describe_error
 from lamer.common.transport import RouterEndpoint
 from lamer.learner.gateway.batching import Batcher
 from lamer.learner.gateway.checking.quarantine import Quarantine
@@ -109,11 +108,14 @@ SENDER: dict[type[Message], Role] = {
 """Whose message it is; what is not here comes from any role."""
 
 
-async def run_gateway(plan: GatewayPlan, stop: asyncio.Event | None = None) -> RunResult:
+async def run_gateway(
+    plan: GatewayPlan, stop: asyncio.Event | None = None, trouble: asyncio.Future[None] | None = None
+) -> RunResult:
     """Run a whole training (or, with batch.updates 0, one evaluation) and return how it went.
 
     Listens at settings.gateway.bind and .port; run_dir/address holds the address as long as it does. Setting `stop`
-    ends the run early: peers are told to exit with 130 and the journal is committed.
+    ends the run early: peers are told to exit with 130 and the journal is committed. An error set on `trouble` ends it
+    as one of the gateway's own: peers are told its exit code.
 
     Raises:
         Missing: the port is taken, or the model folder is not there. BadInput: the run folder holds another run's
@@ -123,6 +125,8 @@ async def run_gateway(plan: GatewayPlan, stop: asyncio.Event | None = None) -> R
     with limited(log):
         newest = newest_folder(plan.run_dir / "weights")
         gateway = Gateway(plan, Announcer(weights, plan.resume_step, plan.settings.batch.max_staleness, newest))
+        if trouble is not None:
+            trouble.add_done_callback(gateway.take_trouble)
         try:
             return await gateway.run(stop or asyncio.Event())
         finally:
@@ -237,7 +241,7 @@ class Gateway:
                 for task in background:
                     task.cancel()
         except ExceptionGroup as errors:
-            failure = _first(errors)
+            failure = reason_of(log, errors)
             self._progress.phase = Phase.FAILED
             self._link.broadcast(Shutdown(str(failure), failure.exit_code))
             raise failure from None
@@ -356,6 +360,12 @@ class Gateway:
             self._fail(error)
         self._work.set()
 
+    def take_trouble(self, trouble: asyncio.Future[None]) -> None:
+        """Something beside the gateway failed, such as its trainer: the run fails with it."""
+        failure = None if trouble.cancelled() else trouble.exception()
+        if isinstance(failure, Exception):
+            self._fail(failure)
+
     def _fail(self, failure: Exception) -> None:
         if not self._failure.done():
             self._failure.set_exception(failure)
@@ -464,16 +474,3 @@ class Gateway:
         temporary = self._plan.run_dir / "address.tmp"
         temporary.write_text(self._router.url + "\n", encoding="ascii")
         temporary.replace(self._plan.run_dir / "address")
-
-
-def _first(errors: ExceptionGroup[Exception]) -> LamerError:
-    """Why the run ends: the first error meant for the user, else a defect of ours, whose traceback goes to the log."""
-    meant, defects = errors.split(LamerError)
-    found: BaseException = meant or errors
-    if defects is not None:
-        log.error("a defect of the gateway", exc_info=defects)
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    if isinstance(found, LamerError):
-        return found
-    return RunFailed(f"the gateway failed for a reason that nobody foresaw, {describe_error(found)}: see its log")

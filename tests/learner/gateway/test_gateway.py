@@ -34,6 +34,7 @@ from lamer.common.messages import (
 from lamer.common.records import EpisodeStatus, Purpose, Trial
 from lamer.common.session import Session
 from lamer.common.settings import BatchSettings, EvaluationSettings, GatewaySettings
+from lamer.learner.gateway.gateway import run_gateway
 from lamer.learner.measuring.result import RunResult
 from tests.learner.scripted import (
     TIMEOUT,
@@ -410,6 +411,20 @@ async def test_an_interrupt_sends_everyone_away_with_130_and_commits(tmp_path: P
             assert list(await asyncio.gather(playing, hosting)) == [130, 130]
     assert gateway.result().exit_code == 130
     assert {trial_id for (trial_id,) in rows(run, "SELECT trial_id FROM trials")} >= set(actor.acked)
+
+
+async def test_a_trainer_that_can_not_be_kept_ends_everybody_with_its_code(tmp_path: Path) -> None:
+    """Not with 130: nobody interrupted the run."""
+    run = make_run(tmp_path)
+    trouble: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async with asyncio.timeout(TIMEOUT):
+        running = asyncio.create_task(run_gateway(run.plan, run.stop, trouble))
+        async with run.session(Role.ACTOR, capacity=1) as session:
+            trouble.set_exception(Missing("there is no GPU (trainer, ended with code 3)"))
+            shutdown = await receive(session, Shutdown)
+        with pytest.raises(Missing, match="no GPU"):
+            await running
+    assert (shutdown.exit_code, "no GPU" in shutdown.reason) == (3, True)
 
 
 async def test_a_run_in_which_no_group_can_be_trained_fails_and_says_so(tmp_path: Path) -> None:
