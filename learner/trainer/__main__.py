@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lamer.common.errors import failure_of
 from lamer.common.keys import load_client_keys
-from lamer.learner.trainer.trainer import TrainerOptions, run_trainer
+from lamer.learner.trainer.trainer import INTERRUPTED, Interrupted, TrainerOptions, run_trainer
 from lamer.learner.trainer.watchdog import Hung, leave
 
 log = logging.getLogger("lamer.trainer")
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return asyncio.run(_train(TrainerOptions(parsed.connect, load_client_keys(parsed.keys), parsed.run_dir)))
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except Exception as error:
         failure = failure_of(error)
         if failure is None:
@@ -44,6 +45,9 @@ async def _train(options: TrainerOptions) -> int:
         return await run_trainer(options)
     except Hung as failure:  # here, since `asyncio.run` would wait for its thread
         leave(failure)
+    except Interrupted:  # likewise
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":
