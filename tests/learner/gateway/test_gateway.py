@@ -429,7 +429,7 @@ async def test_a_trainer_that_can_not_be_kept_ends_everybody_with_its_code(tmp_p
     run = make_run(tmp_path)
     trouble: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     async with asyncio.timeout(TIMEOUT):
-        running = asyncio.create_task(run_gateway(run.plan, run.stop, trouble))
+        running = asyncio.create_task(run_gateway(run.plan, run.stop, trouble=trouble))
         async with run.session(Role.ACTOR, capacity=1) as session:
             trouble.set_exception(Missing("there is no GPU (trainer, ended with code 3)"))
             shutdown = await receive(session, Shutdown)
