@@ -449,7 +449,10 @@ class Gateway:
             log.warning("%s %s refused: %s", hello.role.value, hello.name, refusal)
             self._router.send(identity, encode_message(Reject(refusal)))
             return
+        before = self._peers.behind(identity)
         peer = self._peers.welcome(identity, hello)
+        if before is not None and before is not peer:  # one connection is one process
+            self._lose(before, is_dead=True)
         self._link.send(peer, self._welcome(hello))
         if hello.role is Role.ACTOR:
             self._dispatcher.greet(peer)

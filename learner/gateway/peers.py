@@ -123,7 +123,8 @@ class PeerTable:
 
     def remove(self, peer: Peer) -> None:
         """Forget a peer that left or died."""
-        self._by_identity.pop(peer.identity, None)
+        if self._by_identity.get(peer.identity) is peer:
+            del self._by_identity[peer.identity]
         self._by_key.pop(peer.key, None)
 
     def age(self, seconds: float, dead_after: float) -> tuple[Peer, ...]:

@@ -152,6 +152,17 @@ async def test_a_name_of_128_characters_is_taken(tmp_path: Path) -> None:
         pass
 
 
+async def test_a_connection_is_one_process_however_often_it_says_hello(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as (run, observer), raw(run) as client:
+        for number in range(100):
+            odd = msgspec.structs.replace(hello(Role.ACTOR, capacity=1), instance=str(number))
+            await client.send(encode_message(odd))
+        await client.send(encode_message(StatusRequest()))
+        while b"Status" not in await client.receive():
+            pass
+        assert (await observer.ask(StatusRequest(), Status)).actors == 1
+
+
 async def test_a_peer_cannot_fill_the_gateways_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with gateway(tmp_path) as (run, observer), raw(run) as client:
