@@ -19,21 +19,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import re
-import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from lamer.common import config
 from lamer.common.codec import CodecError, decode_message, encode_message
 from lamer.common.errors import BadInput
-from lamer.common.liveness.guard import reason_of, surviving
+from lamer.common.liveness.guard import reason_of
 from lamer.common.liveness.line_budget import limited
 from lamer.common.liveness.loop_lag import LoopLag
 from lamer.common.messages import (
-    PROTOCOL_VERSION,
     AnyMessage,
     BatchFailed,
     BatchRequest,
@@ -60,7 +56,6 @@ from lamer.common.messages import (
     TrialDone,
     TrialFailed,
     UpdateReport,
-    Welcome,
 )
 from lamer.common.transport import RouterEndpoint
 from lamer.learner.gateway.batching import Batcher
@@ -77,6 +72,7 @@ from lamer.learner.gateway.pool import TrainingTasks, TrialPool
 from lamer.learner.gateway.progress import Progress, RunFigures, UpdateReports
 from lamer.learner.gateway.weights.announcing import Announcer, first_weights, newest_folder
 from lamer.learner.gateway.weights.serving import StreamServer
+from lamer.learner.gateway.welcoming import make_welcome
 from lamer.learner.journal.archiving import Archiver
 from lamer.learner.journal.entries import TrialEntry
 from lamer.learner.journal.writer import Journal
@@ -331,20 +327,13 @@ class Gateway:
                 self._malformed += 1
                 log.warning("malformed message %d ignored: %s", self._malformed, error)
             else:
-                with self._surviving(identity, message):
+                with self._peers.surviving(identity, message):
                     await self._handle(identity, message)
             with self._hearing.held_up():
                 await self._journal.drained(self._settings.credit_bytes)
             taken += 1
             if taken % MESSAGES_A_TURN == 0:  # receive() does not yield while messages are waiting
                 await asyncio.sleep(0)
-
-    def _surviving(self, identity: bytes, message: AnyMessage) -> AbstractContextManager[None]:
-        """No message ends the gateway, but for the trainer's: without what it says the run would stand still."""
-        peer = self._peers.behind(identity)
-        if peer is not None and peer.role is Role.TRAINER:
-            return contextlib.nullcontext()
-        return surviving(log, message, "a newcomer" if peer is None else f"{peer.role.value} {peer.hello.name}")
 
     async def _keep_beating(self) -> None:
         heard = self._hearing.now()
@@ -453,7 +442,8 @@ class Gateway:
         peer = self._peers.welcome(identity, hello)
         if before is not None and before is not peer:  # one connection is one process
             self._lose(before, is_dead=True)
-        self._link.send(peer, self._welcome(hello))
+        config_hash, version = self._expectation.config_hash, self._pool.trained_from
+        self._link.send(peer, make_welcome(self._plan, self._config, config_hash, version, hello))
         if hello.role is Role.ACTOR:
             self._dispatcher.greet(peer)
         elif hello.role is Role.HOST:
@@ -465,22 +455,6 @@ class Gateway:
             self._hosts.greet_trainer(peer)
         log.info("%s %s joined", hello.role.value, hello.name)
         self._work.set()
-
-    def _welcome(self, hello: Hello) -> Welcome:
-        return Welcome(
-            protocol=PROTOCOL_VERSION,
-            epoch=os.getpid() << 32 | int(time.time()),
-            run=self._plan.run,
-            config=self._config,
-            config_hash=self._expectation.config_hash,
-            policy_version=self._pool.trained_from,
-            model_path=self._plan.model_path,
-            credit_trials=hello.capacity,
-            credit_bytes=self._settings.credit_bytes,
-            heartbeat_seconds=self._settings.heartbeat_seconds,
-            dead_after_seconds=self._settings.dead_after_seconds,
-            fingerprint=self._plan.fingerprint,
-        )
 
     def _lose(self, peer: Peer, *, is_dead: bool) -> None:
         self._peers.remove(peer)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from contextlib import AbstractContextManager, nullcontext
 
 from lamer.common.codec import CodecError, encode_message
+from lamer.common.liveness.guard import surviving
 from lamer.common.messages import MAX_NAME, PROTOCOL_VERSION, AnyMessage, Hello, Role, name_problem
 from lamer.common.text import one_line
 from lamer.common.transport import RouterEndpoint
@@ -108,6 +110,15 @@ class PeerTable:
     def behind(self, identity: bytes) -> Peer | None:
         """The peer behind a socket, whether or not it just spoke; None before its Hello."""
         return self._by_identity.get(identity)
+
+    def surviving(self, identity: bytes, message: AnyMessage) -> AbstractContextManager[None]:
+        """While inside, no message ends the gateway, but for the trainer's: without what it says the run would stand
+        still.
+        """
+        peer = self.behind(identity)
+        if peer is not None and peer.role is Role.TRAINER:
+            return nullcontext()
+        return surviving(log, message, "a newcomer" if peer is None else f"{peer.role.value} {peer.hello.name}")
 
     def get(self, key: str) -> Peer | None:
         """A connected peer by its key."""
