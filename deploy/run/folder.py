@@ -4,6 +4,7 @@
     journal.db     every trained trial                   keys/     CURVE keys, unless `gateway.keys` names others
     checkpoints/   weights/   model/                     logs/     output of child processes
     metrics.jsonl  summary.json                          lock      held by the learner
+    trainer-keys/  the trainer's, of this start
 
 The folder is `run.directory`/NAME. NAME is `run.name`, or the configuration file's name and the next free number:
 doors-001, doors-002, ...
@@ -59,6 +60,11 @@ class RunFolder:
     def keys(self) -> Path:
         """The run's keys folder: `gateway.keys`, else one of its own."""
         return Path(self.settings.gateway.keys) if self.settings.gateway.keys else self.path / "keys"
+
+    @property
+    def trainer_keys(self) -> Path:
+        """What the run's own trainer connects with: written by each learner, and for nobody else."""
+        return self.path / "trainer-keys"
 
     @property
     def logs(self) -> Path:

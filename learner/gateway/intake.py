@@ -1,9 +1,10 @@
 """What happens to a trial that an actor sends: checked, journalled, acknowledged; or kept in quarantine; or played
 again.
 
-A trial is acknowledged once the journal's commit is on disk. One that failed for a reason of ours is acknowledged at
-once, since nothing of it is kept: its slot is leased again. A prompt that outgrew the context would do so again, so
-its group is dropped. A trial that can't be what was leased goes to quarantine/ in the run's folder,
+Only a trial's holder (`learner.gateway.leases`) can deliver it or give it up: what anybody else says about it is
+refused unread. A trial is acknowledged once the journal's commit is on disk. One that failed for a reason of ours is
+acknowledged at once, since nothing of it is kept: its slot is leased again. A prompt that outgrew the context would do
+so again, so its group is dropped. A trial that can't be what was leased goes to quarantine/ in the run's folder,
 `QUARANTINE_FILES` of them at most.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lamer.common.codec import CodecError, decode_trial
@@ -23,6 +24,7 @@ from lamer.learner.gateway.groups import Acceptance
 from lamer.learner.gateway.open_evaluation import OpenEvaluation
 from lamer.learner.gateway.peers import Link, Peer, PeerTable
 from lamer.learner.gateway.pool import TrialPool
+from lamer.learner.gateway.refusals import Refusals
 from lamer.learner.gateway.status import RateWindow
 from lamer.learner.journal.entries import TrialEntry
 from lamer.learner.measuring.counting import is_faulty
@@ -44,7 +46,10 @@ class Intake:
         dispatcher: Dispatcher,
         peers: PeerTable,
         link: Link,
+        refusals: Refusals,
+        hearing: Callable[[], float],
     ) -> None:
+        """hearing: the gateway's time, by which leases run out."""
         self._run = run
         self._quarantine = run_dir / "quarantine"
         self._group_size = group_size
@@ -52,6 +57,8 @@ class Intake:
         self._dispatcher = dispatcher
         self._peers = peers
         self._link = link
+        self._refusals = refusals
+        self._hearing = hearing
         self._to_acknowledge: defaultdict[str, set[str]] = defaultdict(set)
         self._clock = asyncio.get_running_loop().time
         self.rates = RateWindow(self._clock())
@@ -60,12 +67,16 @@ class Intake:
 
     def done(self, actor: Peer, message: TrialDone) -> None:
         """A trial arrived."""
+        if not self._is_held(actor, message):
+            return
         try:
             trial = decode_trial(message.body)
             problem = self._mismatch(message, trial)
         except CodecError as error:
             problem = str(error)
         granted = self._dispatcher.leases.release(message.trial_id)
+        if not problem:
+            self._dispatcher.delivered(actor, self._hearing())
         if problem:
             self._keep_in_quarantine(message, problem)
             self._link.send(actor, Nack(message.trial_id, NackKind.INVALID, problem))
@@ -85,6 +96,8 @@ class Intake:
 
     def failed(self, actor: Peer, message: TrialFailed) -> None:
         """An actor gave a trial up."""
+        if not self._is_held(actor, message):
+            return
         granted = self._dispatcher.leases.release(message.trial_id)
         if granted is not None:
             log.warning("%s failed on %s: %s", message.trial_id, actor.hello.name, message.reason)
@@ -106,6 +119,22 @@ class Intake:
             actor = self._peers.get(key)
             if actor is not None:
                 self._link.send(actor, Ack(tuple(trial_ids)))
+
+    def _is_held(self, actor: Peer, message: TrialDone | TrialFailed) -> bool:
+        """Whether an actor may say something about a trial; it is told if not. Nothing of what it says is read then."""
+        holder = self._dispatcher.leases.holder(message.trial_id)
+        if holder == actor.key:
+            return True
+        if holder is None:
+            kind, reason = NackKind.INVALID, "this trial was never leased"
+        else:
+            kind, reason = NackKind.STALE, "this trial is another actor's"
+        self._refusals.tell(
+            f"{actor.key} {kind.value}",
+            f"{type(message).__name__} from {actor.hello.name} (key {actor.client.name}) refused: {reason}",
+        )
+        self._link.send(actor, Nack(message.trial_id, kind, reason))
+        return False
 
     def _mismatch(self, message: TrialDone, trial: Trial) -> str:
         """Why a trial can't be one of this run's leases, "" if it can."""

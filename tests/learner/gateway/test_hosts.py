@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lamer.common.errors import BadInput
+from lamer.common.keys import Client
 from lamer.common.messages import (
     ManifestRequest,
     ModelFiles,
@@ -49,7 +50,7 @@ async def test_what_nobody_foresaw_in_an_answer_ends_the_gateways_task(tmp_path:
     hosts = Hosts(Path(run.plan.model_path), weights, Broken(weights, tmp_path / "stream"), peers, link, lambda: None)
     running = asyncio.create_task(hosts.run())
     await asyncio.sleep(0)
-    hosts.answer(Peer("host:1", b"1", hello(Role.HOST)), ManifestRequest("wanted"))
+    hosts.answer(Peer("host:1", Client("host", Role.HOST, "key"), b"1", hello(Role.HOST)), ManifestRequest("wanted"))
     with pytest.raises(ExceptionGroup) as caught:
         await asyncio.wait_for(running, TIMEOUT)
     assert caught.group_contains(ZeroDivisionError)
