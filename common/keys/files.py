@@ -16,7 +16,7 @@ ROLES = (Role.ACTOR, Role.HOST, Role.OBSERVER)
 """The roles that a key in a file can have."""
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-_RESERVED = ("allowed", "server", "client", "trainer")
+_RESERVED = ("allowed", "trainer")
 
 
 @dataclass(frozen=True, slots=True)
