@@ -5,14 +5,15 @@ that they leave is the pool's while the run trains. Actors are told every ready 
 list is gone. The actor with the most room relative to its capacity is served first.
 
 Every lease is journalled with its holder, so that a gateway that is started again keeps what actors are playing for
-them, for `RETURN_BEATS` heartbeats. Actors whose leases run out while their key delivers nothing lose all that they
-hold, and get one at a time until something comes.
+them, for `RETURN_BEATS` heartbeats. A key whose leases run out while nothing comes from it is *idle*: it loses all that
+it holds, and gets one trial now and then until it delivers one.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from lamer.common.messages import Lease, Role, Sampling, Servers
 from lamer.common.records import Purpose, make_trial_id
@@ -29,6 +30,14 @@ log = logging.getLogger("lamer.gateway")
 
 RETURN_BEATS = 2
 _UNDELIVERED = "nothing_delivered"
+
+
+@dataclass(frozen=True, slots=True)
+class Idleness:
+    """A key whose leases ran out without a delivery: how often in a row, and until when others go first."""
+
+    times: int
+    until: float
 
 
 class Dispatcher:
@@ -55,14 +64,14 @@ class Dispatcher:
         self._weights = weights
         self.leases = LeaseTable()
         self._delivered: dict[str, float] = {}
-        self._idle: set[str] = set()
+        self._idle: dict[str, Idleness] = {}
         self.evaluation: OpenEvaluation | None = None
         self.is_training = False
 
     def fill(self, now: float) -> None:
         """Lease as much as actors have room for and the run has work for."""
         holders: dict[str, str] = {}
-        while (actor := self._roomiest()) is not None and (lease := self._next_lease()) is not None:
+        while (actor := self._roomiest(now)) is not None and (lease := self._next_lease()) is not None:
             self.leases.grant(lease, actor.key, now)
             self._link.send(actor, lease)
             holders[lease.trial_id] = actor.key
@@ -112,7 +121,7 @@ class Dispatcher:
     def delivered(self, actor: Peer, now: float) -> None:
         """A trial came from an actor's key: it is at work."""
         self._delivered[actor.client.name] = now
-        self._idle.discard(actor.client.name)
+        self._idle.pop(actor.client.name, None)
 
     def expire(self, now: float) -> None:
         """Take back the leases whose deadline has passed, and all of those whose key has delivered nothing since."""
@@ -122,15 +131,17 @@ class Dispatcher:
             if actor is None or granted.is_restored:
                 continue
             client = actor.client.name
-            if client not in self._idle and self._delivered.get(client, -1.0) < granted.since:
-                self._set_idle(client)
+            if self._delivered.get(client, -1.0) < granted.since:
+                self._set_idle(client, now)
 
-    def _set_idle(self, client: str) -> None:
-        log.warning(
-            "the key %s has delivered nothing for %g s: its actors get one trial at a time until it does",
-            *(client, self._lease_seconds),
-        )
-        self._idle.add(client)
+    def _set_idle(self, client: str, now: float) -> None:
+        """All leases of a key go to others. It is tried again with one trial: soon at first, later ever more rarely."""
+        before = self._idle.get(client)
+        if before is not None and now < before.until:
+            return  # another lease of the same time
+        times = 1 if before is None else before.times + 1
+        self._idle[client] = Idleness(times, now + 2 ** min(times - 1, 10) * self._lease_seconds)
+        log.warning("the key %s has delivered nothing for %g s: others go first now", client, self._lease_seconds)
         for actor in self._peers.of_role(Role.ACTOR):
             if actor.client.name == client:
                 for lease in self.leases.release_all(actor.key):
@@ -152,13 +163,16 @@ class Dispatcher:
     def _servers(self) -> Servers:
         return Servers(self._weights.servers())
 
-    def _roomiest(self) -> Peer | None:
-        actors = self._peers.of_role(Role.ACTOR)
-        busy = {actor.client.name for actor in actors if self.leases.held_by(actor.key)} & self._idle
+    def _roomiest(self, now: float) -> Peer | None:
+        """Who gets the next trial: of idle keys one at most, and only when it is due or nobody else is there."""
+        actors = [actor for actor in self._peers.of_role(Role.ACTOR) if actor.is_reachable]
+        busy = {actor.client.name for actor in actors if self.leases.held_by(actor.key)}
+        is_alone = all(actor.client.name in self._idle for actor in actors)
         room = [
             (1.0 - self.leases.held_by(actor.key) / min(actor.hello.capacity, self._most), actor)
             for actor in actors
-            if actor.is_reachable and actor.client.name not in busy
+            if (idleness := self._idle.get(actor.client.name)) is None
+            or (actor.client.name not in busy and (is_alone or now >= idleness.until))
         ]
         share, actor = max(room, key=lambda pair: pair[0], default=(0.0, None))
         return actor if share > 0.0 else None

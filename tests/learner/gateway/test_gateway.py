@@ -480,6 +480,7 @@ async def receive(session: Session, kind: type[T]) -> T:
 
 async def kill(session: Session) -> None:
     """End a session as SIGKILL would: without a Goodbye."""
+    session._is_over = True
     session._task.cancel()
     await asyncio.wait([session._task])
     session._endpoint.close(linger_ms=0)
