@@ -22,6 +22,7 @@ from pathlib import Path
 
 from lamer.common import config
 from lamer.common.errors import BadInput, Missing
+from lamer.common.listening import Listener
 from lamer.common.settings import Settings
 
 CONFIG_FILE = "config.yaml"
@@ -80,22 +81,27 @@ def open_run(settings: Settings, files: Sequence[Path], is_resume: bool) -> RunF
         is_resume: go on with an existing folder. Without `run.name` it is the newest of that file's name.
 
     Raises:
-        BadInput: the folder exists and `is_resume` is false, its configuration is another, or the name is unusable.
-        Missing: there is nothing to resume.
+        BadInput: the folder exists and `is_resume` is false, its configuration is another, the name or gateway.bind is
+            unusable, or a learner is at work in the folder, which is left as it is.
+        Missing: there is nothing to resume, or the port is taken; nothing is left of a new run then.
     """
     directory = Path(settings.run.directory)
     stem = files[-1].stem if files else "run"
     name = settings.run.name or (_newest(directory, stem) if is_resume else "")
     if name and not _NAME.match(name):
         raise BadInput(f"run.name {name!r} can't be a run's name: letters, digits, '.', '_' and '-', no '/'")
-    path = _reserve(directory, stem) if not name else directory / name
     if is_resume:
+        path = directory / name
         _check_resumable(path, settings)
-    elif name:
-        _create(path)
-    settings = replace(settings, run=replace(settings.run, name=path.name))
-    write_text(path / CONFIG_FILE, config.to_yaml(settings))
-    return RunFolder(path, settings, is_resume)
+    else:
+        Listener(settings.gateway.bind, settings.gateway.port).close()  # before there is a folder that has the name
+        path = directory / name if name else _reserve(directory, stem)
+        if name:
+            _create(path)
+    run = RunFolder(path, replace(settings, run=replace(settings.run, name=path.name)), is_resume)
+    with _held(path):
+        _write_config(run)
+    return run
 
 
 def find_run(name: str, directory: Path = Path("runs")) -> Path:
@@ -119,18 +125,32 @@ def locked(run: RunFolder) -> Iterator[None]:
     Raises:
         BadInput: another process holds it.
     """
-    descriptor = os.open(run.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    with _held(run.path):
+        _write_config(run)  # somebody may have opened the run since, and not begun
+        try:
+            run.address.unlink(missing_ok=True)
+            yield
+        finally:
+            run.address.unlink(missing_ok=True)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise BadInput(f"a learner is at work in {run.path} already: end it first, or choose another --name") from error
+        raise BadInput(f"a learner is at work in {path} already: end it first, or choose another --name") from error
     try:
-        run.address.unlink(missing_ok=True)
         yield
     finally:
-        run.address.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _write_config(run: RunFolder) -> None:
+    """Write the resolved configuration; for whoever holds the lock."""
+    write_text(run.config, config.to_yaml(run.settings))
 
 
 def write_text(path: Path, text: str) -> None:
