@@ -114,6 +114,19 @@ async def test_every_message_is_done_for_the_roles_whose_it_is_and_refused_to_th
     assert not [kind for kind in SENDERS if kind not in MESSAGE_TYPES]
 
 
+def test_the_page_about_security_has_this_matrix() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "security.md").read_text().split("| message |")[1].split("\n\n")[0]
+    roles, _, *lines = ([cell.strip() for cell in line.strip("| ").split("|")] for line in page.splitlines())
+    told = {
+        (name, role): cell == "does"
+        for names, *cells in lines
+        for name in names.split(", ")
+        for role, cell in zip(roles, cells, strict=True)
+    }
+    for kind, done_for in MATRIX.items():
+        assert {role.value: role in done_for for role in Role} == {role: told[kind.__name__, role] for role in roles}
+
+
 async def test_whoever_says_that_it_is_what_its_key_is_not_is_refused_in_one_line(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     async with asyncio.timeout(TIMEOUT), asyncio.TaskGroup() as tasks:
