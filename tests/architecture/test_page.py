@@ -86,8 +86,8 @@ def test_the_import_arrows_are_those_of_the_sources() -> None:
 
 def test_the_messages_on_the_arrows_are_those_of_the_protocol_and_none_is_missing() -> None:
     assert wrong_messages(PAGE) == set()
-    named = {name for names in (*FROM_GATEWAY.values(), *FROM_ANY_ROLE.values()) for name in names}
-    named |= {kind.__name__ for kind in gateway.SENDER} | WITH_EVERYBODY
+    named = {name for names in FROM_GATEWAY.values() for name in names}
+    named |= {kind.__name__ for kind in SENDERS} | WITH_EVERYBODY
     assert named == {kind.__name__ for kind in messages.MESSAGE_TYPES}
     assert all(name in PAGE for name in WITH_EVERYBODY)
 
