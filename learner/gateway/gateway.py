@@ -437,6 +437,9 @@ class Gateway:
             self._refusals.tell(f"{client.name} {refusal}", f"{hello.role.value} {hello.name} refused: {refusal}")
             self._router.send(identity, encode_message(Reject(refusal)))
             return
+        before = self._peers.heard(identity)
+        if before is not None and not self._peers.is_of(before, identity, hello, client):
+            self._lose(before, is_dead=True)  # a connection is one process's: peers are no more than connections
         peer = self._peers.welcome(identity, hello, client)
         for rival in self._peers.rivals(peer):
             log.warning("%s %s joined again and takes the place of an older process", peer.role.value, hello.name)

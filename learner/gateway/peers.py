@@ -108,6 +108,10 @@ class PeerTable:
         peer.identity, peer.hello, peer.silent_seconds, peer.is_reachable = identity, hello, 0.0, True
         return peer
 
+    def is_of(self, peer: Peer, identity: bytes, hello: Hello, client: Client) -> bool:
+        """Whether a Hello comes from this process."""
+        return peer.key == _key_of(identity, hello, client)
+
     def rivals(self, peer: Peer) -> tuple[Peer, ...]:
         """Other processes that have this one's place: its name, role and key; for a trainer, any other one."""
         return tuple(

@@ -42,6 +42,7 @@ from lamer.common.messages import (
     TrialFailed,
     UpdateReport,
     WeightManifest,
+    Welcome,
 )
 from lamer.common.session import Session
 from lamer.learner.gateway.permissions import SENDERS
@@ -190,6 +191,20 @@ async def test_of_two_processes_of_one_name_the_later_one_stays_and_the_other_is
             for session in (newer, other):
                 await session.ask(ManifestRequest("none"), WeightManifest)
         await first.close("told to")
+        run.stop.set()
+
+
+async def test_a_connection_is_one_peer_however_many_processes_it_claims_to_be(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    async with asyncio.timeout(TIMEOUT), asyncio.TaskGroup() as tasks:
+        tasks.create_task(run.gateway())
+        async with run.session(Role.ACTOR, capacity=1) as actor, run.session(Role.OBSERVER) as observer:
+            for number in range(50):
+                await actor.send(replace_instance(hello(Role.ACTOR, f"actor {number}", 1), f"process {number}"))
+            welcomed = 0
+            while welcomed < 50:
+                welcomed += isinstance(await actor.receive(), Welcome)
+            assert (await observer.ask(StatusRequest(), Status)).actors == 1
         run.stop.set()
 
 
