@@ -5,13 +5,15 @@ that they leave is the pool's while the run trains. Actors are told every ready 
 list is gone. The actor with the most room relative to its capacity is served first.
 
 Every lease is journalled with its holder, so that a gateway that is started again keeps what actors are playing for
-them, for `RETURN_BEATS` heartbeats. A key whose leases run out while nothing comes from it is *idle*: it loses all that
-it holds, and gets one trial now and then until it delivers one.
+them, for `RETURN_BEATS` heartbeats. A key is *doubted* whose leases run out while nothing comes from it, or whose
+trials fail one after the other: it loses what it holds, and gets one trial now and then until it delivers one that can
+be used.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -29,15 +31,21 @@ from lamer.learner.journal.entries import RestoredGroup
 log = logging.getLogger("lamer.gateway")
 
 RETURN_BEATS = 2
+FAILURES_IN_A_ROW = 8
+FAILING_SECONDS = 5.0
 _UNDELIVERED = "nothing_delivered"
 
 
 @dataclass(frozen=True, slots=True)
-class Idleness:
-    """A key whose leases ran out without a delivery: how often in a row, and until when others go first."""
+class Doubt:
+    """A key from which nothing good came: how often in a row that was found, and until when others go first.
+
+    is_failing: its trials came back and could not be used; else they never came.
+    """
 
     times: int
     until: float
+    is_failing: bool
 
 
 class Dispatcher:
@@ -64,7 +72,8 @@ class Dispatcher:
         self._weights = weights
         self.leases = LeaseTable()
         self._delivered: dict[str, float] = {}
-        self._idle: dict[str, Idleness] = {}
+        self._failures: Counter[str] = Counter()
+        self._doubts: dict[str, Doubt] = {}
         self.evaluation: OpenEvaluation | None = None
         self.is_training = False
 
@@ -119,9 +128,17 @@ class Dispatcher:
             self.take_back(lease, "actor_died" if is_dead else "")
 
     def delivered(self, actor: Peer, now: float) -> None:
-        """A trial came from an actor's key: it is at work."""
+        """A trial came from an actor's key that can be used."""
         self._delivered[actor.client.name] = now
-        self._idle.pop(actor.client.name, None)
+        self._failures.pop(actor.client.name, None)
+        self._doubts.pop(actor.client.name, None)
+
+    def failed(self, actor: Peer, now: float) -> None:
+        """A trial that an actor's key held can't be used, whoever is to blame."""
+        client = actor.client.name
+        self._failures[client] += 1
+        if self._failures[client] >= FAILURES_IN_A_ROW:
+            self._doubt(client, now, FAILING_SECONDS, "", f"{self._failures[client]} trials in a row failed")
 
     def expire(self, now: float) -> None:
         """Take back the leases whose deadline has passed, and all of those whose key has delivered nothing since."""
@@ -132,20 +149,22 @@ class Dispatcher:
                 continue
             client = actor.client.name
             if self._delivered.get(client, -1.0) < granted.since:
-                self._set_idle(client, now)
+                self._doubt(client, now, self._lease_seconds, _UNDELIVERED, "nothing was delivered")
 
-    def _set_idle(self, client: str, now: float) -> None:
+    def _doubt(self, client: str, now: float, seconds: float, reason: str, why: str) -> None:
         """All leases of a key go to others. It is tried again with one trial: soon at first, later ever more rarely."""
-        before = self._idle.get(client)
+        before = self._doubts.get(client)
         if before is not None and now < before.until:
-            return  # another lease of the same time
+            return  # of the same time
         times = 1 if before is None else before.times + 1
-        self._idle[client] = Idleness(times, now + 2 ** min(times - 1, 10) * self._lease_seconds)
-        log.warning("the key %s has delivered nothing for %g s: others go first now", client, self._lease_seconds)
-        for actor in self._peers.of_role(Role.ACTOR):
+        self._doubts[client] = Doubt(times, now + 2 ** min(times - 1, 10) * seconds, is_failing=not reason)
+        log.warning("of the key %s %s: others go first now", client, why)
+        actors = self._peers.of_role(Role.ACTOR)
+        is_alone = all(actor.client.name in self._doubts for actor in actors)
+        for actor in actors if not (is_alone and self._doubts[client].is_failing) else ():
             if actor.client.name == client:
                 for lease in self.leases.release_all(actor.key):
-                    self.take_back(lease, _UNDELIVERED)
+                    self.take_back(lease, reason)
 
     def take_back(self, lease: Lease, reason: str, outcome: str = "", tokens: int = 0) -> None:
         """A released lease was not played out, for `reason` ("": nobody is to blame); its slot is leased again."""
@@ -164,18 +183,25 @@ class Dispatcher:
         return Servers(self._weights.servers())
 
     def _roomiest(self, now: float) -> Peer | None:
-        """Who gets the next trial: of idle keys one at most, and only when it is due or nobody else is there."""
+        """Who gets the next trial."""
         actors = [actor for actor in self._peers.of_role(Role.ACTOR) if actor.is_reachable]
-        busy = {actor.client.name for actor in actors if self.leases.held_by(actor.key)}
-        is_alone = all(actor.client.name in self._idle for actor in actors)
+        doubted = self._doubts.keys()
+        is_alone = all(actor.client.name in doubted for actor in actors)
+        busy = {actor.client.name for actor in actors if self.leases.held_by(actor.key)} if doubted else set()
         room = [
             (1.0 - self.leases.held_by(actor.key) / min(actor.hello.capacity, self._most), actor)
             for actor in actors
-            if (idleness := self._idle.get(actor.client.name)) is None
-            or (actor.client.name not in busy and (is_alone or now >= idleness.until))
+            if self._may_have(actor.client.name, now, is_alone, actor.client.name in busy)
         ]
         share, actor = max(room, key=lambda pair: pair[0], default=(0.0, None))
         return actor if share > 0.0 else None
+
+    def _may_have(self, client: str, now: float, is_alone: bool, is_busy: bool) -> bool:
+        """A doubted key gets one trial at a time, when it is due or no others are there. Where all fail, all go on."""
+        doubt = self._doubts.get(client)
+        if doubt is None or (is_alone and doubt.is_failing):
+            return True
+        return not is_busy and (is_alone or now >= doubt.until)
 
     def _next_lease(self) -> Lease | None:
         lease = self._next_evaluation(self.evaluation) if self.evaluation is not None else None

@@ -75,8 +75,10 @@ class Intake:
         except CodecError as error:
             problem = str(error)
         granted = self._dispatcher.leases.release(message.trial_id)
-        if not problem:
+        if not problem and (trial.is_trainable if trial.purpose is Purpose.TRAIN else not is_faulty(trial)):
             self._dispatcher.delivered(actor, self._hearing())
+        else:
+            self._dispatcher.failed(actor, self._hearing())
         if problem:
             self._keep_in_quarantine(message, problem)
             self._link.send(actor, Nack(message.trial_id, NackKind.INVALID, problem))
@@ -102,6 +104,7 @@ class Intake:
         if granted is not None:
             log.warning("%s failed on %s: %s", message.trial_id, actor.hello.name, message.reason)
             self._dispatcher.take_back(granted.lease, "trial_failed", message.reason)
+            self._dispatcher.failed(actor, self._hearing())
         self._link.send(actor, Ack((message.trial_id,)))
 
     def stored(self, entries: Sequence[TrialEntry]) -> None:

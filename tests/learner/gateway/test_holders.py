@@ -218,6 +218,32 @@ async def test_a_key_that_only_beats_loses_its_leases_and_the_run_goes_on_with_o
             await idler.close("told to")
 
 
+async def test_a_key_that_fails_all_that_it_gets_ends_no_run_in_which_others_work(tmp_path: Path) -> None:
+    """Groups are dropped whose slots failed too often, and a run that drops too many in a row ends."""
+    run = make_run(tmp_path, batch=BatchSettings(groups=2, group_size=2, updates=20, max_staleness=1))
+    create_client(run.keys_folder, "insider", Role.ACTOR)
+    insiders = load_client_keys(run.keys_folder / "insider", Role.ACTOR)
+
+    async def fail_all(session: Session) -> None:
+        while True:
+            granted = await receive(session, Lease)
+            await session.send(TrialFailed(granted.trial_id, "on purpose"))
+
+    async with asyncio.timeout(TIMEOUT), asyncio.TaskGroup() as tasks:
+        gateway = tasks.create_task(run.gateway())
+        insider = await Session.open(await run.url(), insiders, hello(Role.ACTOR, "insider", 4096), TIMEOUT)
+        failing = asyncio.create_task(fail_all(insider))
+        try:
+            async with run.session(Role.TRAINER) as t, run.session(Role.ACTOR, "honest", capacity=4) as a:
+                tasks.create_task(run.host())
+                training, acting = Trainer(t, run.plan.run_dir).run(), Actor(a).run()
+                assert await asyncio.gather(training, acting) == [0, 0], "trained to the end"
+        finally:
+            failing.cancel()
+            await insider.close("told to")
+    assert sum(drop.value for drop in (await gateway).drops) <= 4
+
+
 def test_the_last_holder_of_a_trial_stays_its_holder_after_the_lease_has_ended() -> None:
     table = LeaseTable()
     table.grant(lease(0), "a", now=0.0)
