@@ -146,6 +146,7 @@ class Session:
                     await self._outbox.join()
             except TimeoutError:
                 log.warning("the learner at %s did not take our Goodbye within %g s", self._url, _CLOSE_SECONDS)
+            self._is_over = True  # a connection that breaks at this moment would swallow the cancellation
             self._task.cancel()
         await asyncio.wait([self._task])
         self._endpoint.close()

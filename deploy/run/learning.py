@@ -20,8 +20,9 @@ from asyncio.subprocess import Process
 from typing import TYPE_CHECKING
 
 from lamer.common.errors import BadInput, LamerError, Missing, RunFailed
-from lamer.common.keys import create_keys, load_client_keys, load_server_keys
+from lamer.common.keys import ensure_keys, load_client_keys, load_server_keys, write_trainer_keys
 from lamer.common.liveness.restarts import Clock, Restarts
+from lamer.common.messages import Role
 from lamer.deploy.run import processes
 from lamer.deploy.run.folder import RunFolder, locked
 from lamer.deploy.run.observer import View, follow
@@ -53,9 +54,7 @@ def run_learner(run: RunFolder, view: View) -> int:
 
     cache = default_cache(run.settings)
     with locked(run):
-        if not run.keys.exists():
-            create_keys(run.keys)
-        load_client_keys(run.keys)
+        ensure_keys(run.keys)
         note, began = creation_note(run.settings, cache), time.monotonic()
         if note:
             view.note(note)
@@ -123,7 +122,7 @@ class TrainerKeeper:
     async def _command(self) -> tuple[str, ...]:
         """The trainer's command line, once the gateway listens."""
         url = await _address(self._run)
-        folders = ("--keys", str(self._run.keys), "--run-dir", str(self._run.path))
+        folders = ("--keys", str(self._run.trainer_keys), "--run-dir", str(self._run.path))
         return (sys.executable, "-P", "-m", "lamer.learner.trainer", "--connect", url, *folders)
 
 
@@ -134,6 +133,7 @@ async def _learn(run: RunFolder, prepared: PreparedModel, view: View) -> int:
     _handle_signals(stop, view)
     run.address.unlink(missing_ok=True)  # left by a learner that was killed
     plan, tracker = _plan(run, prepared)
+    write_trainer_keys(run.trainer_keys, plan.keys)
     tracker.start()
     status, lost = "FAILED", ""
     try:
@@ -211,7 +211,7 @@ async def _watch(run: RunFolder, view: View) -> None:
     """Show the run as any observer sees it, over the gateway's socket."""
     url = await _address(run)
     try:
-        await follow(url, load_client_keys(run.keys), view, OBSERVER_SECONDS)
+        await follow(url, load_client_keys(run.keys, Role.OBSERVER), view, OBSERVER_SECONDS)
     except LamerError as error:  # the run goes on unseen
         view.note(f"no status from the gateway: {error}")
 

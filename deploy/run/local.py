@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lamer.common.errors import LamerError
 from lamer.common.keys import load_client_keys
+from lamer.common.messages import Role
 from lamer.common.settings import Settings
 from lamer.deploy.models.preparation import creation_note, default_cache
 from lamer.deploy.run.configuration import tracking_environment
@@ -52,7 +53,7 @@ async def run_local(run: RunFolder, view: View) -> int:
 
         async def watch() -> None:
             try:
-                await follow(url, load_client_keys(run.keys), view, OBSERVER_SECONDS)
+                await follow(url, load_client_keys(run.keys, Role.OBSERVER), view, OBSERVER_SECONDS)
             except LamerError as error:  # the run goes on unseen; why it ends is the learner's to say
                 view.note(f"no status from the learner any more: {error}")
 

@@ -14,6 +14,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from lamer.common.errors import RunFailed
 from lamer.common.messages import (
@@ -67,13 +68,16 @@ class Batcher:
         weights: Announcer,
         peers: PeerTable,
         link: Link,
+        folders: tuple[Path, ...],
     ) -> None:
+        """folders: published weights must lie in one of them."""
         self._updates = updates
         self._pool = pool
         self._leases = leases
         self._weights = weights
         self._peers = peers
         self._link = link
+        self._folders = tuple(folder.resolve() for folder in folders)
         self._clock = asyncio.get_running_loop().time
         self._wanted: _Wish | None = None
         self._cut_step = 0
@@ -94,13 +98,17 @@ class Batcher:
         self._pool.trained_from = step
 
     def published(self, message: Published) -> None:
-        """The trainer wrote new weights: announce them to all hosts."""
+        """The trainer wrote new weights: announce them to all hosts, if they lie where the run's weights do."""
         if self.finished.is_set():
+            return
+        path = (self._folders[0] / message.path).resolve()
+        if not any(path.is_relative_to(folder) for folder in self._folders):
+            log.error("policy version %d is not announced: %s is not in %s", message.version, path, self._folders[0])
             return
         if message.version > self._highest_published:
             self._highest_published = message.version
             self._set_aside.clear()
-        self._weights.announce(WeightAnnouncement(message.version, message.path, message.files))
+        self._weights.announce(WeightAnnouncement(message.version, str(path), message.files))
         self._announce(message.version)
 
     async def requested(self, trainer: Peer, message: BatchRequest) -> None:

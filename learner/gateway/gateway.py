@@ -6,6 +6,7 @@
     evaluations which versions to measure   open_evaluation  the one under way  status     rates
     progress    phases and figures          weights/     announced, served to hosts without a shared disk
     plan        what a gateway is started with           hearing    the time by which peers are silent
+    permissions who may say what                         refusals   what was refused, told in the log
     `learner.journal`: what is on disk
 
 One event loop handles every message in order; what follows from it (a cut, new leases) is done by `_keep_advancing`,
@@ -26,6 +27,7 @@ from pathlib import Path
 from lamer.common import config
 from lamer.common.codec import CodecError, decode_message, encode_message
 from lamer.common.errors import BadInput
+from lamer.common.keys import Client
 from lamer.common.liveness.guard import reason_of
 from lamer.common.liveness.line_budget import limited
 from lamer.common.liveness.loop_lag import LoopLag
@@ -45,7 +47,6 @@ from lamer.common.messages import (
     Hello,
     HostStatus,
     ManifestRequest,
-    Message,
     ModelFilesRequest,
     Phase,
     Published,
@@ -67,9 +68,11 @@ from lamer.learner.gateway.hearing import Hearing
 from lamer.learner.gateway.hosts import Hosts
 from lamer.learner.gateway.intake import Intake
 from lamer.learner.gateway.peers import Expectation, Link, Peer, PeerTable
+from lamer.learner.gateway.permissions import may_send
 from lamer.learner.gateway.plan import GatewayPlan, RunFacts, evaluation_schedule
 from lamer.learner.gateway.pool import TrainingTasks, TrialPool
 from lamer.learner.gateway.progress import Progress, RunFigures, UpdateReports
+from lamer.learner.gateway.refusals import Refusals
 from lamer.learner.gateway.weights.announcing import Announcer, first_weights, newest_folder
 from lamer.learner.gateway.weights.serving import StreamServer
 from lamer.learner.gateway.welcoming import make_welcome
@@ -85,25 +88,10 @@ GOODBYE_SECONDS = 5.0
 ARCHIVE_SECONDS = 30.0
 MESSAGES_A_TURN = 16
 INTERRUPTED = 130
+_TAKEN = "another process called {name} joined with the same key after it: give each process a --name of its own"
 
-SENDER: dict[type[Message], Role] = {
-    TrialDone: Role.ACTOR,
-    TrialFailed: Role.ACTOR,
-    HostStatus: Role.HOST,
-    ManifestRequest: Role.HOST,
-    ChunkRequest: Role.HOST,
-    GroupJoin: Role.HOST,
-    GroupState: Role.HOST,
-    GroupOffer: Role.TRAINER,
-    GroupUpdate: Role.TRAINER,
-    GroupOrder: Role.TRAINER,
-    BatchRequest: Role.TRAINER,
-    BatchFailed: Role.TRAINER,
-    Published: Role.TRAINER,
-    UpdateReport: Role.TRAINER,
-    Checkpointed: Role.TRAINER,
-}
-"""Whose message it is; what is not here comes from any role."""
+KEYS_SECONDS = 1.0
+"""How often the allow-list is read again; a key that is gone from it is cut off then."""
 
 
 async def run_gateway(
@@ -156,8 +144,10 @@ class Gateway:
         self._farewell: Shutdown | None = None
         self._failure: asyncio.Future[None] = self._loop.create_future()
         self._malformed = 0
+        self._refusals = Refusals(log, self._loop.time)
+        self._allowed = plan.keys.allow_list()
         self._router = RouterEndpoint(
-            settings.gateway.bind, settings.gateway.port, plan.keys.pair, plan.keys.is_allowed
+            settings.gateway.bind, settings.gateway.port, plan.keys.pair, self._allowed.admits
         )
         self._journal = Journal(journal_path, self._on_stored, self._fail)
         self._archiver = Archiver(journal_path, self._journal)
@@ -169,7 +159,7 @@ class Gateway:
         tasks = TrainingTasks(settings.env.name, plan.env_config, settings.run.seed)
         self._pool = TrialPool(plan.run, settings.batch, settings.gateway.slot_retries, tasks, self._journal)
         self._dispatcher = Dispatcher(
-            plan.run, settings.trial, settings.gateway.lease_seconds, self._pool, self._peers, self._link, weights
+            plan.run, settings.trial, settings.gateway, self._pool, self._peers, self._link, weights
         )
         schedule = evaluation_schedule(plan)
         self._intake = Intake(
@@ -182,9 +172,17 @@ class Gateway:
             weights,
             self._peers,
             self._link,
+            self._refusals,
+            self._hearing.now,
         )
         self._batcher = Batcher(
-            settings.batch.updates, self._pool, self._dispatcher.leases, weights, self._peers, self._link
+            settings.batch.updates,
+            self._pool,
+            self._dispatcher.leases,
+            weights,
+            self._peers,
+            self._link,
+            (plan.run_dir, Path(plan.model_path)),
         )
         self._evaluations = Evaluations(
             plan.run_dir,
@@ -223,7 +221,8 @@ class Gateway:
                 background = [
                     tasks.create_task(work)
                     for work in (
-                        self._router.serve(lambda why: log.warning("a client was refused: %s", why)),
+                        self._router.serve(lambda why: self._refusals.tell(why, f"a client was refused: {why}")),
+                        self._keep_reading_keys(),
                         self._hosts.run(),
                         self._lag.watch(),
                         self._archiver.run(),
@@ -259,6 +258,7 @@ class Gateway:
         (self._plan.run_dir / "address").unlink(missing_ok=True)
         await self._hosts.close()
         await self._journal.close()
+        self._reports.close()
         self._router.close()
 
     async def _play_phases(self) -> None:
@@ -297,7 +297,10 @@ class Gateway:
         if step is None:
             return
         state = await self._journal.resume(step)
-        self._pool.groups.restore(state.groups, state.trained, state.next_group_id, frozenset())
+        self._dispatcher.leases.restore(await self._journal.holders())
+        held = self._dispatcher.slots_held(state.groups)
+        self._pool.groups.restore(state.groups, state.trained, state.next_group_id, held)
+        self._dispatcher.restore(state.groups, self._hearing.now())
         self._batcher.begin_at(step, state.groups)
         self._reports.restore(step, state)
         self._archiver.covered(step)
@@ -308,6 +311,7 @@ class Gateway:
         """Say Shutdown to all, hear the trainer of an interrupted run out, and wait a bounded time for Goodbyes."""
         self._farewell = Shutdown("the run is done" if exit_code == 0 else "the run was interrupted", exit_code)
         self._link.broadcast(self._farewell)
+        self._journal.forget_holders()
         if exit_code == INTERRUPTED and trainer_ended is not None:
             await trainer_ended.wait()
         if len(self._peers) > 0:
@@ -320,15 +324,19 @@ class Gateway:
     async def _keep_receiving(self) -> None:
         taken = 0
         while True:
-            identity, data = await self._router.receive()
+            received = await self._router.receive()
+            client = self._allowed.find(received.key)
+            if client is None:
+                self._refusals.tell("revoked", "a message was refused: its sender's key is not allowed any more")
+                continue
             try:
-                message = decode_message(data)
+                message = decode_message(received.data)
             except CodecError as error:
                 self._malformed += 1
                 log.warning("malformed message %d ignored: %s", self._malformed, error)
             else:
-                with self._peers.surviving(identity, message):
-                    await self._handle(identity, message)
+                with self._peers.surviving(received.identity, message):
+                    await self._handle(received.identity, client, message)
             with self._hearing.held_up():
                 await self._journal.drained(self._settings.credit_bytes)
             taken += 1
@@ -348,6 +356,17 @@ class Gateway:
                 self._lose(peer, is_dead=True)
             self._dispatcher.expire(heard)
             self._work.set()
+
+    async def _keep_reading_keys(self) -> None:
+        while True:
+            await asyncio.sleep(KEYS_SECONDS)
+            self._allowed.refresh()
+            for peer in self._peers.all():
+                if self._allowed.find(peer.client.public) != peer.client:
+                    log.warning("%s %s is cut off: its key is not allowed any more", peer.role.value, peer.hello.name)
+                    self._link.send(peer, Reject(f"its key, {peer.client.name}, is not allowed any more"))
+                    self._lose(peer, is_dead=False)
+                    self._work.set()
 
     async def _keep_advancing(self) -> None:
         while True:
@@ -377,16 +396,17 @@ class Gateway:
 
     # --- messages ----------------------------------------------------------------------------------------------
 
-    async def _handle(self, identity: bytes, message: AnyMessage) -> None:
+    async def _handle(self, identity: bytes, client: Client, message: AnyMessage) -> None:
+        """Do what a message says that came from this client's key."""
         if isinstance(message, Hello):
-            self._greet(identity, message)
+            self._greet(identity, client, message)
             return
         peer = self._peers.heard(identity)
         if peer is None:  # its connection is new and its Hello on the way, or was lost: it will say it again
             return
-        expected = SENDER.get(type(message))
-        if expected is not None and peer.role is not expected:
-            log.warning("%s from %s %s ignored", type(message).__name__, peer.role.value, peer.hello.name)
+        kind = type(message).__name__
+        if peer.client != client or not may_send(peer.role, message):
+            self._refusals.tell(f"{peer.key} {kind}", f"{kind} from {peer.role.value} {peer.hello.name} refused")
             return
         if not isinstance(message, Heartbeat):
             await self._handle_work(peer, message)
@@ -427,31 +447,35 @@ class Gateway:
             case Goodbye():
                 self._lose(peer, is_dead=False)
             case _:
-                log.warning("%s from %s %s ignored", type(message).__name__, peer.role.value, peer.hello.name)
+                raise AssertionError(f"nobody deals with {type(message).__name__}")
 
-    def _greet(self, identity: bytes, hello: Hello) -> None:
+    def _greet(self, identity: bytes, client: Client, hello: Hello) -> None:
         if self._farewell is not None:
             self._router.send(identity, encode_message(self._farewell))
             return
-        refusal = self._expectation.refusal(hello)
+        refusal = self._expectation.refusal(hello, client)
+        if self._peers.is_fenced(identity, hello, client):
+            refusal = _TAKEN.format(name=hello.name)
         if refusal:
-            log.warning("%s %s refused: %s", hello.role.value, hello.name, refusal)
+            self._refusals.tell(f"{client.name} {refusal}", f"{hello.role.value} {hello.name} refused: {refusal}")
             self._router.send(identity, encode_message(Reject(refusal)))
             return
         before = self._peers.behind(identity)
-        peer = self._peers.welcome(identity, hello)
-        if before is not None and before is not peer:  # one connection is one process
-            self._lose(before, is_dead=True)
+        if before is not None and not self._peers.is_of(before, identity, hello, client):
+            self._lose(before, is_dead=True)  # a connection is one process's: peers are no more than connections
+        peer = self._peers.welcome(identity, hello, client)
+        for rival in self._peers.rivals(peer):
+            log.warning("%s %s joined again and takes the place of an older process", peer.role.value, hello.name)
+            self._link.send(rival, Reject(_TAKEN.format(name=hello.name)))
+            self._lose(rival, is_dead=True)
+            self._peers.fence(rival)
         config_hash, version = self._expectation.config_hash, self._pool.trained_from
         self._link.send(peer, make_welcome(self._plan, self._config, config_hash, version, hello))
         if hello.role is Role.ACTOR:
-            self._dispatcher.greet(peer)
+            self._dispatcher.greet(peer, self._hearing.now())
         elif hello.role is Role.HOST:
             self._hosts.greet(peer)
         elif hello.role is Role.TRAINER:
-            for other in self._peers.of_role(Role.TRAINER):
-                if other is not peer:
-                    self._lose(other, is_dead=True)
             self._hosts.greet_trainer(peer)
         log.info("%s %s joined", hello.role.value, hello.name)
         self._work.set()

@@ -1,10 +1,11 @@
 """What happens to a trial that an actor sends: checked, journalled, acknowledged; or kept in quarantine; or played
 again.
 
-A trial is acknowledged once the journal's commit is on disk. One that failed for a reason of ours is acknowledged at
-once, since nothing of it is kept: its slot is leased again. A prompt that outgrew the context would do so again, so
-its group is dropped. A trial that can't be what was leased (`learner.gateway.checking`) goes to quarantine/
-in the run's folder.
+Only a trial's holder (`learner.gateway.leases`) can deliver it or give it up: what anybody else says about it is
+refused unread. A trial is acknowledged once the journal's commit is on disk. One that failed for a reason of ours is
+acknowledged at once, since nothing of it is kept: its slot is leased again. A prompt that outgrew the context would do
+so again, so its group is dropped. A trial that can't be what was leased (`learner.gateway.checking`) goes to
+quarantine/ in the run's folder.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lamer.common.codec import CodecError, decode_trial, encode_trial
 from lamer.common.messages import Ack, Nack, NackKind, TrialDone, TrialFailed
@@ -25,6 +26,7 @@ from lamer.learner.gateway.groups import Acceptance
 from lamer.learner.gateway.open_evaluation import OpenEvaluation
 from lamer.learner.gateway.peers import Link, Peer, PeerTable
 from lamer.learner.gateway.pool import TrialPool
+from lamer.learner.gateway.refusals import Refusals
 from lamer.learner.gateway.status import RateWindow
 from lamer.learner.gateway.weights.announcing import Announcer
 from lamer.learner.journal.entries import TrialEntry
@@ -49,7 +51,10 @@ class Intake:
         weights: Announcer,
         peers: PeerTable,
         link: Link,
+        refusals: Refusals,
+        hearing: Callable[[], float],
     ) -> None:
+        """hearing: the gateway's time, by which leases run out."""
         self._run = run
         self._rules = rules
         self._quarantine = quarantine
@@ -59,6 +64,8 @@ class Intake:
         self._dispatcher = dispatcher
         self._peers = peers
         self._link = link
+        self._refusals = refusals
+        self._hearing = hearing
         self._to_acknowledge: defaultdict[str, set[str]] = defaultdict(set)
         self._clock = asyncio.get_running_loop().time
         self.rates = RateWindow(self._clock())
@@ -67,6 +74,8 @@ class Intake:
 
     def done(self, actor: Peer, message: TrialDone) -> None:
         """A trial arrived."""
+        if not self._is_held(actor, message):
+            return
         try:
             trial = decode_trial(message.body)
             problem = self._mismatch(message, trial) or self._rules.problem(trial, self._weights.newest_version)
@@ -74,6 +83,10 @@ class Intake:
             problem = str(error)
         problem = one_line(problem, LONGEST_REASON)
         granted = self._dispatcher.leases.release(message.trial_id)
+        if not problem and (trial.is_trainable if trial.purpose is Purpose.TRAIN else not is_faulty(trial)):
+            self._dispatcher.delivered(actor, self._hearing())
+        else:
+            self._dispatcher.failed(actor, self._hearing())
         if problem:
             self._quarantine.keep(message, problem)
             self._link.send(actor, Nack(message.trial_id, NackKind.INVALID, problem))
@@ -93,11 +106,14 @@ class Intake:
 
     def failed(self, actor: Peer, message: TrialFailed) -> None:
         """An actor gave a trial up."""
+        if not self._is_held(actor, message):
+            return
         granted = self._dispatcher.leases.release(message.trial_id)
         if granted is not None:
             reason = one_line(message.reason, LONGEST_REASON)
             log.warning("%s failed on %s: %s", message.trial_id, actor.hello.name, reason)
             self._dispatcher.take_back(granted.lease, "trial_failed", reason)
+            self._dispatcher.failed(actor, self._hearing())
         self._link.send(actor, Ack((message.trial_id,)))
 
     def stored(self, entries: Sequence[TrialEntry]) -> None:
@@ -115,6 +131,22 @@ class Intake:
             actor = self._peers.get(key)
             if actor is not None:
                 self._link.send(actor, Ack(tuple(trial_ids)))
+
+    def _is_held(self, actor: Peer, message: TrialDone | TrialFailed) -> bool:
+        """Whether an actor may say something about a trial; it is told if not. Nothing of what it says is read then."""
+        holder = self._dispatcher.leases.holder(message.trial_id)
+        if holder == actor.key:
+            return True
+        if holder is None:
+            kind, reason = NackKind.INVALID, "this trial was never leased"
+        else:
+            kind, reason = NackKind.STALE, "this trial is another actor's"
+        self._refusals.tell(
+            f"{actor.key} {kind.value}",
+            f"{type(message).__name__} from {actor.hello.name} (key {actor.client.name}) refused: {reason}",
+        )
+        self._link.send(actor, Nack(message.trial_id, kind, reason))
+        return False
 
     def _mismatch(self, message: TrialDone, trial: Trial) -> str:
         """Why a trial can't be one of this run's leases, "" if it can."""

@@ -1,17 +1,20 @@
 """Who is connected: one peer a process, across its reconnections.
 
-A peer is known by its role and by the `instance` of its Hello, so that an actor that comes back on a new socket keeps
-its leases, while one that was restarted under the same name does not inherit them. Silence is counted in time that the
-gateway could hear (`learner.gateway.hearing`), so that one that stood still hears its peers out first.
+A peer is known by its key, its role and the `instance` of its Hello, so that an actor that comes back on a new socket
+keeps its leases, while one that was restarted under the same name does not inherit them. Of two processes of one name,
+role and key the one that came later stays; the other is *fenced*: told, and refused if it comes back. Silence is
+counted in time that the gateway could hear (`learner.gateway.hearing`): one that stood still hears its peers out first.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import deque
 from contextlib import AbstractContextManager, nullcontext
 
 from lamer.common.codec import CodecError, encode_message
+from lamer.common.keys import Client, described
 from lamer.common.liveness.guard import surviving
 from lamer.common.messages import MAX_NAME, PROTOCOL_VERSION, AnyMessage, Hello, Role, name_problem
 from lamer.common.text import one_line
@@ -27,11 +30,12 @@ _LONGEST_DIFFERENCE = 500
 class Peer:
     """One connected process.
 
-    identity: its routing id on the socket at this time. silent_seconds: since it was heard. is_reachable: whether the
-    last message to it could be sent.
+    client: whose key it has. identity: its routing id on the socket at this time. silent_seconds: since it was heard.
+    is_reachable: whether the last message to it could be sent.
     """
 
     key: str
+    client: Client
     identity: bytes
     hello: Hello
     silent_seconds: float = 0.0
@@ -51,23 +55,31 @@ class Expectation:
     config_hash: str
     fingerprint: ModelFingerprint | None
 
-    def refusal(self, hello: Hello) -> str:
-        """Why a Hello is refused, "" if it is not."""
+    def refusal(self, hello: Hello, client: Client) -> str:
+        """Why a Hello from whoever has this client's key is refused, "" if it is not."""
         if problem := name_problem(hello.name):
             return problem
         if len(hello.instance) > MAX_NAME:
             return f"the instance of {hello.name} has {len(hello.instance)} characters, at most {MAX_NAME} are taken"
-        if not hello.protocol_min <= PROTOCOL_VERSION <= hello.protocol_max:
+        if hello.role is not client.role:
             return (
-                f"this learner speaks protocol {PROTOCOL_VERSION}, {hello.name} speaks {hello.protocol_min} to "
-                f"{hello.protocol_max}: install the same version of lamer on both"
+                f"{hello.name} says that it is {described(hello.role)}, but its key, {client.name}, is "
+                f"{described(client.role)}'s: make one for it on the learner (lamer keys create --role "
+                f"{hello.role.value} NAME)"
             )
-        for name, theirs, ours in (
+        if not hello.protocol_min <= PROTOCOL_VERSION <= hello.protocol_max:
+            lowest, highest = hello.protocol_min, hello.protocol_max
+            theirs = f"{lowest}" if lowest == highest else f"{lowest} to {highest}"
+            return (
+                f"this learner speaks protocol {PROTOCOL_VERSION}, {hello.name} speaks {theirs}: install the same "
+                "version of lamer on both"
+            )
+        for name, wanted, ours in (
             ("run", hello.run, self.run),
             ("config hash", hello.config_hash, self.config_hash),
         ):
-            if theirs and ours and theirs != ours:
-                return f"{hello.name} expects {name} {one_line(theirs, MAX_NAME)}, this learner has {ours}"
+            if wanted and ours and wanted != ours:
+                return f"{hello.name} expects {name} {one_line(wanted, MAX_NAME)}, this learner has {ours}"
         if hello.fingerprint is not None and self.fingerprint is not None:
             difference = self.fingerprint.difference(hello.fingerprint)
             if difference:
@@ -78,27 +90,58 @@ class Expectation:
         return ""
 
 
+_FENCED = 1000
+"""How many fenced processes are remembered: each of them was told to end."""
+
+
+def _key_of(identity: bytes, hello: Hello, client: Client) -> str:
+    return f"{client.role.value}:{client.name}:{hello.instance or identity.hex()}"
+
+
 class PeerTable:
     """Every peer, by socket and by key."""
 
     def __init__(self) -> None:
         self._by_identity: dict[bytes, Peer] = {}
         self._by_key: dict[str, Peer] = {}
+        self._fenced: deque[str] = deque(maxlen=_FENCED)
 
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def welcome(self, identity: bytes, hello: Hello) -> Peer:
+    def welcome(self, identity: bytes, hello: Hello, client: Client) -> Peer:
         """Note a Hello: a new peer, or a known one on a new socket."""
-        key = f"{hello.role.value}:{hello.instance or identity.hex()}"
+        key = _key_of(identity, hello, client)
         peer = self._by_key.get(key)
         if peer is None:
-            peer = Peer(key, identity, hello)
+            peer = Peer(key, client, identity, hello)
             self._by_key[key] = peer
         self._by_identity.pop(peer.identity, None)
         self._by_identity[identity] = peer
         peer.identity, peer.hello, peer.silent_seconds, peer.is_reachable = identity, hello, 0.0, True
         return peer
+
+    def is_of(self, peer: Peer, identity: bytes, hello: Hello, client: Client) -> bool:
+        """Whether a Hello comes from this process."""
+        return peer.key == _key_of(identity, hello, client)
+
+    def rivals(self, peer: Peer) -> tuple[Peer, ...]:
+        """Other processes that have this one's place: its name, role and key; for a trainer, any other one."""
+        return tuple(
+            other
+            for other in self.of_role(peer.role)
+            if other is not peer
+            and (peer.role is Role.TRAINER or (other.client, other.hello.name) == (peer.client, peer.hello.name))
+        )
+
+    def fence(self, peer: Peer) -> None:
+        """Forget a peer whose place a newer process has taken, and don't take it back."""
+        self.remove(peer)
+        self._fenced.append(peer.key)
+
+    def is_fenced(self, identity: bytes, hello: Hello, client: Client) -> bool:
+        """Whether a Hello comes from a process whose place a newer one has taken."""
+        return _key_of(identity, hello, client) in self._fenced
 
     def heard(self, identity: bytes) -> Peer | None:
         """The peer behind a socket, which spoke just now; None before its Hello."""

@@ -32,6 +32,8 @@ class TrainingTasks:
 class TrialPool:
     """Keeps `groups` and `journal` in step. trained_from: the policy version that the trainer holds.
 
+    group_size: trials in a group.
+
     has_changed: a group completed or left since the last cut was tried.
     """
 
@@ -39,6 +41,7 @@ class TrialPool:
         self, run: str, batch: BatchSettings, slot_retries: int, tasks: TrainingTasks, journal: Journal
     ) -> None:
         self._run = run
+        self.group_size = batch.group_size
         self.journal = journal
         self.drops = DropCounts()
         self.trained_from = 0

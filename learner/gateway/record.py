@@ -28,28 +28,32 @@ class Spent:
 
 
 class MetricsFile:
-    """Writes and reads a run's record."""
+    """Writes and reads a run's record. Its file is open from the start, so that a line never waits for a free one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._last = 0
+        self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, metrics: Sequence[Metric]) -> None:
         """Add the line of update `step`; lines from it on, of a trainer that went back to a checkpoint, go first."""
         if step <= self._last:
             self.forget_after(step - 1)
         line = json.dumps({"step": step, **{metric.name: metric.value for metric in metrics}})
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        self._file.write(line + "\n")
+        self._file.flush()
         self._last = step
 
     def forget_after(self, step: int) -> Spent:
         """Drop the lines after update `step`, in one step; what the run had spent by then."""
         kept = [tree for tree in self._lines() if _step(tree) <= step]
-        if self._path.is_file():
-            temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-            temporary.write_text("".join(json.dumps(tree) + "\n" for tree in kept), encoding="utf-8")
-            temporary.replace(self._path)
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        replacement = temporary.open("w", encoding="utf-8")
+        replacement.write("".join(json.dumps(tree) + "\n" for tree in kept))
+        replacement.flush()
+        temporary.replace(self._path)
+        self._file.close()
+        self._file = replacement
         self._last = max(map(_step, kept), default=0)
         if not kept:
             return Spent(is_known=step == 0)
@@ -60,6 +64,10 @@ class MetricsFile:
             int(max(_number(tree, "staleness/max") for tree in kept)),
             TRAINING_SECONDS in last,
         )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
     def _lines(self) -> list[Mapping[str, object]]:
         """Every whole line of the file; a last one that was cut off is left out."""

@@ -20,7 +20,7 @@ def make_welcome(plan: GatewayPlan, config: str, config_hash: str, policy_versio
         config_hash=config_hash,
         policy_version=policy_version,
         model_path=plan.model_path,
-        credit_trials=hello.capacity,
+        credit_trials=min(hello.capacity, settings.max_trials_per_actor),
         credit_bytes=settings.credit_bytes,
         heartbeat_seconds=settings.heartbeat_seconds,
         dead_after_seconds=settings.dead_after_seconds,

@@ -18,7 +18,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -41,6 +41,7 @@ CREATE INDEX IF NOT EXISTS trials_of_step ON trials(step);
 CREATE TABLE IF NOT EXISTS drops(
     group_id INTEGER NOT NULL, trial_id TEXT NOT NULL, reason TEXT NOT NULL, outcome TEXT NOT NULL,
     response_tokens INTEGER NOT NULL, trained_from INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS leases(trial_id TEXT PRIMARY KEY, holder TEXT NOT NULL) WITHOUT ROWID;
 """
 _INSERT = "INSERT OR IGNORE INTO trials VALUES(?, ?, ?, ?, ?, NULL, NULL, ?, ?, ?, ?)"
 _COLUMNS = "trial_id, group_id, slot, purpose, oldest_version, response_tokens, solved_at"
@@ -114,6 +115,20 @@ class Journal:
     def admit(self, group_id: int, admitted_version: int) -> asyncio.Future[object]:
         """Note a new group."""
         return self._execute("INSERT OR IGNORE INTO groups VALUES(?, ?, 0)", [(group_id, admitted_version)])
+
+    def lease(self, holders: Mapping[str, str]) -> asyncio.Future[object]:
+        """Note whom trials were leased to, by trial id; in place of whom they were leased to before."""
+        return self._execute("INSERT OR REPLACE INTO leases VALUES(?, ?)", list(holders.items()))
+
+    async def holders(self) -> dict[str, str]:
+        """Whom each trial was leased to last, by trial id."""
+        rows = await self._submit(lambda connection: connection.execute("SELECT * FROM leases").fetchall())
+        assert isinstance(rows, list)
+        return dict(rows)
+
+    def forget_holders(self) -> asyncio.Future[object]:
+        """Nobody plays anything any more: the run ends."""
+        return self._execute("DELETE FROM leases", [()])
 
     def drop(self, group_id: int, drops: Sequence[Drop]) -> asyncio.Future[object]:
         """Note that a group is given up, with one line for each of its trials that had been played."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lamer.common.errors import failure_of
 from lamer.common.keys import load_client_keys
+from lamer.common.messages import Role
 from lamer.learner.trainer.trainer import INTERRUPTED, Interrupted, TrainerOptions, run_trainer
 from lamer.learner.trainer.watchdog import Hung, leave
 
@@ -27,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     try:
-        return asyncio.run(_train(TrainerOptions(parsed.connect, load_client_keys(parsed.keys), parsed.run_dir)))
+        keys = load_client_keys(parsed.keys, Role.TRAINER)
+        return asyncio.run(_train(TrainerOptions(parsed.connect, keys, parsed.run_dir)))
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:

@@ -232,7 +232,7 @@ async def test_leases_of_a_dead_actor_go_to_another(tmp_path: Path) -> None:
         tasks.create_task(run.gateway())
         async with run.session(Role.TRAINER) as trainer:
             tasks.create_task(run.host())
-            session = await Session.open(await run.url(), run.keys, hello(Role.ACTOR, "mortal", 8), 5.0)
+            session = await Session.open(await run.url(), run.keys(Role.ACTOR), hello(Role.ACTOR, "mortal", 8), 5.0)
             lost = {(await receive(session, Lease)).trial_id, (await receive(session, Lease)).trial_id}
             await kill(session)
             async with run.session(Role.ACTOR, "heir", 8) as heir:
@@ -479,11 +479,11 @@ async def test_clients_with_a_wrong_key_protocol_or_run_are_refused(tmp_path: Pa
     async with asyncio.timeout(TIMEOUT), asyncio.TaskGroup() as tasks:
         tasks.create_task(run.gateway())
         url, actor = await run.url(), hello(Role.ACTOR, "a", 1)
-        stranger = load_client_keys(tmp_path / "other")
+        stranger, keys = load_client_keys(tmp_path / "other", Role.ACTOR), run.keys(Role.ACTOR)
         with pytest.raises(Missing, match="wrong CURVE key"):
             await Session.open(url, stranger, actor, 5.0)
         with pytest.raises(Missing, match="wrong CURVE key"):
-            await Session.open(url, replace(stranger, server_public=run.keys.server_public), actor, 5.0)
+            await Session.open(url, replace(stranger, server_public=keys.server_public), actor, 5.0)
         for changes, reason in (
             ({"protocol_min": 9, "protocol_max": 9}, "speaks protocol 1"),
             ({"run": "another"}, "expects run another"),
@@ -491,7 +491,7 @@ async def test_clients_with_a_wrong_key_protocol_or_run_are_refused(tmp_path: Pa
             ({"capacity": 0}, "at least one trial"),
         ):
             with pytest.raises(BadInput, match=reason):
-                await Session.open(url, run.keys, changed(actor, **changes), 5.0)
+                await Session.open(url, keys, changed(actor, **changes), 5.0)
         run.stop.set()
 
 
@@ -506,6 +506,7 @@ async def receive(session: Session, kind: type[T]) -> T:
 
 async def kill(session: Session) -> None:
     """End a session as SIGKILL would: without a Goodbye."""
+    session._is_over = True
     session._task.cancel()
     await asyncio.wait([session._task])
     session._endpoint.close(linger_ms=0)

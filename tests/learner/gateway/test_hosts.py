@@ -10,6 +10,7 @@ from typing import ClassVar
 import pytest
 
 from lamer.common.errors import BadInput
+from lamer.common.keys import Client
 from lamer.common.messages import (
     ManifestRequest,
     ModelFiles,
@@ -44,7 +45,7 @@ async def test_what_nobody_foresaw_in_an_answer_costs_the_asker_its_answer_alone
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hosts, running = await _answering(tmp_path, Broken)
-    hosts.answer(Peer("host:1", b"1", hello(Role.HOST)), ManifestRequest("wanted"))
+    hosts.answer(Peer("host:1", Client("host", Role.HOST, "key"), b"1", hello(Role.HOST)), ManifestRequest("wanted"))
     async with asyncio.timeout(TIMEOUT):
         while "ManifestRequest from host host could not be dealt with" not in caplog.text:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -57,8 +58,11 @@ async def test_what_nobody_foresaw_in_an_answer_costs_the_asker_its_answer_alone
 async def test_a_host_has_a_bounded_number_of_questions_open(tmp_path: Path) -> None:
     hosts, running = await _answering(tmp_path, Slow)
     for number in range(10 * MOST_QUESTIONS):
-        hosts.answer(Peer("host:1", b"1", hello(Role.HOST)), ManifestRequest(str(number)))
-    hosts.answer(Peer("host:2", b"2", hello(Role.HOST)), ManifestRequest("another's"))
+        hosts.answer(
+            Peer("host:1", Client("host", Role.HOST, "key"), b"1", hello(Role.HOST)), ManifestRequest(str(number))
+        )
+    other = Peer("host:2", Client("host", Role.HOST, "key"), b"2", hello(Role.HOST))
+    hosts.answer(other, ManifestRequest("another's"))
     await asyncio.sleep(0)
     assert len(Slow.asked) == MOST_QUESTIONS + 1
     running.cancel()
