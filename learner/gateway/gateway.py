@@ -6,7 +6,7 @@
     evaluations which versions to measure   open_evaluation  the one under way  status     rates
     progress    phases and figures          weights/     announced, served to hosts without a shared disk
     plan        what a gateway is started with           hearing    the time by which peers are silent
-    permissions who may say what                         refusals   what was refused, told in the log
+    refusals    what was refused, told in the log        checking/  who may say what; what a trial must satisfy
     `learner.journal`: what is on disk
 
 One event loop handles every message in order; what follows from it (a cut, new leases) is done by `_keep_advancing`,
@@ -60,6 +60,7 @@ from lamer.common.messages import (
 )
 from lamer.common.transport import RouterEndpoint
 from lamer.learner.gateway.batching import Batcher
+from lamer.learner.gateway.checking.permissions import may_send
 from lamer.learner.gateway.checking.quarantine import Quarantine
 from lamer.learner.gateway.checking.rules import TrialRules, read_vocabulary
 from lamer.learner.gateway.dispatch import Dispatcher
@@ -68,7 +69,6 @@ from lamer.learner.gateway.hearing import Hearing
 from lamer.learner.gateway.hosts import Hosts
 from lamer.learner.gateway.intake import Intake
 from lamer.learner.gateway.peers import Expectation, Link, Peer, PeerTable
-from lamer.learner.gateway.permissions import may_send
 from lamer.learner.gateway.plan import GatewayPlan, RunFacts, evaluation_schedule
 from lamer.learner.gateway.pool import TrainingTasks, TrialPool
 from lamer.learner.gateway.progress import Progress, RunFigures, UpdateReports
@@ -470,7 +470,7 @@ class Gateway:
             self._lose(rival, is_dead=True)
             self._peers.fence(rival)
         config_hash, version = self._expectation.config_hash, self._pool.trained_from
-        self._link.send(peer, make_welcome(self._plan, self._config, config_hash, version, hello))
+        self._link.send(peer, make_welcome(self._plan, self._settings, self._config, config_hash, version, hello))
         if hello.role is Role.ACTOR:
             self._dispatcher.greet(peer, self._hearing.now())
         elif hello.role is Role.HOST:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from lamer.common import messages
-from lamer.learner.gateway.permissions import SENDERS
+from lamer.learner.gateway.checking.permissions import SENDERS
 from tests.architecture import rules
 from tests.architecture.tree import CHECKOUT, SourceTree, room
 

@@ -146,7 +146,7 @@ async def test_bytes_that_are_no_message_are_ignored(
 
 async def test_a_gateway_that_answers_hello_with_garbage_is_missing(keys_folder: Path, keys: ClientKeys) -> None:
     server = load_server_keys(keys_folder)
-    router = RouterEndpoint("tcp://127.0.0.1", 0, server.pair, server.is_allowed)
+    router = RouterEndpoint("tcp://127.0.0.1", 0, server.pair, server.allow_list().admits)
     serving = asyncio.create_task(router.serve(lambda _: None))
     opening = asyncio.create_task(Session.open(router.url, keys, HELLO, TIMEOUT))
     identity, _ = await asyncio.wait_for(router.receive(), TIMEOUT)

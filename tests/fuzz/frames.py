@@ -118,7 +118,8 @@ class Fuzzer:
     async def connect(self) -> None:
         """A new connection, on which something like Hello may have been said."""
         await self.close()
-        self._endpoint = DealerEndpoint(await self._run.url(), self._run.keys.pair, self._run.keys.server_public)
+        keys = self._run.keys(Role.ACTOR)
+        self._endpoint = DealerEndpoint(await self._run.url(), keys.pair, keys.server_public)
         await self._endpoint.connected(20.0)
         self._reading = asyncio.create_task(self._read(self._endpoint))
 

@@ -49,7 +49,8 @@ async def gateway(folder: Path) -> AsyncIterator[tuple[Run, Session]]:
 @contextlib.asynccontextmanager
 async def raw(run: Run) -> AsyncIterator[DealerEndpoint]:
     """A client that sends bytes."""
-    endpoint = DealerEndpoint(await run.url(), run.keys.pair, run.keys.server_public)
+    keys = run.keys(Role.ACTOR)
+    endpoint = DealerEndpoint(await run.url(), keys.pair, keys.server_public)
     try:
         await endpoint.connected(TIMEOUT)
         yield endpoint
@@ -143,7 +144,7 @@ async def test_a_name_that_could_forge_a_line_is_refused_at_both_ends(tmp_path: 
             pass
         assert b"a name has 1 to 128 characters" in answer
         with pytest.raises(BadInput, match="a name has 1 to 128 characters"):
-            await Session.open(await run.url(), run.keys, odd, TIMEOUT)
+            await Session.open(await run.url(), run.keys(Role.ACTOR), odd, TIMEOUT)
         assert (await observer.ask(StatusRequest(), Status)).actors == 0
 
 

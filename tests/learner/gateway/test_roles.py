@@ -16,6 +16,7 @@ from lamer.common.messages import (
     MESSAGE_TYPES,
     PROTOCOL_VERSION,
     AnyMessage,
+    BatchFailed,
     BatchRequest,
     Checkpointed,
     ChunkRequest,
@@ -45,7 +46,7 @@ from lamer.common.messages import (
     Welcome,
 )
 from lamer.common.session import Session
-from lamer.learner.gateway.permissions import SENDERS
+from lamer.learner.gateway.checking.permissions import SENDERS
 from tests.learner.scripted import FILES, TIMEOUT, Run, hello, make_run
 
 ANYONE = tuple(Role)
@@ -65,6 +66,7 @@ MATRIX: dict[type[msgspec.Struct], tuple[Role, ...]] = {
     GroupUpdate: (Role.TRAINER,),
     GroupOrder: (Role.TRAINER,),
     BatchRequest: (Role.TRAINER,),
+    BatchFailed: (Role.TRAINER,),
     Published: (Role.TRAINER,),
     UpdateReport: (Role.TRAINER,),
     Checkpointed: (Role.TRAINER,),
@@ -80,7 +82,13 @@ def samples() -> Iterator[AnyMessage]:
     yield from (ManifestRequest("i"), ChunkRequest("p", 0, 1), GroupJoin("gloo", 1), GroupState("g", GroupStage.LEFT))
     yield GroupOffer("h", "g", "gloo", "127.0.0.1", 1, 1, 2)
     yield from (GroupUpdate("h", "g", 1, "i", ()), GroupOrder("h", "g", GroupAction.GO))
-    yield from (BatchRequest(0), Published(1, "weights/v1", FILES), UpdateReport(1, ()), Checkpointed(1, "c"))
+    yield from (
+        BatchRequest(0),
+        BatchFailed(9, "nan"),
+        Published(1, "weights/v1", FILES),
+        UpdateReport(1, ()),
+        Checkpointed(1, "c"),
+    )
     yield Shutdown("by a peer", 0)
 
 

@@ -124,7 +124,7 @@ async def test_the_real_trainer_gives_a_poisoned_batch_up_and_goes_on(
     async with asyncio.timeout(5 * TIMEOUT):
         running = asyncio.create_task(run.gateway())
         async with run.session(Role.ACTOR, capacity=2) as a, run.session(Role.HOST) as h:
-            options = TrainerOptions(await run.url(), run.keys, run.plan.run_dir)
+            options = TrainerOptions(await run.url(), run.keys(Role.TRAINER), run.plan.run_dir)
             codes = await asyncio.gather(Actor(a, poisoned).run(), Host(h).run(), run_trainer(options))
         result = await running
     assert codes == [0, 0, 0]
