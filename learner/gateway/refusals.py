@@ -37,6 +37,7 @@ class Refusals:
         if known is not None and now - known.told < SECONDS:
             known.held_back += 1
             return
-        more = f" ({known.held_back} more like it since the last line)" if known and known.held_back else ""
+        if known is not None and known.held_back:
+            text += f" ({known.held_back} more like it since the last line)"
         self._kinds[kind] = _Kind(now)
-        self._log.warning("%s%s", text, more)
+        self._log.warning(text)  # not as a value: the log's line budget tells kinds apart by what stands before values

@@ -149,8 +149,8 @@ async def test_a_gateway_that_answers_hello_with_garbage_is_missing(keys_folder:
     router = RouterEndpoint("tcp://127.0.0.1", 0, server.pair, server.allow_list().admits)
     serving = asyncio.create_task(router.serve(lambda _: None))
     opening = asyncio.create_task(Session.open(router.url, keys, HELLO, TIMEOUT))
-    identity, _ = await asyncio.wait_for(router.receive(), TIMEOUT)
-    router.send(identity, b"\x81\xa1a" * 5000)
+    received = await asyncio.wait_for(router.receive(), TIMEOUT)
+    router.send(received.identity, b"\x81\xa1a" * 5000)
     with pytest.raises(Missing, match="answered Hello with what is no message"):
         await opening
     serving.cancel()

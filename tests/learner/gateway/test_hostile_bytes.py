@@ -15,8 +15,11 @@ import pytest
 
 from lamer.common.codec import MAX_MESSAGE_BYTES, CodecError, decode_message, encode_message
 from lamer.common.errors import BadInput
+from lamer.common.keys import Client
 from lamer.common.messages import (
     HostStatus,
+    ModelFiles,
+    ModelFilesRequest,
     Role,
     ServerInfo,
     Servers,
@@ -65,8 +68,8 @@ async def test_frames_nested_beyond_the_stack_end_nothing_before_or_after_hello(
         await client.send(NESTED)
         await client.send(b"\x81" * 100_000)
         await client.send(msgpack.packb({"type": "Heartbeat", "in_flight": 2**64 - 1}))
-        await client.send(encode_message(StatusRequest()))
-        while b"Status" not in await client.receive():
+        await client.send(encode_message(ModelFilesRequest()))
+        while b"ModelFiles" not in await client.receive():
             pass
         assert (await observer.ask(StatusRequest(), Status)).actors == 1
 
@@ -85,7 +88,7 @@ async def test_a_message_that_the_gateway_fails_on_costs_its_sender_alone(
     monkeypatch.setattr(Gateway, "_handle_work", fail)
     async with gateway(tmp_path) as (run, observer), run.session(Role.ACTOR, "a", capacity=1) as actor:
         await actor.send(TrialFailed("test-1/train/0/0", "forged"))
-        await actor.ask(StatusRequest(), Status)
+        await actor.ask(ModelFilesRequest(), ModelFiles)
         assert (await observer.ask(StatusRequest(), Status)).actors == 1
     assert "a TrialFailed from actor a could not be dealt with" in caplog.text
     assert "nobody foresaw it" in caplog.text
@@ -114,7 +117,7 @@ async def test_a_defect_that_the_trainer_finds_ends_the_run_with_its_reason(
 
 def test_what_too_many_peers_made_too_big_is_told_to_nobody_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     peers = PeerTable()
-    peer = peers.welcome(b"1", hello(Role.ACTOR, capacity=1))
+    peer = peers.welcome(b"1", hello(Role.ACTOR, capacity=1), Client("actor", Role.ACTOR, "key"))
     link = Link(None, peers, 1.0, 0.1)  # type: ignore[arg-type] - nothing is sent
     link.broadcast(Servers((ServerInfo("s", "u" * (MAX_MESSAGE_BYTES + 1), "", 0, 1),)))
     assert "actor actor is not told: a Servers of" in caplog.text
@@ -158,8 +161,8 @@ async def test_a_connection_is_one_process_however_often_it_says_hello(tmp_path:
         for number in range(100):
             odd = msgspec.structs.replace(hello(Role.ACTOR, capacity=1), instance=str(number))
             await client.send(encode_message(odd))
-        await client.send(encode_message(StatusRequest()))
-        while b"Status" not in await client.receive():
+        await client.send(encode_message(ModelFilesRequest()))
+        while b"ModelFiles" not in await client.receive():
             pass
         assert (await observer.ask(StatusRequest(), Status)).actors == 1
 
