@@ -443,7 +443,7 @@ class Gateway:
         if before is not None and before is not peer:  # one connection is one process
             self._lose(before, is_dead=True)
         config_hash, version = self._expectation.config_hash, self._pool.trained_from
-        self._link.send(peer, make_welcome(self._plan, self._config, config_hash, version, hello))
+        self._link.send(peer, make_welcome(self._plan, self._settings, self._config, config_hash, version, hello))
         if hello.role is Role.ACTOR:
             self._dispatcher.greet(peer)
         elif hello.role is Role.HOST:

@@ -6,12 +6,14 @@ import os
 import time
 
 from lamer.common.messages import PROTOCOL_VERSION, Hello, Welcome
+from lamer.common.settings import GatewaySettings
 from lamer.learner.gateway.plan import GatewayPlan
 
 
-def make_welcome(plan: GatewayPlan, config: str, config_hash: str, policy_version: int, hello: Hello) -> Welcome:
+def make_welcome(
+    plan: GatewayPlan, settings: GatewaySettings, config: str, config_hash: str, policy_version: int, hello: Hello
+) -> Welcome:
     """config: the run's, as JSON. policy_version: that the trainer holds."""
-    settings = plan.settings.gateway
     return Welcome(
         protocol=PROTOCOL_VERSION,
         epoch=os.getpid() << 32 | int(time.time()),
