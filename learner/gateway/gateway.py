@@ -72,7 +72,6 @@ from lamer.learner.gateway.pool import TrainingTasks, TrialPool
 from lamer.learner.gateway.progress import Progress, RunFigures, UpdateReports
 from lamer.learner.gateway.weights.announcing import Announcer, first_weights, newest_folder
 from lamer.learner.gateway.weights.serving import StreamServer
-from lamer.learner.gateway.welcoming import make_welcome
 from lamer.learner.journal.archiving import Archiver
 from lamer.learner.journal.entries import TrialEntry
 from lamer.learner.journal.writer import Journal
@@ -443,7 +442,7 @@ class Gateway:
         if before is not None and before is not peer:  # one connection is one process
             self._lose(before, is_dead=True)
         config_hash, version = self._expectation.config_hash, self._pool.trained_from
-        self._link.send(peer, make_welcome(self._plan, self._settings, self._config, config_hash, version, hello))
+        self._link.send(peer, self._plan.welcome(hello, self._config, config_hash, version))
         if hello.role is Role.ACTOR:
             self._dispatcher.greet(peer)
         elif hello.role is Role.HOST:
