@@ -49,7 +49,7 @@ class GatewayPlan:
     mlflow_url: str = ""
 
     def welcome(self, hello: Hello, config: str, config_hash: str, policy_version: int) -> Welcome:
-        """The answer to a Hello that is accepted. config: the run's, as JSON. policy_version: that the trainer holds."""
+        """The answer to a Hello that is taken. config: the run's, as JSON. policy_version: that the trainer holds."""
         settings = self.settings.gateway
         return Welcome(
             protocol=PROTOCOL_VERSION,
