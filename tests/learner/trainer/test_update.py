@@ -246,6 +246,9 @@ def test_a_gradient_that_is_not_finite_ends_the_run_and_changes_nothing(
     assert updater.version == 0
 
 
+COLD = msgspec.structs.replace(completion([1, 2], [3]), temperature=0.0)
+
+
 @pytest.mark.parametrize(
     ("odd", "problem"),
     [
