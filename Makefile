@@ -19,8 +19,7 @@ SGLANG_STAMP := $(SGLANG_VENV)/.sglang-installed
 CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,constraints-cpu.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# make fuzz attacks a gateway with a million mutated frames and an engine with 100,000 odd bodies; make fuzz FRAMES= BODIES= for
-# other sizes.
+# make fuzz attacks a gateway with mutated frames and an engine with odd bodies, so many of them.
 FRAMES ?= 1000000
 BODIES ?= 100000
 # make figures writes the figures that README and docs quote anew, from docs/results and docs/benchmarks.

@@ -75,7 +75,6 @@ from lamer.learner.gateway.progress import Progress, RunFigures, UpdateReports
 from lamer.learner.gateway.refusals import Refusals
 from lamer.learner.gateway.weights.announcing import Announcer, first_weights, newest_folder
 from lamer.learner.gateway.weights.serving import StreamServer
-from lamer.learner.gateway.welcoming import make_welcome
 from lamer.learner.journal.archiving import Archiver
 from lamer.learner.journal.entries import TrialEntry
 from lamer.learner.journal.writer import Journal
@@ -470,7 +469,7 @@ class Gateway:
             self._lose(rival, is_dead=True)
             self._peers.fence(rival)
         config_hash, version = self._expectation.config_hash, self._pool.trained_from
-        self._link.send(peer, make_welcome(self._plan, self._settings, self._config, config_hash, version, hello))
+        self._link.send(peer, self._plan.welcome(hello, self._config, config_hash, version))
         if hello.role is Role.ACTOR:
             self._dispatcher.greet(peer, self._hearing.now())
         elif hello.role is Role.HOST:
