@@ -103,7 +103,7 @@ def test_a_taken_port_a_wrong_key_and_an_unusable_model_are_told_by_learner_and_
         str(run / "keys"): (0, "takes these keys as an observer's"),
         str(run / "keys" / "host"): (0, "takes these keys as a host's"),
         str(run / "keys" / "gpu-1"): (3, "its key, host, is a host's:"),
-        "stranger": (3, "does not allow this client's public key"),
+        "stranger": (3, "does not allow this client's public key;"),
         "mixed": (3, "does not belong to client.key"),
     }
     doctors = {keys: lamer("doctor", *joins[:3], keys) for keys in findings}
