@@ -15,9 +15,6 @@ import sys
 
 from lamer.common.errors import BadInput, LamerError, Missing
 
-BACKLOG = 64
-"""Connections that the kernel has made and nobody has taken yet; so many may still come after `Listener.pause`."""
-
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _RETURN_ZERO = struct.pack("HBBI", 0x06, 0, 0, 0)
 """A classic BPF program of one instruction: take none of the packet."""
@@ -26,8 +23,10 @@ _RETURN_ZERO = struct.pack("HBBI", 0x06, 0, 0, 0)
 class Listener:
     """Listens from the moment it is made. url: where, as clients connect to it. is_ipv6: the family of its address."""
 
-    def __init__(self, bind: str, port: int) -> None:
+    def __init__(self, bind: str, port: int, backlog: int = 1) -> None:
         """Listen at `bind` (such as "tcp://0.0.0.0" or "tcp://[::1]") and `port`, 0 for a free one.
+
+        backlog: connections that may wait to be accepted; so many may still come after `pause`.
 
         Raises:
             Missing: the port is taken. BadInput: `bind` is no address of this machine.
@@ -40,7 +39,7 @@ class Listener:
             if self.is_ipv6:
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             self._socket.bind(address)
-            self._socket.listen(BACKLOG)
+            self._socket.listen(backlog)
         except (OSError, OverflowError) as error:
             self._socket.close()
             raise _bind_error(bind, port, error) from error

@@ -28,8 +28,8 @@ from zmq.utils.monitor import parse_monitor_message, recv_monitor_message
 
 from lamer.common.codec import MAX_MESSAGE_BYTES, CodecError
 from lamer.common.errors import BadInput, LamerError, Missing
-from lamer.common.listening import BACKLOG, Listener, is_ipv6
-from lamer.common.liveness.connections import ConnectionGate, most_connections
+from lamer.common.listening import Listener, is_ipv6
+from lamer.common.liveness.connections import ConnectionGate, allowance
 from lamer.common.reachability import why_unreachable
 
 SEND_QUEUE = 4096
@@ -52,6 +52,7 @@ _CONNECTION_EVENTS = (
     _HANDSHAKE_FAILURES
     | zmq.Event.HANDSHAKE_SUCCEEDED
     | zmq.Event.ACCEPTED
+    | zmq.Event.ACCEPT_FAILED
     | zmq.Event.DISCONNECTED
     | zmq.Event.MONITOR_STOPPED
 )
@@ -131,7 +132,8 @@ class RouterEndpoint:
         self._is_allowed = is_allowed
         self._on_refused: Callable[[str], None] = lambda reason: None
         self._loop = asyncio.get_running_loop()
-        self._listener = Listener(bind, port)
+        self._allowance = allowance()
+        self._listener = Listener(bind, port, self._allowance.backlog)
         self.url = self._listener.url
         self._context = zmq.asyncio.Context()
         self._zap = self._context.socket(zmq.REP)
@@ -151,7 +153,8 @@ class RouterEndpoint:
         self._socket.linger = LINGER_MS
         self._watcher = threading.Thread(target=self._watch, name="connections", daemon=True)
         try:
-            self._gate = ConnectionGate(most_connections(BACKLOG), self._listener.pause, self._listener.resume)
+            self._gate = ConnectionGate(self._allowance.most, self._close_door, self._open_door)
+            self._allowance.keep_back()
             self._socket.monitor(_MONITOR_ENDPOINT, _CONNECTION_EVENTS)
             self._watcher.start()
             self._socket.setsockopt(zmq.USE_FD, self._listener.hand_over())
@@ -189,6 +192,8 @@ class RouterEndpoint:
                     return
                 if event == zmq.Event.ACCEPTED:
                     self._gate.accepted(told["value"])
+                elif event == zmq.Event.ACCEPT_FAILED:
+                    self._gate.exhausted()
                 elif event == zmq.Event.DISCONNECTED:
                     self._gate.closed(told["value"])
                 else:
@@ -197,6 +202,16 @@ class RouterEndpoint:
                     is_unknown = event == zmq.Event.HANDSHAKE_FAILED_AUTH
                     reason = "key not in allowed/" if is_unknown else "its server.key is not ours, or it is no lamer"
                     self._tell(reason)
+
+    def _close_door(self) -> bool:
+        is_closed = self._listener.pause()
+        if is_closed:
+            self._allowance.give_all()
+        return is_closed
+
+    def _open_door(self) -> None:
+        self._allowance.keep_back()
+        self._listener.resume()
 
     def _tell(self, reason: str) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop has ended

@@ -31,7 +31,7 @@ class Client:
 
 
 class AllowList:
-    """Belongs to one event loop. own: clients that are always let in, whatever the files say."""
+    """Belongs to one event loop; `refresh` may run beside it. own: clients that are let in whatever the files say."""
 
     def __init__(self, folder: Path, own: tuple[Client, ...] = ()) -> None:
         """Read `folder`, whose files are called NAME.key.

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from lamer.common import config
 from lamer.common.errors import BadInput, Missing
+from lamer.common.keys import ensure_keys
 from lamer.common.listening import Listener
 from lamer.common.settings import Settings
 
@@ -81,8 +82,8 @@ def open_run(settings: Settings, files: Sequence[Path], is_resume: bool) -> RunF
         is_resume: go on with an existing folder. Without `run.name` it is the newest of that file's name.
 
     Raises:
-        BadInput: the folder exists and `is_resume` is false, its configuration is another, the name or gateway.bind is
-            unusable, or a learner is at work in the folder, which is left as it is.
+        BadInput: the folder exists and `is_resume` is false, its configuration is another, the name, gateway.bind or
+            gateway.keys is unusable, or a learner is at work in the folder, which is left as it is.
         Missing: there is nothing to resume, or the port is taken; nothing is left of a new run then.
     """
     directory = Path(settings.run.directory)
@@ -94,7 +95,9 @@ def open_run(settings: Settings, files: Sequence[Path], is_resume: bool) -> RunF
         path = directory / name
         _check_resumable(path, settings)
     else:
-        Listener(settings.gateway.bind, settings.gateway.port).close()  # before there is a folder that has the name
+        if settings.gateway.keys:
+            ensure_keys(Path(settings.gateway.keys))  # these two before there is a folder that has the name
+        Listener(settings.gateway.bind, settings.gateway.port).close()
         path = directory / name if name else _reserve(directory, stem)
         if name:
             _create(path)

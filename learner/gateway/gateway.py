@@ -359,7 +359,7 @@ class Gateway:
     async def _keep_reading_keys(self) -> None:
         while True:
             await asyncio.sleep(KEYS_SECONDS)
-            self._allowed.refresh()
+            await asyncio.to_thread(self._allowed.refresh)  # a shared disk may be slow
             for peer in self._peers.all():
                 if self._allowed.find(peer.client.public) != peer.client:
                     log.warning("%s %s is cut off: its key is not allowed any more", peer.role.value, peer.hello.name)

@@ -12,7 +12,9 @@ import pytest
 
 from lamer.common import config
 from lamer.common.errors import BadInput, Missing
+from lamer.common.keys import create_keys
 from lamer.common.settings import EnvSettings, RunSettings, Settings
+from lamer.common.transport import make_key_pair
 from lamer.deploy.run.folder import find_run, locked, open_run, write_text
 
 FILES = (Path("configs/doors.yaml"),)
@@ -116,7 +118,7 @@ def test_a_refused_second_learner_leaves_the_configuration_as_it_is(tmp_path: Pa
     assert config.load([run.config]).batch.updates == 999
 
 
-def test_a_port_that_is_taken_leaves_no_folder_that_blocks_its_name(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_and_keys_without_roles_leave_no_folder_that_blocks_its_name(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for name in ("mine", ""):
@@ -124,6 +126,10 @@ def test_a_port_that_is_taken_leaves_no_folder_that_blocks_its_name(tmp_path: Pa
                 open_run(settings(tmp_path, name, f"gateway.port={port}"), FILES, is_resume=False)
             with pytest.raises(BadInput, match=r"can't listen at gateway\.bind=tcp://192\.0\.2\.1"):
                 open_run(settings(tmp_path, name, "gateway.bind=tcp://192.0.2.1"), FILES, is_resume=False)
+    create_keys(tmp_path / "keys")
+    (tmp_path / "keys" / "allowed" / "old.key").write_text(make_key_pair().public)
+    with pytest.raises(BadInput, match="has no role"):
+        open_run(settings(tmp_path, "mine", f"gateway.keys={tmp_path / 'keys'}"), FILES, is_resume=False)
     assert not (tmp_path / "runs").exists()
     assert open_run(settings(tmp_path, "mine", f"gateway.port={port}"), FILES, is_resume=False).name == "mine"
 
