@@ -28,3 +28,14 @@ class Missing(LamerError):
     """Something needed is not there or can't be reached: a folder, a package, a port, a server, a learner."""
 
     exit_code = 3
+
+
+def advice_for(error: BaseException) -> str:
+    """What to do about an error of the operating system or of SQLite, to be put behind it; "" if there is nothing."""
+    said = str(error)
+    if "No space left on device" in said or "disk is full" in said:
+        return (
+            "; the disk is full: free some space (`lamer journal prune` deletes old trials), then go on with "
+            "`lamer train --resume`"
+        )
+    return ""

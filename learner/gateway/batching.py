@@ -141,7 +141,12 @@ class Batcher:
         self._cut_step = version + 1
         batch = Batch(version + 1, version, tuple(sorted(entry.trial_id for entry in entries)))
         claim = self._pool.journal.claim(batch.step, batch.trial_ids)
-        claim.add_done_callback(lambda done: None if done.cancelled() else self._link.send(wish.trainer, batch))
+
+        def tell(done: asyncio.Future[object]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                self._link.send(wish.trainer, batch)
+
+        claim.add_done_callback(tell)
 
     async def _go_back_to(self, step: int) -> None:
         log.warning(

@@ -25,8 +25,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from lamer.common.errors import Missing
-from lamer.learner.journal.bodies import HAS_ENDED, UPDATE, Place, known_segments, segments_folder, sweep, write_segment
+from lamer.common.errors import BadInput, Missing
+from lamer.learner.journal.bodies import (
+    COLUMNS,
+    HAS_ENDED,
+    SOURCE,
+    UPDATE,
+    Bodies,
+    Place,
+    known_segments,
+    segments_folder,
+    sweep,
+    write_segment,
+)
 from lamer.learner.journal.reader import opened
 from lamer.learner.journal.writer import Journal
 
@@ -119,14 +130,19 @@ def _cut(items: Sequence[ItemT], sizes: Sequence[int], most: int) -> Iterator[Se
 def _write(path: Path, part: Sequence[_Movable]) -> tuple[Place, ...]:
     with opened(path) as connection:
         updates = [one.update for one in part]
-        return write_segment(segments_folder(path), min(updates), max(updates), _bodies(connection, part))
+        return write_segment(segments_folder(path), min(updates), max(updates), _bodies(connection, Bodies(path), part))
 
 
-def _bodies(connection: sqlite3.Connection, part: Iterable[_Movable]) -> Iterator[tuple[str, bytes]]:
+def _bodies(connection: sqlite3.Connection, loaded: Bodies, part: Iterable[_Movable]) -> Iterator[tuple[str, bytes]]:
+    query = f"SELECT {COLUMNS} FROM {SOURCE} WHERE trial_id = ? AND length(body) > 0"
     for one in part:
-        row = connection.execute("SELECT body FROM trials WHERE trial_id = ?", (one.trial_id,)).fetchone()
-        if row is not None and row[0]:  # an evaluation's trial may have been forgotten meanwhile
-            yield one.trial_id, row[0]
+        row = connection.execute(query, (one.trial_id,)).fetchone()
+        if row is None:  # an evaluation's trial that was forgotten meanwhile
+            continue
+        try:
+            yield one.trial_id, loaded.load(row)
+        except BadInput as error:  # it stays where it is, and is refused there
+            log.warning("%s", error)
 
 
 def _sweep(path: Path) -> None:

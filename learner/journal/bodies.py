@@ -21,12 +21,15 @@ from typing import Any, BinaryIO
 
 import zstandard
 
-from lamer.common.codec import MAX_MESSAGE_BYTES
+from lamer.common.codec import MAX_MESSAGE_BYTES, CodecError, decode_trial
 from lamer.common.errors import BadInput, Missing
+from lamer.common.records import Trial
 
 SEGMENTS = "segments"
 PRUNED = ""
 """In the place of a segment's name: the body was deleted on purpose."""
+SET_ASIDE = "!"
+"""In the place of a segment's name: the body was damaged, and `lamer journal repair` took what there was of it away."""
 TABLE = """
 CREATE TABLE IF NOT EXISTS bodies(
     trial_id TEXT PRIMARY KEY, checksum INTEGER, segment TEXT, frame_offset INTEGER, frame_bytes INTEGER,
@@ -48,12 +51,15 @@ _KEPT = "trial_id, group_id, slot, purpose, state, step, checkpoint, oldest_vers
 _LEVEL = 3
 _FRAME_BYTES = 256 * 1024
 _MOST_CONTENT = _FRAME_BYTES + MAX_MESSAGE_BYTES
-_WAY_OUT = "put it back from a copy of the run"
 _SUFFIX, _UNFINISHED = ".zst", ".tmp"
 
 
-class Pruned(Missing):
-    """A body that `lamer journal prune` deleted."""
+class Gone(Missing):
+    """A body that `lamer journal prune` deleted or `lamer journal repair` took away. state: which of them."""
+
+    def __init__(self, message: str, state: str) -> None:
+        super().__init__(message)
+        self.state = state
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +87,34 @@ class Bodies:
         self._journal = journal
         self._frame: tuple[str, int] = ("", 0)
         self._content = b""
+        self._way_out = f"`lamer journal repair {journal.parent}` sets aside what is damaged"
 
     def load(self, row: Sequence[Any]) -> bytes:
         """The encoded trial of a row of `COLUMNS` from `SOURCE`.
 
         Raises:
-            Pruned: it was deleted on purpose. Missing: its segment is gone. BadInput: its bytes are damaged.
+            Gone: it was deleted or set aside. Missing: its segment is gone. BadInput: its bytes are damaged.
         """
-        trial_id, inline, _, segment, *_ = row
+        trial_id, inline, checksum, segment, *_ = row
         if inline:
+            if checksum is not None and checksum_of(inline) != checksum:
+                problem = "its checksum is not the one that it was stored with"
+                raise BadInput(f"the body of {trial_id} in {self._journal} is damaged ({problem}): {self._way_out}")
             return bytes(inline)
         if segment is None:
-            raise BadInput(f"{self._journal} holds no body of {trial_id}")
+            raise BadInput(f"{self._journal} holds no body of {trial_id}: {self._way_out}")
         if segment == PRUNED:
-            raise Pruned(f"the body of {trial_id} was deleted by `lamer journal prune`")
+            raise Gone(f"the body of {trial_id} was deleted by `lamer journal prune`", "pruned")
+        if segment == SET_ASIDE:
+            raise Gone(f"the body of {trial_id} was damaged and set aside by `lamer journal repair`", "set aside")
         return self.load_from(Place(trial_id, *row[2:]))
+
+    def decode(self, row: Sequence[Any]) -> Trial:
+        """The trial of a row of `COLUMNS` from `SOURCE`; raises as `load` does."""
+        try:
+            return decode_trial(self.load(row))
+        except CodecError as error:
+            raise BadInput(f"the body of {row[0]} in {self._journal} is damaged ({error}): {self._way_out}") from error
 
     def load_from(self, place: Place) -> bytes:
         """The body that lies in a segment.
@@ -113,14 +132,13 @@ class Bodies:
 
     def _read(self, place: Place) -> bytes:
         path = segments_folder(self._journal) / place.segment
+        way_out = f"put it back from a copy of the run; without one, {self._way_out}"
         try:
             with path.open("rb") as file:
                 file.seek(place.frame_offset)
                 data = file.read(place.frame_bytes)
         except FileNotFoundError as error:
-            raise Missing(
-                f"segment {path}, which holds the body of {place.trial_id}, is missing: {_WAY_OUT}"
-            ) from error
+            raise Missing(f"segment {path}, which holds the body of {place.trial_id}, is missing: {way_out}") from error
         try:
             if len(data) < place.frame_bytes or not 0 <= zstandard.frame_content_size(data) <= _MOST_CONTENT:
                 raise self._damaged(place)
@@ -131,7 +149,7 @@ class Bodies:
     def _damaged(self, place: Place) -> BadInput:
         path = segments_folder(self._journal) / place.segment
         at = f"the body of {place.trial_id}, in the frame at byte {place.frame_offset}"
-        return BadInput(f"segment {path} is damaged at {at}: {_WAY_OUT}")
+        return BadInput(f"segment {path} is damaged at {at}: {self._way_out}")
 
 
 def segments_folder(journal: Path) -> Path:
@@ -199,6 +217,17 @@ def _write_frame(file: BinaryIO, segment: str, frame: Sequence[tuple[str, bytes]
         start += len(body)
 
 
+def mark_gone(connection: sqlite3.Connection, trial_id: str, mark: str) -> None:
+    """Note that a trial's body is nowhere any more, and empty it. mark: `PRUNED` or `SET_ASIDE`."""
+    connection.execute("INSERT OR IGNORE INTO bodies(trial_id) VALUES(?)", (trial_id,))
+    connection.execute(
+        "UPDATE bodies SET segment = ?, frame_offset = NULL, frame_bytes = NULL, body_offset = NULL, body_bytes = NULL "
+        "WHERE trial_id = ?",
+        (mark, trial_id),
+    )
+    let_go(connection, trial_id)
+
+
 def let_go(connection: sqlite3.Connection, trial_id: str) -> None:
     """Empty a trial's body. Its row is deleted and inserted again: SQLite joins half empty pages when rows go, but not
     when they shrink.
@@ -211,8 +240,8 @@ def let_go(connection: sqlite3.Connection, trial_id: str) -> None:
 
 def known_segments(connection: sqlite3.Connection) -> frozenset[str]:
     """Names of the segments in which trials of a journal lie."""
-    query = "SELECT DISTINCT segment FROM bodies WHERE segment != ?"
-    return frozenset(row[0] for row in connection.execute(query, (PRUNED,)))
+    query = "SELECT DISTINCT segment FROM bodies WHERE segment NOT IN (?, ?)"
+    return frozenset(row[0] for row in connection.execute(query, (PRUNED, SET_ASIDE)))
 
 
 def sweep(folder: Path, referenced: frozenset[str]) -> tuple[Path, ...]:

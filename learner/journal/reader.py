@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lamer.common.codec import decode_trial
 from lamer.common.errors import Missing
 from lamer.common.records import Trial
 from lamer.learner.journal import bodies
-from lamer.learner.journal.bodies import Bodies, Pruned
+from lamer.learner.journal.bodies import Bodies, Gone
 
 _COLUMNS = "trial_id, state, step, oldest_version, response_tokens, solved_at"
 
@@ -102,7 +101,7 @@ class JournalReader:
         return row, self._trial(row.trial_id, Bodies(self._path))
 
     def trials(self, rows: Sequence[TrialRow]) -> tuple[Trial | None, ...]:
-        """The trials of these rows; None in the place of one that was pruned.
+        """The trials of these rows; None in the place of one whose body is gone.
 
         Raises:
             Missing: a segment is not there. BadInput: a body is damaged.
@@ -112,7 +111,7 @@ class JournalReader:
         for row in rows:
             try:
                 found.append(self._trial(row.trial_id, loaded))
-            except Pruned:
+            except Gone:
                 found.append(None)
         return tuple(found)
 
@@ -128,7 +127,7 @@ class JournalReader:
         query = f"SELECT {bodies.COLUMNS} FROM {bodies.SOURCE} WHERE trial_id = ?"
         with opened(self._path) as connection:
             row = connection.execute(query, (trial_id,)).fetchone()
-        return decode_trial(loaded.load(row))
+        return loaded.decode(row)
 
 
 def read_batch(path: Path, step: int) -> tuple[Trial, ...]:
@@ -141,7 +140,7 @@ def read_batch(path: Path, step: int) -> tuple[Trial, ...]:
     query = f"SELECT {bodies.COLUMNS} FROM {bodies.SOURCE} WHERE step = ? ORDER BY trial_id"
     with opened(path) as connection:
         loaded = Bodies(path)
-        trials = tuple(decode_trial(loaded.load(row)) for row in connection.execute(query, (step,)))
+        trials = tuple(loaded.decode(row) for row in connection.execute(query, (step,)))
     if not trials:
         raise Missing(f"the journal {path} holds no batch of update {step}")
     return trials
@@ -164,7 +163,8 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
             connection.execute(bodies.TABLE.replace("CREATE TABLE", "CREATE TEMP TABLE"))
         yield connection
     except sqlite3.DatabaseError as error:
-        raise Missing(f"{path} is no journal: {error}") from error
+        way_out = f"`lamer journal repair {path.parent}` keeps what is whole"
+        raise Missing(f"{path} is no journal, or a damaged one ({error}): {way_out}") from error
     finally:
         connection.close()
 
