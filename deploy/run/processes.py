@@ -98,10 +98,13 @@ def kill_session(process: Process) -> None:
 
 
 def last_error(log: Path, start: int = 0) -> str:
-    """What a child said last, after byte `start` of its log: its `lamer: ...` line, else its last line with text."""
+    """What a child said last, after byte `start` of its log: its `lamer: ...` line, else its last line with a word.
+
+    The frame that Python draws around the exceptions of a group is left out.
+    """
     if not log.is_file():
         return ""
     text = log.read_bytes()[start:].decode(errors="replace")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip().lstrip("|+- ") for line in text.splitlines() if any(map(str.isalnum, line))]
     errors = [line.removeprefix("lamer: ") for line in lines if line.startswith("lamer: ")]
     return (errors or lines or [""])[-1]

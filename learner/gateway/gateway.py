@@ -27,7 +27,7 @@ from pathlib import Path
 
 from lamer.common import config
 from lamer.common.codec import CodecError, decode_message, encode_message
-from lamer.common.errors import BadInput, LamerError
+from lamer.common.errors import BadInput, LamerError, RunFailed, advice_for
 from lamer.common.liveness.loop_lag import LoopLag
 from lamer.common.messages import (
     PROTOCOL_VERSION,
@@ -229,7 +229,19 @@ class Gateway:
             self._progress.phase = Phase.FAILED
             self._link.broadcast(Shutdown(str(failure), failure.exit_code))
             raise failure from None
+        except* OSError as errors:
+            raise self._failed_by(errors) from errors
         return self._figures.result(self._loop.time(), exit_code)
+
+    def _failed_by(self, errors: BaseExceptionGroup[OSError]) -> RunFailed:
+        """A file of the run can't be written, or a socket does not work: tell everyone that this is the end."""
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        failure = RunFailed(f"{first}{advice_for(first)}")
+        self._progress.phase = Phase.FAILED
+        self._link.broadcast(Shutdown(str(failure), failure.exit_code))
+        return failure
 
     async def close(self) -> None:
         """Commit the journal and close the socket."""

@@ -141,9 +141,11 @@ def facts_of(trial: Trial) -> tuple[object, ...]:
 
 def each_body(connection: sqlite3.Connection) -> Iterator[tuple[tuple[object, ...], tuple[object, ...]]]:
     """(row of `COLUMNS`, row of `_FACTS`) of every trial, segment by segment."""
-    query = f"SELECT {COLUMNS}, {', '.join(_FACTS)} FROM {SOURCE} ORDER BY segment, frame_offset, body_offset"
-    for row in connection.execute(query):
-        yield row[: -len(_FACTS)], row[-len(_FACTS) :]
+    trial_ids = f"SELECT trial_id FROM {SOURCE} ORDER BY segment, frame_offset, body_offset"  # sorted without bodies
+    query = f"SELECT {COLUMNS}, {', '.join(_FACTS)} FROM {SOURCE} WHERE trial_id = ?"
+    for trial_id in connection.execute(trial_ids):
+        for row in connection.execute(query, trial_id):
+            yield row[: -len(_FACTS)], row[-len(_FACTS) :]
 
 
 def _check_bodies(connection: sqlite3.Connection, path: Path, verdict: Verdict) -> None:

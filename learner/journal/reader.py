@@ -157,7 +157,8 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         connection = sqlite3.connect(f"{address}?mode=ro", uri=True)
     except sqlite3.OperationalError as error:
-        raise Missing(f"the journal {path} can't be opened: {error}") from error
+        way_out = f"if it is gone, `lamer journal repair {path.parent}` begins a new one"
+        raise Missing(f"the journal {path} can't be opened ({error}): {way_out}") from error
     try:
         if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'bodies'").fetchone() is None:
             connection.execute(bodies.TABLE.replace("CREATE TABLE", "CREATE TEMP TABLE"))

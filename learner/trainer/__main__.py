@@ -6,10 +6,11 @@ import argparse
 import asyncio
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from lamer.common.errors import LamerError
+from lamer.common.errors import LamerError, advice_for
 from lamer.common.keys import load_client_keys
 from lamer.learner.trainer.trainer import TrainerOptions, run_trainer
 from lamer.learner.trainer.watchdog import Hung, leave
@@ -30,6 +31,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        traceback.print_exc()
+        print(f"lamer: {_innermost(error)}", file=sys.stderr)
+        return 1
+
+
+def _innermost(error: BaseException) -> str:
+    """The first exception that is no group, in one line, with what to do about it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}{advice_for(error)}"
 
 
 async def _train(options: TrainerOptions) -> int:

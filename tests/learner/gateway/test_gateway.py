@@ -438,6 +438,26 @@ async def test_a_run_in_which_no_group_can_be_trained_fails_and_says_so(tmp_path
     assert await asyncio.wait_for(playing, TIMEOUT) == [1, 1]
 
 
+async def test_a_record_that_cannot_be_written_ends_the_run_for_everyone_with_the_real_error(tmp_path: Path) -> None:
+    """A folder in the place of metrics.jsonl stands for a disk that takes nothing any more."""
+    run = make_run(tmp_path)
+    (run.plan.run_dir / "metrics.jsonl").mkdir()
+
+    async def play_all() -> list[int]:
+        async with (
+            run.session(Role.ACTOR, capacity=8) as a,
+            run.session(Role.HOST) as h,
+            run.session(Role.TRAINER) as t,
+        ):
+            everyone = (Actor(a).run(), Host(h).run(), Trainer(t, run.plan.run_dir).run())
+            return list(await asyncio.gather(*everyone))
+
+    playing = asyncio.create_task(play_all())
+    with pytest.raises(RunFailed, match=r"Is a directory: .*metrics\.jsonl"):
+        await asyncio.wait_for(run.gateway(), TIMEOUT)
+    assert await asyncio.wait_for(playing, TIMEOUT) == [1, 1, 1]
+
+
 async def test_a_taken_port_is_missing_with_the_port_in_the_message(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
