@@ -67,7 +67,8 @@ class JournalReader:
             Missing: there is no journal.
         """
         if not path.is_file():
-            raise Missing(f"no journal at {path}: the run has not begun")
+            way_out = f"`lamer journal repair {path.parent}` begins a new one"
+            raise Missing(f"no journal at {path}: the run has not begun, or it is gone: {way_out}")
         self._path = path
 
     def count(self, wanted: TrialFilter) -> int:
