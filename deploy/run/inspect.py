@@ -24,6 +24,7 @@ from rich.text import Text
 from lamer.actors.rendering import Renderer
 from lamer.common import config
 from lamer.common.errors import BadInput, Missing
+from lamer.common.masking import masked_json
 from lamer.common.records import Completion, Episode, Reflection, Trial
 from lamer.deploy.models.preparation import model_folder
 from lamer.learner.journal.reader import JournalReader, TrialFilter, TrialRow
@@ -111,7 +112,7 @@ def trial_view(row: TrialRow, trial: Trial, renderer: Renderer) -> RenderableTyp
     """One trial as it was played: prompts dim, responses bright, what came of them after each."""
     facts = Table.grid(padding=(0, 2))
     for key, value in (
-        ("task", f"{trial.task.env}, seed {trial.task.seed}, {trial.task.env_config}"),
+        ("task", f"{trial.task.env}, seed {trial.task.seed}, {masked_json(trial.task.env_config)}"),
         ("outcome", _outcome(trial)),
         ("state", row.state if row.step is None else f"{row.state}, update {row.step}, age {row.age}"),
         ("actor", f"{trial.actor}, {trial.seconds:.2f} s, {trial.response_tokens} response tokens"),

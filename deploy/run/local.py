@@ -19,9 +19,10 @@ from lamer.common.settings import Settings
 from lamer.deploy.models.preparation import creation_note, default_cache
 from lamer.deploy.run.configuration import tracking_environment
 from lamer.deploy.run.folder import RunFolder, locked
+from lamer.deploy.run.learning import trainer_patience
 from lamer.deploy.run.observer import View, follow
 from lamer.deploy.run.processes import lamer_command
-from lamer.deploy.run.supervisor import Child, Rest, Supervisor
+from lamer.deploy.run.supervisor import END_SECONDS, Child, Rest, Supervisor
 
 log = logging.getLogger("lamer.local")
 
@@ -39,7 +40,7 @@ async def run_local(run: RunFolder, view: View) -> int:
             work in the folder.
     """
     with locked(run):  # removes the address of a learner that was killed; the one to come has another
-        supervisor = Supervisor(run.logs, view.note)
+        supervisor = Supervisor(run.logs, view.note, patience=trainer_patience(run.settings) + END_SECONDS)
     note, began = creation_note(run.settings, default_cache(run.settings)), time.monotonic()
     if note:
         view.note(note)

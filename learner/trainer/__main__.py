@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from lamer.common.errors import LamerError, advice_for
 from lamer.common.keys import load_client_keys
-from lamer.learner.trainer.trainer import TrainerOptions, run_trainer
+from lamer.learner.trainer.trainer import INTERRUPTED, Interrupted, TrainerOptions, run_trainer
 from lamer.learner.trainer.watchdog import Hung, leave
 
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lamer: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except Exception as error:
         traceback.print_exc()
         print(f"lamer: {_innermost(error)}", file=sys.stderr)
@@ -49,6 +50,9 @@ async def _train(options: TrainerOptions) -> int:
         return await run_trainer(options)
     except Hung as failure:  # here, since `asyncio.run` would wait for its thread
         leave(failure)
+    except Interrupted:  # likewise
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":
