@@ -9,9 +9,9 @@ checkpoint finds its trials where they are.
 
 Compression happens in threads that read the journal beside its writer; the writer only lets bodies go, at most
 `_COMMIT_BYTES` of them a commit. A body leaves its row only in the commit that names its place, and only if it is the
-body that lies there. Killed at any point, the process leaves every body in at least one place; a segment that no row
-names is removed at the next start. SQLite uses the pages of bodies that went for those that come: the file stays as
-large as what was stored between two checkpoints.
+body that lies there. Killed at any point, the process leaves every body in at least one place; a segment that the
+journal began, and that no row names, is removed at the next start. SQLite uses the pages of bodies that went for those
+that come: the file stays as large as what was stored between two checkpoints.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lamer.learner.journal.bodies import (
     UPDATE,
     Bodies,
     Place,
-    known_segments,
+    free_name,
     segments_folder,
     sweep,
     write_segment,
@@ -105,7 +105,10 @@ class Archiver:
     async def _move(self, step: int) -> None:
         movable = await asyncio.to_thread(_movable, self._path, step)
         for part in _cut(movable, [one.size for one in movable], _SEGMENT_BYTES):
-            places = await asyncio.to_thread(_write, self._path, part)
+            updates = [one.update for one in part]
+            name = free_name(segments_folder(self._path), min(updates), max(updates))
+            await self._journal.begin_segment(name)
+            places = await asyncio.to_thread(_write, self._path, name, part)
             for some in _cut(places, [place.body_bytes for place in places], _COMMIT_BYTES):
                 await self._journal.move(some)
 
@@ -127,10 +130,9 @@ def _cut(items: Sequence[ItemT], sizes: Sequence[int], most: int) -> Iterator[Se
         yield items[start:]
 
 
-def _write(path: Path, part: Sequence[_Movable]) -> tuple[Place, ...]:
+def _write(path: Path, name: str, part: Sequence[_Movable]) -> tuple[Place, ...]:
     with opened(path) as connection:
-        updates = [one.update for one in part]
-        return write_segment(segments_folder(path), min(updates), max(updates), _bodies(connection, Bodies(path), part))
+        return write_segment(segments_folder(path), name, _bodies(connection, Bodies(path), part))
 
 
 def _bodies(connection: sqlite3.Connection, loaded: Bodies, part: Iterable[_Movable]) -> Iterator[tuple[str, bytes]]:
@@ -147,6 +149,5 @@ def _bodies(connection: sqlite3.Connection, loaded: Bodies, part: Iterable[_Mova
 
 def _sweep(path: Path) -> None:
     with opened(path) as connection:
-        known = known_segments(connection)
-    for left in sweep(segments_folder(path), known):
-        log.info("%s was left by a process that was killed, and is removed", left)
+        for left in sweep(connection, segments_folder(path)):
+            log.info("%s was left by a process that was killed, and is removed", left)

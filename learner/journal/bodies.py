@@ -40,7 +40,13 @@ CREATE TABLE IF NOT EXISTS bodies(
 
 A journal that an earlier lamer wrote has no such table until it is opened for writing.
 """
-INDEX = "CREATE INDEX IF NOT EXISTS bodies_of_segment ON bodies(segment);"
+REST = """
+CREATE INDEX IF NOT EXISTS bodies_of_segment ON bodies(segment);
+CREATE TABLE IF NOT EXISTS segments(name TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+"""`segments`: every segment that this journal began. Others are not ours to remove: a journal that was put back from an
+older copy knows nothing of the later ones.
+"""
 SOURCE = "trials LEFT JOIN bodies USING (trial_id)"
 COLUMNS = "trial_id, body, checksum, segment, frame_offset, frame_bytes, body_offset, body_bytes"
 HAS_ENDED = "(step IS NOT NULL OR state IN ('dropped', 'evaluated'))"
@@ -162,24 +168,28 @@ def checksum_of(body: bytes) -> int:
     return zlib.crc32(body)
 
 
-def write_segment(folder: Path, first: int, last: int, bodies: Iterable[tuple[str, bytes]]) -> tuple[Place, ...]:
+def free_name(folder: Path, first: int, last: int) -> str:
+    """A name for a segment of updates `first` to `last` that no file in `folder` has."""
+    stem = f"{first:06d}-{last:06d}"
+    name, number = f"{stem}{_SUFFIX}", 1
+    while (folder / name).exists():
+        number += 1
+        name = f"{stem}-{number}{_SUFFIX}"
+    return name
+
+
+def write_segment(folder: Path, name: str, bodies: Iterable[tuple[str, bytes]]) -> tuple[Place, ...]:
     """Write a segment, durable when this returns. Only one process may do so in a folder.
 
     Args:
         folder: see `segments_folder`; created if need be.
-        first: lowest update in it.
-        last: highest update in it.
+        name: see `free_name`; the journal's table `segments` has it already.
         bodies: trial_id and encoded trial, one after the other.
 
     Raises:
         OSError: it can't be written; nothing but a leftover that `sweep` removes is there then.
     """
     folder.mkdir(exist_ok=True)
-    stem = f"{first:06d}-{last:06d}"
-    name, number = f"{stem}{_SUFFIX}", 1
-    while (folder / name).exists():
-        number += 1
-        name = f"{stem}-{number}{_SUFFIX}"
     temporary = folder / f".{name}{_UNFINISHED}"
     places: list[Place] = []
     with temporary.open("wb") as file:
@@ -244,19 +254,20 @@ def known_segments(connection: sqlite3.Connection) -> frozenset[str]:
     return frozenset(row[0] for row in connection.execute(query, (PRUNED, SET_ASIDE)))
 
 
-def sweep(folder: Path, referenced: frozenset[str]) -> tuple[Path, ...]:
-    """Remove what killed processes left: unfinished segments, and those in which no trial is known to lie.
+def sweep(connection: sqlite3.Connection, folder: Path) -> tuple[Path, ...]:
+    """Remove what is left over: unfinished segments, and those of this journal in which no trial lies.
+
+    Args:
+        connection: to the journal, with all tables.
+        folder: see `segments_folder`.
 
     Returns:
         the files removed.
     """
     if not folder.is_dir():
         return ()
-    left = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix == _UNFINISHED or (path.suffix == _SUFFIX and path.name not in referenced)
-    ]
+    begun = {row[0] for row in connection.execute("SELECT name FROM segments")} - known_segments(connection)
+    left = [path for path in sorted(folder.iterdir()) if path.suffix == _UNFINISHED or path.name in begun]
     for path in left:
         path.unlink(missing_ok=True)
     return tuple(left)

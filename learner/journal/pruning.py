@@ -14,13 +14,12 @@ from pathlib import Path
 from lamer.common.errors import RunFailed
 from lamer.learner.journal.bodies import (
     HAS_ENDED,
-    INDEX,
     PRUNED,
+    REST,
     SET_ASIDE,
     SOURCE,
     TABLE,
     UPDATE,
-    known_segments,
     mark_gone,
     segments_folder,
     sweep,
@@ -87,11 +86,11 @@ def prune(path: Path, last: int) -> None:
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)) as writer:
             writer.execute("PRAGMA synchronous=FULL")
-            writer.executescript(TABLE + INDEX)
+            writer.executescript(TABLE + REST)
             reached: int | None = -1
             while reached is not None:
                 reached = _let_go(writer, last, reached)
-            sweep(segments_folder(path), known_segments(writer))
+            sweep(writer, segments_folder(path))
             writer.execute("VACUUM")
             writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.DatabaseError as error:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lamer.common.errors import RunFailed
-from lamer.learner.journal.bodies import SET_ASIDE, SOURCE, Bodies, Gone, mark_gone, segments_folder
+from lamer.learner.journal.bodies import SET_ASIDE, SOURCE, Bodies, Gone, known_segments, mark_gone, segments_folder
 from lamer.learner.journal.checking import Problem, body_problem, each_body, file_problems, state_problems
 from lamer.learner.journal.writer import create_tables
 
@@ -135,6 +135,7 @@ def _salvage(damaged: Path, journal: sqlite3.Connection, done: Repair) -> None:
             with contextlib.suppress(sqlite3.DatabaseError):  # then the body counts as missing, unless it is in the row
                 for row in old.execute(f"SELECT {_BODIES} FROM bodies WHERE trial_id = ?", (trial_id,)):
                     journal.execute(f"INSERT INTO bodies({_BODIES}) VALUES(?, ?, ?, ?, ?, ?, ?)", row)
+        journal.executemany("INSERT INTO segments VALUES(?)", [(name,) for name in known_segments(journal)])
         _settle_groups(journal)
         done.lost = _lost(old, journal)
 

@@ -51,7 +51,7 @@ _COMMIT_BYTES = 64 * 1024 * 1024
 
 def create_tables(connection: sqlite3.Connection) -> None:
     """Make the tables of a journal that are not there yet."""
-    connection.executescript(_SCHEMA + bodies.TABLE + bodies.INDEX)
+    connection.executescript(_SCHEMA + bodies.TABLE + bodies.REST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +156,10 @@ class Journal:
         return self._execute(
             "UPDATE trials SET state = 'trained', checkpoint = ? WHERE state = 'claimed' AND step <= ?", [(step, step)]
         )
+
+    def begin_segment(self, name: str) -> asyncio.Future[object]:
+        """Note that a segment of this name is about to be written."""
+        return self._execute("INSERT OR IGNORE INTO segments VALUES(?)", [(name,)])
 
     def move(self, places: Sequence[Place]) -> asyncio.Future[object]:
         """Let the bodies go that lie at `places`, on disk. One that is not the body there stays."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lamer.common.errors import Missing
 from lamer.learner.journal.checking import check
 from lamer.learner.journal.reader import read_batch
 from lamer.learner.journal.repairing import repair
+from tests.learner.journal.killing import killed_copies
 from tests.learner.journal.parts import archive, opened, play, read_all, store, trial
 from tests.learner.journal.test_checking import change, flip_logprob
 
@@ -127,10 +129,36 @@ async def test_without_anything_to_read_a_new_journal_goes_on_numbering(tmp_path
         assert (state.next_group_id, state.groups) == (120, ())
 
 
-async def test_a_repair_that_was_killed_is_completed_by_the_next(tmp_path: Path) -> None:
+def _repair(path: Path) -> None:
+    repair(path, 0)
+
+
+def test_killed_at_any_point_a_repair_loses_nothing_and_is_completed_by_the_next_call(tmp_path: Path) -> None:
+    """A page that can't be read, and a body that is damaged on another one."""
+    made = tmp_path / "made"
+    made.mkdir()
+    path = made / "journal.db"
+    played = asyncio.run(play(path, updates=20))
+    flip_logprob(path, "r/train/19/1")
+    data = bytearray(path.read_bytes())
+    data[4 * 4096 : 5 * 4096] = b"\xa5" * 4096
+    path.write_bytes(data)
+    outcomes = set()
+    for killed in killed_copies(made, _repair, 211):
+        repair(killed, 0)
+        outcomes.add(tuple(sorted(one for one, body in read_all(killed).items() if body)))
+        found = check(killed)
+        assert (found.file, found.trials) == ((), []), killed
+        assert [folder.name for folder in killed.parent.glob("damaged-*")] == ["damaged-1"], killed
+        assert lines(killed.parent / "damaged-1").keys() == {"r/train/19/1"}, killed
+    (kept,) = outcomes
+    assert len(played) > len(kept) > len(played) - 30
+
+
+def test_a_repair_that_was_killed_before_its_journal_took_the_place_goes_on_from_what_it_kept(tmp_path: Path) -> None:
     """Killed after the damaged file was kept and before the new one took its place; its journal is gone."""
     path = tmp_path / "journal.db"
-    played = await play(path, updates=40)
+    played = asyncio.run(play(path, updates=40))
     data = bytearray(path.read_bytes())
     data[4 * 4096 : 5 * 4096] = b"\xa5" * 4096
     place = tmp_path / "damaged-1.unfinished"
