@@ -156,7 +156,8 @@ class Batcher:
             "the trainer went back to policy version %d: claims after update %d are stored again", step - 1, step
         )
         state = await self._pool.journal.resume(step)
-        self._pool.groups.restore(state.groups, state.trained, state.next_group_id, self._leases.training_slots())
+        playing = self._leases.training_slots()
+        self._pool.groups.restore(state.groups, state.trained, state.next_group_id, playing, updates=step)
         self._cut_step = step
 
     def _announce(self, version: int) -> None:

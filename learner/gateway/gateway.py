@@ -290,7 +290,7 @@ class Gateway:
         if step is None:
             return
         state = await self._journal.resume(step)
-        self._pool.groups.restore(state.groups, state.trained, state.next_group_id, frozenset())
+        self._pool.groups.restore(state.groups, state.trained, state.next_group_id, frozenset(), updates=step)
         self._batcher.begin_at(step, state.groups)
         self._reports.restore(step, state)
         self._archiver.covered(step)

@@ -105,7 +105,7 @@ async def test_trials_that_a_checkpoint_covers_leave_the_journal_and_are_read_as
     run = make_run(tmp_path)
     _, _, trainer = await play_whole_run(run)
     assert rows(run, "SELECT COUNT(*) FROM trials WHERE length(body) > 0") == [(0,)]
-    assert [file.suffix for file in (run.plan.run_dir / "segments").iterdir()] == [".zst"] * 3
+    assert {file.suffix for file in (run.plan.run_dir / "segments").iterdir()} == {".zst"}
     for batch, trials in trainer.batches:
         again = read_batch(run.plan.run_dir / "journal.db", batch.step)
         assert [encode_trial(trial) for trial in again] == [encode_trial(trial) for trial in trials]
