@@ -40,6 +40,7 @@ class Missing(LamerError):
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+_ROOM = "free some space (`lamer journal prune` deletes old trials), then go on with --resume"
 
 
 def failure_of(error: BaseException) -> LamerError | None:
@@ -51,9 +52,7 @@ def failure_of(error: BaseException) -> LamerError | None:
     for leaf in found:
         number = leaf.errno if isinstance(leaf, OSError) else None
         if number in _FULL or "os error 28" in str(leaf):  # safetensors raises errors of its own
-            return RunFailed(
-                f"the disk is full ({leaf}): make room, then go on with --resume; no acknowledged trial is lost"
-            )
+            return RunFailed(f"the disk is full ({leaf}): {_ROOM}")
         if number in _TOO_MANY_FILES:
             return RunFailed(f"too many files are open ({leaf}): raise the limit (`ulimit -n`) and go on with --resume")
     return None
@@ -69,3 +68,9 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
     while seen is not None:
         yield seen
         seen = seen.__cause__
+
+
+def advice_for(error: BaseException) -> str:
+    """What to do about an error of the operating system or of SQLite, to be put behind it; "" if there is nothing."""
+    said = str(error)
+    return f"; the disk is full: {_ROOM}" if "No space left on device" in said or "disk is full" in said else ""

@@ -25,6 +25,7 @@ from lamer.common.liveness.restarts import Clock, Restarts
 from lamer.common.messages import Role
 from lamer.deploy.run import processes
 from lamer.deploy.run.folder import RunFolder, locked
+from lamer.deploy.run.journal import checkpoint_without_journal
 from lamer.deploy.run.observer import View, follow
 from lamer.deploy.run.supervisor import ENDING, INTERRUPTED, first_error, how_it_ended
 
@@ -260,8 +261,10 @@ def _resume_step(run: RunFolder) -> int | None:
     """The policy version to go on from: the newest whole checkpoint's, 0 before the first one, None for a new run.
 
     Raises:
-        BadInput: the run has come further than `batch.updates`.
+        BadInput: the run has come further than `batch.updates`, or holds a checkpoint without its journal.
     """
+    if problem := checkpoint_without_journal(run.path):
+        raise BadInput(problem)
     if not (run.path / "journal.db").exists():
         return None
     from lamer.learner.trainer import checkpoint

@@ -197,7 +197,12 @@ class Batcher:
         self._cut_step = version + 1
         batch = Batch(version + 1, version, tuple(sorted(entry.trial_id for entry in entries)))
         claim = self._pool.journal.claim(batch.step, batch.trial_ids)
-        claim.add_done_callback(lambda done: None if done.cancelled() else self._link.send(wish.trainer, batch))
+
+        def tell(done: asyncio.Future[object]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                self._link.send(wish.trainer, batch)
+
+        claim.add_done_callback(tell)
 
     async def _go_back_to(self, step: int) -> None:
         log.warning(
@@ -208,7 +213,8 @@ class Batcher:
     async def _begin_again(self, step: int) -> None:
         """Return every claim after update `step` to stored."""
         state = await self._pool.journal.resume(step)
-        self._pool.groups.restore(state.groups, state.trained, state.next_group_id, self._leases.training_slots())
+        playing = self._leases.training_slots()
+        self._pool.groups.restore(state.groups, state.trained, state.next_group_id, playing, updates=step)
         self._cut_step = step
 
     def _announce(self, version: int) -> None:

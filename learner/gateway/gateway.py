@@ -298,7 +298,7 @@ class Gateway:
         state = await self._journal.resume(step)
         self._dispatcher.leases.restore(await self._journal.holders())
         held = self._dispatcher.slots_held(state.groups)
-        self._pool.groups.restore(state.groups, state.trained, state.next_group_id, held)
+        self._pool.groups.restore(state.groups, state.trained, state.next_group_id, held, updates=step)
         self._dispatcher.restore(state.groups, self._hearing.now())
         self._batcher.begin_at(step, state.groups)
         self._reports.restore(step, state)

@@ -78,7 +78,7 @@ def grouped(*errors: Exception) -> ExceptionGroup[Exception]:
         (
             grouped(OSError(errno.ENOSPC, "No space left", "a")),
             RunFailed,
-            "the disk is full .*make room",
+            "the disk is full .*free some space",
         ),
         (OSError(errno.EMFILE, "Too many open files"), RunFailed, "too many files are open .*ulimit -n"),
         (grouped(RuntimeError("I/O error: No space left on device (os error 28)")), RunFailed, "the disk is full"),
