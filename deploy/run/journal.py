@@ -66,7 +66,7 @@ def verify_run(run: Path) -> None:
     for problem in found.problems[:_MOST_LINES]:
         print(f"  {problem}")
     if found.problems:
-        number = f"{len(found.problems):,} problem{'s' if len(found.problems) > 1 else ''}"
+        number = _count(len(found.problems), "problem")
         raise RunFailed(f"{number} in the journal of {run}: `lamer journal repair {run}` sets aside what is damaged")
     print("whole")
 
@@ -89,8 +89,8 @@ def repair_run(run: Path) -> None:
     if done.next_group is not None:
         print(f"{run}: no trial could be read: the journal is a new one, whose groups begin with {done.next_group}")
     elif done.salvaged:
-        print(f"{run}: journal.db is made anew from what could be read; {len(done.lost):,} trials are lost")
-    print(f"{run}: {len(done.taken):,} trials set aside, {done.kept:,} kept")
+        print(f"{run}: journal.db is made anew from what could be read; lost: {_count(len(done.lost), 'trial')}")
+    print(f"{run}: {_count(len(done.taken), 'trial')} set aside, {done.kept:,} kept")
     print(f"what was damaged lies in {done.folder}" if done.folder else "nothing was damaged")
 
 
@@ -134,10 +134,14 @@ def _what(found: Prunable) -> str:
     parts = (
         f"{len(found.segments)} segments ({found.segment_bytes:,} bytes), {found.journal_bytes:,} bytes in journal.db"
     )
-    return f"the bodies of {found.trials:,} trials up to update {found.last}: {parts}"
+    return f"the bodies of {_count(found.trials, 'trial')} up to update {found.last}: {parts}"
 
 
 def _size(journal: Path) -> int:
     """Bytes of a journal with what lies beside it."""
     files = [*journal.parent.glob(f"{journal.name}*"), *segments_folder(journal).glob("*")]
     return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

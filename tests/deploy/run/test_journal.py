@@ -89,7 +89,7 @@ def test_verify_says_what_there_is_and_fails_by_what_is_wrong(run: Path, capsys:
     repair_run(run)
     said = capsys.readouterr().out
     assert "r/train/5/0 can't be read" in said
-    assert f"1 trials set aside, 14 kept\nwhat was damaged lies in {run / 'damaged-1'}" in said
+    assert f"1 trial set aside, 14 kept\nwhat was damaged lies in {run / 'damaged-1'}" in said
     verify_run(run)
 
 
