@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lamer.common.errors import RunFailed, advice_for
 from lamer.common.messages import Metric
 
 SECONDS, TRAINING_SECONDS = "run/seconds", "run/training_seconds"
@@ -28,29 +29,37 @@ class Spent:
 
 
 class MetricsFile:
-    """Writes and reads a run's record. Its file is open from the start, so that a line never waits for a free one."""
+    """Writes and reads a run's record. Its file is open from the start, so that a line never waits for a free one, and
+    has no buffer: what could not be written to a full disk is not tried again by `close`.
+    """
 
     def __init__(self, path: Path) -> None:
+        """Open it.
+
+        Raises:
+            RunFailed: it can't be opened for writing.
+        """
         self._path = path
         self._last = 0
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise RunFailed(f"the run's record can't be written: {error}{advice_for(error)}") from error
 
     def write(self, step: int, metrics: Sequence[Metric]) -> None:
         """Add the line of update `step`; lines from it on, of a trainer that went back to a checkpoint, go first."""
         if step <= self._last:
             self.forget_after(step - 1)
         line = json.dumps({"step": step, **{metric.name: metric.value for metric in metrics}})
-        self._file.write(line + "\n")
-        self._file.flush()
+        self._file.write(f"{line}\n".encode())
         self._last = step
 
     def forget_after(self, step: int) -> Spent:
         """Drop the lines after update `step`, in one step; what the run had spent by then."""
         kept = [tree for tree in self._lines() if _step(tree) <= step]
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        replacement = temporary.open("w", encoding="utf-8")
-        replacement.write("".join(json.dumps(tree) + "\n" for tree in kept))
-        replacement.flush()
+        replacement = temporary.open("wb", buffering=0)
+        replacement.write("".join(json.dumps(tree) + "\n" for tree in kept).encode())
         temporary.replace(self._path)
         self._file.close()
         self._file = replacement

@@ -454,9 +454,8 @@ async def test_a_run_in_which_no_group_can_be_trained_fails_and_says_so(tmp_path
 
 
 async def test_a_record_that_cannot_be_written_ends_the_run_for_everyone_with_the_real_error(tmp_path: Path) -> None:
-    """A folder in the place of metrics.jsonl stands for a disk that takes nothing any more."""
     run = make_run(tmp_path)
-    (run.plan.run_dir / "metrics.jsonl").mkdir()
+    (run.plan.run_dir / "metrics.jsonl").symlink_to("/dev/full")
 
     async def play_all() -> list[int]:
         async with (
@@ -468,7 +467,7 @@ async def test_a_record_that_cannot_be_written_ends_the_run_for_everyone_with_th
             return list(await asyncio.gather(*everyone))
 
     playing = asyncio.create_task(play_all())
-    with pytest.raises(RunFailed, match=r"Is a directory: .*metrics\.jsonl"):
+    with pytest.raises(RunFailed, match=r"the disk is full .*free some space"):
         await asyncio.wait_for(run.gateway(), TIMEOUT)
     assert await asyncio.wait_for(playing, TIMEOUT) == [1, 1, 1]
 

@@ -215,7 +215,7 @@ async def test_a_full_disk_is_told_as_such_with_what_to_do(tmp_path: Path) -> No
             journal.store(entry_of(trial(group)), bytes(10_000))
         said = await until_failed(recorder)
     assert "can't be written: database or disk is full; the disk is full: free some space" in said
-    assert "lamer train --resume" in said
+    assert "go on with --resume" in said
     assert len(JournalReader(tmp_path / "journal.db").rows(TrialFilter())) >= 1
 
 
