@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import json
 import re
+import sys
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -125,7 +126,16 @@ def _new_path(error: ImportError | AttributeError) -> str:
 
 
 def _installed() -> dict[str, str]:
-    """Name -> "module:attribute" of the entry points of other packages."""
+    """Name -> "module:attribute" of the entry points of other packages.
+
+    Finding them reads the metadata of every installed package, 20 ms and more, and every trial asks: once a process.
+    """
+    return _entry_points(tuple(sys.path))
+
+
+@functools.lru_cache(maxsize=8)
+def _entry_points(path: tuple[str, ...]) -> dict[str, str]:
+    """Those on `path`, the import path of this moment."""
     found: dict[str, str] = {}
     for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         other = found.get(point.name) or _BUILT_IN.get(point.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -127,6 +128,23 @@ def test_an_environment_of_an_installed_package_is_found_and_made(site: Path) ->
     assert "maze" in registry.names()
     task = Task("maze", registry.canonical_config("maze", {"size": 4}), seed=0)
     assert registry.make_env(task).reset().text == "maze 4"
+
+
+def test_the_installed_packages_are_looked_through_once_and_not_for_every_trial(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(site, "maze = maze_package:FACTORY")
+    looked: list[str] = []
+    find = importlib.metadata.entry_points
+
+    def look(*, group: str) -> importlib.metadata.EntryPoints:
+        looked.append(group)
+        return find(group=group)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", look)
+    for seed in range(3):
+        registry.make_env(Task("maze", registry.canonical_config("maze", {}), seed))
+    assert looked == [registry.ENTRY_POINT_GROUP]
 
 
 def test_an_installed_environment_that_cannot_be_imported_is_named_in_the_error(site: Path) -> None:
