@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
 
 from lamer.envs.base import Env, EnvFactory, Observation, PlayView, ReflectionView, StepResult
-from lamer.envs.memory import MemoryWindow, MemoryWindows
+from lamer.envs.memory import MemoryStep, MemoryWindow, MemoryWindows, PastAttempt
 from lamer.envs.parsing import between_tags, parse_remark
 from lamer.envs.prompts import join_lines
 from lamer.envs.seeding import task_rng
@@ -22,8 +23,8 @@ class LockConfig:
     """dials: how many. digits: that each of them shows, from 1. tries: of one attempt."""
 
     dials: Annotated[int, msgspec.Meta(ge=1, le=4)] = 2
-    digits: Annotated[int, msgspec.Meta(ge=2, le=9)] = 3
-    tries: Annotated[int, msgspec.Meta(ge=1, le=9)] = 2
+    digits: Annotated[int, msgspec.Meta(ge=2, le=9)] = 2
+    tries: Annotated[int, msgspec.Meta(ge=1, le=9)] = 1
 
 
 class LockEnv(Env):
@@ -50,6 +51,12 @@ class LockEnv(Env):
         seen = Observation(f"{right} right", anchor_state=f"{setting}, {right} right, {self._left} left")
         done = is_open or self._left == 0
         return StepResult(" ".join(setting), seen, 10.0 if is_open else 0.0, is_done=done, is_solved=is_open)
+
+    def render_steps(self, steps: Sequence[MemoryStep], window: MemoryWindow) -> str:
+        return join_lines(*(f"{step.action}: {step.observation}" for step in steps[-window.steps :]))
+
+    def render_past(self, attempts: Sequence[PastAttempt]) -> str:
+        return join_lines(*(self.render_steps(attempt.steps, self.windows.past) for attempt in attempts))
 
     def play_prompt(self, view: PlayView) -> str:
         request = f"Set {len(self._code)} dials, 1 to {self._config.digits}: <action>digits</action>"
