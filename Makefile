@@ -7,6 +7,8 @@ VENV ?= .venv
 CONFIG ?= doors.yaml
 EXTRAS ?= learner,mlflow,webshop,dev
 ALFWORLD ?= yes
+# Test processes: one for whole runs, the others for the rest.
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.lamer-installed
@@ -25,7 +27,7 @@ train: $(STAMP)
 	@$(BIN)/lamer train -c $(CONFIG)
 
 test: install
-	@$(BIN)/pytest -q -m 'not sglang and not slow' --durations=10
+	@$(BIN)/pytest -q -m 'not sglang and not slow' --durations=10 -n $(WORKERS) --no-loadscope-reorder
 
 test-sglang: install sglang-cpu
 	@$(SGLANG_VENV)/bin/python -c "from importlib.metadata import version; print('SGLang', version('sglang'))"

@@ -26,7 +26,7 @@ from lamer.common.errors import LamerError, Missing
 from lamer.common.keys import ClientKeys
 from lamer.common.messages import PROTOCOL_VERSION, Hello, ModelFiles, ModelFilesRequest, Role
 from lamer.common.model_files import cache_root, keep_model_files
-from lamer.common.session import Session
+from lamer.common.session import BUSY_SECONDS, Session
 from lamer.common.settings import Settings
 from lamer.common.text import valid_text
 from lamer.common.weights import ModelFingerprint, read_fingerprint
@@ -81,7 +81,7 @@ async def _work(options: ActorOptions) -> int:
         capacity=options.trials,
         fingerprint=fingerprint,
     )
-    session = await Session.open(options.url, options.keys, hello, CONNECT_SECONDS)
+    session = await Session.open(options.url, options.keys, hello, CONNECT_SECONDS, BUSY_SECONDS)
     reason = "stopped"
     try:
         settings = from_json(session.welcome.config)

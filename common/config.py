@@ -2,6 +2,7 @@
 
     load      files (a path, or the name of a packaged one) -> base files first -> overrides -> checked `Settings`
     to_yaml   what a run folder keeps;  to_json / from_json   what travels in `Welcome`; both exact round trips
+    to_shown_yaml   the first without any secret
     override  `key=value` that is read as a given text, whatever it looks like
     config_hash  identity of a run: everything except where and how long it runs;  parameters  flat pairs for MLflow
 
@@ -10,7 +11,8 @@ environment are checked by that environment (`envs.registry`), since `common` kn
 
 Text stays what was typed (`common.plain_text`): `007` and `12e3` are names where a key holds text. In an option of an
 environment, whose type is that environment's business, they are text where they are quoted. What leaves this module
-holds no password: that of `tracking.uri` is masked (`common.masking`) in everything but `Settings`.
+holds no password of `tracking.uri`: it is masked (`common.masking`) in everything but `Settings`. Secrets among
+`env.options` (by their names) are masked in what is shown and tracked, and stay in what actors and a resumption need.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lamer.common import plain_text
 from lamer.common.errors import Missing
-from lamer.common.masking import masked
+from lamer.common.masking import masked, masked_values
 from lamer.common.schema import ConfigError, OptionSources, Tree, check_keys, check_values, leaves, suggestion
 from lamer.common.settings import Settings
 
@@ -94,6 +96,11 @@ def to_yaml(settings: Settings) -> str:
     return plain_text.dump(_plain(settings))
 
 
+def to_shown_yaml(settings: Settings) -> str:
+    """Every key with its value, secrets masked, for eyes and for tracking."""
+    return plain_text.dump(_plain(_without_secret_options(settings)))
+
+
 def to_json(settings: Settings) -> str:
     """Every key with its value, in the schema's order: equal settings give equal text."""
     return json.dumps(_plain(settings), allow_nan=False)
@@ -133,24 +140,28 @@ def config_hash(settings: Settings) -> str:
 
 
 def identity(settings: Settings) -> tuple[tuple[str, str], ...]:
-    """The `parameters` that `config_hash` covers."""
-    defaults = dict(parameters(Settings()))
+    """The flat pairs that `config_hash` covers, secret options included; they go nowhere but into the hash."""
+    defaults = dict(_flat(Settings()))
     return tuple(
         (key, value)
-        for key, value in parameters(settings)
+        for key, value in _flat(settings)
         if not _is_under(key, NOT_IDENTITY) and not (key in ADDED_LATER and value == defaults[key])
     )
 
 
 def differing_keys(one: Settings, other: Settings) -> tuple[str, ...]:
     """Full keys, among those that `config_hash` covers, whose values differ."""
-    left, right = dict(parameters(one)), dict(parameters(other))
+    left, right = dict(_flat(one)), dict(_flat(other))
     keys = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
     return tuple(key for key in keys if not _is_under(key, NOT_IDENTITY))
 
 
 def parameters(settings: Settings) -> tuple[tuple[str, str], ...]:
-    """Flat (full key, value as text) pairs in a stable order. Options of the environment are sorted by key."""
+    """Flat (full key, value as text) pairs in a stable order, without secrets; options of the environment by key."""
+    return _flat(_without_secret_options(settings))
+
+
+def _flat(settings: Settings) -> tuple[tuple[str, str], ...]:
     return tuple((leaf.key, _text(leaf.value)) for leaf in leaves(_without_secrets(settings)))
 
 
@@ -172,6 +183,12 @@ def _plain(settings: Settings) -> Tree:
 def _without_secrets(settings: Settings) -> Settings:
     tracking = dataclasses.replace(settings.tracking, uri=masked(settings.tracking.uri))
     return dataclasses.replace(settings, tracking=tracking)
+
+
+def _without_secret_options(settings: Settings) -> Settings:
+    options = masked_values(settings.env.options)
+    assert isinstance(options, dict)
+    return dataclasses.replace(settings, env=dataclasses.replace(settings.env, options=options))
 
 
 def _is_under(key: str, prefixes: Sequence[str]) -> bool:

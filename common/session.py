@@ -26,13 +26,16 @@ from lamer.common.codec import decode_message, encode_message
 from lamer.common.errors import BadInput, LamerError, Missing
 from lamer.common.keys import ClientKeys
 from lamer.common.messages import AnyMessage, Goodbye, Heartbeat, Hello, Reject, Shutdown, Welcome
-from lamer.common.transport import DealerEndpoint, Disconnected
+from lamer.common.transport import DealerEndpoint, Disconnected, NoHandshake
 
 log = logging.getLogger("lamer.session")
 
 AnswerT = TypeVar("AnswerT")
 
 PATIENCE = 10.0
+BUSY_SECONDS = 600.0
+"""How long actors, hosts and the trainer wait for the answer of a learner that is there: its disk may be stalled."""
+WAITING_NOTE_SECONDS = 10.0
 OUTBOX_MESSAGES = 64
 _CLOSE_SECONDS = 2.0
 _RETRY_SECONDS = 0.5
@@ -62,15 +65,15 @@ class Session:
         self._task = asyncio.create_task(self._run(), name=f"session {hello.name}")
 
     @classmethod
-    async def open(cls, url: str, keys: ClientKeys, hello: Hello, timeout: float) -> Session:
-        """Connect to the gateway at `url`, trying for `timeout` seconds.
+    async def open(cls, url: str, keys: ClientKeys, hello: Hello, timeout: float, busy: float = 0.0) -> Session:
+        """Connect to the gateway at `url`, trying for `timeout` seconds, or for `busy` if it is there and that is more.
 
         Raises:
             Missing: nothing answers there, or a CURVE key is wrong. BadInput: the gateway refused the Hello.
         """
         if not hello.instance:
             hello = msgspec.structs.replace(hello, instance=secrets.token_hex(8))
-        endpoint, welcome = await _connect(url, keys, hello, timeout)
+        endpoint, welcome = await _connect(url, keys, hello, timeout, busy)
         return cls(url, keys, hello, endpoint, welcome)
 
     async def send(self, message: AnyMessage) -> None:
@@ -223,19 +226,21 @@ class Session:
         raise Disconnected(f"the connection to the learner at {self._url} broke")
 
 
-async def _connect(url: str, keys: ClientKeys, hello: Hello, timeout: float) -> tuple[DealerEndpoint, Welcome]:
-    """A new connection on which the gateway has welcomed us."""
-    clock = asyncio.get_running_loop().time
-    give_up = clock() + timeout
+async def _connect(
+    url: str, keys: ClientKeys, hello: Hello, timeout: float, busy: float = 0.0
+) -> tuple[DealerEndpoint, Welcome]:
+    """A new connection on which the gateway has welcomed us; timeout, busy: see `Session.open`."""
+    longest = max(timeout, busy)
+    give_up = asyncio.get_running_loop().time() + longest
     endpoint = DealerEndpoint(url, keys.pair, keys.server_public)
     try:
-        await endpoint.connected(timeout)
+        await _exchange_keys(endpoint, timeout, give_up)
         async with asyncio.timeout_at(give_up):
             await endpoint.send(encode_message(hello))
-            message = decode_message(await endpoint.receive())
+            message = decode_message(await _answer(endpoint))
     except TimeoutError as error:
         endpoint.close(linger_ms=0)
-        raise Missing(f"the learner at {url} took the connection but did not answer within {timeout:g} s") from error
+        raise Missing(f"the learner at {url} took the connection but did not answer within {longest:g} s") from error
     except BaseException:
         endpoint.close(linger_ms=0)
         raise
@@ -245,3 +250,38 @@ async def _connect(url: str, keys: ClientKeys, hello: Hello, timeout: float) -> 
     if isinstance(message, Reject):
         raise BadInput(f"the learner at {url} refused us: {message.reason}")
     raise Missing(f"the learner at {url} answered Hello with {type(message).__name__}: the run is ending")
+
+
+async def _exchange_keys(endpoint: DealerEndpoint, timeout: float, give_up: float) -> None:
+    """Wait for the handshake: for `timeout` seconds, or where a learner listens until loop time `give_up`."""
+    clock = asyncio.get_running_loop().time
+    while True:
+        try:
+            return await endpoint.connected(timeout)
+        except NoHandshake as error:
+            if clock() >= give_up:
+                raise
+            log.warning("%s We go on waiting.", error)
+
+
+async def _answer(endpoint: DealerEndpoint) -> bytes:
+    """The answer to our Hello, with a line in the log for every `WAITING_NOTE_SECONDS` without one.
+
+    Raises:
+        Missing: the connection broke.
+    """
+    receiving, losing = asyncio.create_task(endpoint.receive()), asyncio.create_task(endpoint.lost())
+    waited = 0.0
+    try:
+        while True:
+            await asyncio.wait((receiving, losing), timeout=WAITING_NOTE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if receiving.done():
+                return receiving.result()
+            if losing.done():
+                raise Missing(f"the connection to the learner at {endpoint.url} broke before it answered")
+            waited += WAITING_NOTE_SECONDS
+            log.warning("the learner at %s has not answered for %g s: it is busy, we wait", endpoint.url, waited)
+    finally:
+        receiving.cancel()
+        losing.cancel()
+        await asyncio.wait((receiving, losing))

@@ -48,6 +48,10 @@ class Disconnected(LamerError):
     exit_code = 3
 
 
+class NoHandshake(Missing):
+    """A learner listens there, and does not exchange keys: it is busy, or very far."""
+
+
 class HandshakeFailed(Missing):
     """The other end refused our keys, or we its key."""
 
@@ -214,7 +218,7 @@ class DealerEndpoint:
         """Wait until keys are exchanged, `timeout` seconds at most.
 
         Raises:
-            HandshakeFailed: a CURVE key is wrong. Missing: no learner listens there.
+            HandshakeFailed: a CURVE key is wrong. Missing: no learner listens there; NoHandshake: it is too slow.
         """
         failures = 0
         try:
@@ -232,8 +236,9 @@ class DealerEndpoint:
                     if failures > 1:  # one may be a gateway that stopped in the middle of a handshake
                         break
         except TimeoutError as error:
-            why = await why_unreachable(self.url) or "it does not exchange keys: is it busy or very far?"
-            raise Missing(f"can't reach the learner at {self.url} within {timeout:g} s: {why}") from error
+            why = await why_unreachable(self.url)
+            kind, why = (Missing, why) if why else (NoHandshake, "it does not exchange keys: is it busy or very far?")
+            raise kind(f"can't reach the learner at {self.url} within {timeout:g} s: {why}") from error
         why = await why_unreachable(self.url)
         if why:
             raise Missing(f"can't reach the learner at {self.url}: {why}")

@@ -3,7 +3,7 @@
     train eval experiment        whole runs on this machine
     learner serve actor top      one part each, on any machine
     keys config model data       what a run is made of
-    inspect                      what a run left
+    inspect journal              what a run left
     play warmstart bench doctor  tools
 
 Exit codes: 0 ok, 1 the run failed, 2 bad configuration or input, 3 something needed is missing or unreachable, 130
@@ -28,6 +28,7 @@ from lamer.deploy.commands import (
     evaluate,
     experiment,
     inspect,
+    journal,
     keys,
     learner,
     model,
@@ -75,6 +76,7 @@ app.command("train", rich_help_panel=RUN)(train.train)
 app.command("eval", rich_help_panel=RUN)(evaluate.evaluate)
 app.command("experiment", rich_help_panel=RUN)(experiment.experiment)
 app.command("inspect", rich_help_panel=RUN)(inspect.inspect)
+app.add_typer(journal.app, name="journal", rich_help_panel=RUN)
 app.command("learner", rich_help_panel=PARTS)(learner.learner)
 app.command("serve", rich_help_panel=PARTS)(serve.serve)
 app.command("actor", rich_help_panel=PARTS)(actor.actor)

@@ -49,7 +49,7 @@ from lamer.common.settings import (
     TrackingSettings,
     TrialSettings,
 )
-from lamer.deploy.bench.report import ProcessLoad, ScheduleFigures
+from lamer.deploy.bench.report import ProcessLoad, ScheduleFigures, TokenBalance
 from lamer.deploy.bench.scripted import NAME, write_entry_point
 from lamer.deploy.bench.simulated import REQUEST_SECONDS, SimulatedServer, Throughput, process_cpu_seconds
 from lamer.deploy.bench.wire import PacedInfo
@@ -57,17 +57,24 @@ from lamer.deploy.inference.engines.launch import free_port
 from lamer.deploy.run.processes import end_all, lamer_command, last_error, start
 from lamer.learner.gateway.gateway import run_gateway
 from lamer.learner.gateway.plan import GatewayPlan
+from lamer.learner.journal.reader import JournalReader, TokenFates
 
 CONNECT_SECONDS = 30.0
 STOP_SECONDS = 10.0
-MEASURED_UPDATES = 10
+MIN_UPDATES = 20
+MAX_WINDOWS = 3
+"""The measurement goes on for so many times its least updates while it finds no steady state."""
 WARM_UP_UPDATES = 3
 HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
 class AsyncOptions:
-    """One measurement. groups, group_size, episodes: of a batch. actors: processes that share the trials."""
+    """One measurement.
+
+    groups, group_size, episodes: of a batch. actors: processes that share the trials. min_updates: updates measured at
+    least; as many more follow as it takes until what was trained was generated in the same time.
+    """
 
     groups: int
     group_size: int
@@ -77,6 +84,7 @@ class AsyncOptions:
     seed: int
     model_path: Path
     folder: Path
+    min_updates: int = MIN_UPDATES
 
     @property
     def trials_admitted(self) -> int:
@@ -86,15 +94,29 @@ class AsyncOptions:
     @property
     def warm_up(self) -> int:
         """Updates after which the system no longer remembers that it started with everything at once."""
-        return self.max_staleness + WARM_UP_UPDATES
+        return 2 * (self.max_staleness + 1) + WARM_UP_UPDATES
+
+    @property
+    def least_updates(self) -> int:
+        """Updates measured at least: every trial admitted at its beginning is trained or dropped in it, and as many."""
+        return max(self.min_updates, 2 * (self.max_staleness + 1))
+
+    @property
+    def last_update(self) -> int:
+        """The update at which the measurement ends in any case."""
+        return self.warm_up + MAX_WINDOWS * self.least_updates
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A moment at which a batch was cut. cpu: seconds so far of the gateway's process and of each actor."""
+    """A moment at which a batch was cut.
+
+    tokens: what had become of response tokens until then. cpu: seconds so far of the gateway and each actor.
+    """
 
     info: PacedInfo
     status: Status
+    tokens: TokenFates
     gateway_cpu: float
     actor_cpu: tuple[float, ...]
     wall: float
@@ -115,7 +137,7 @@ def _settings(options: AsyncOptions, port: int) -> Settings:
         batch=BatchSettings(
             groups=options.groups,
             group_size=options.group_size,
-            updates=options.warm_up + MEASURED_UPDATES + 2 * (options.max_staleness + 1),
+            updates=options.last_update + 2 * (options.max_staleness + 1),
             max_staleness=options.max_staleness,
         ),
         inference=InferenceSettings(request_seconds=REQUEST_SECONDS),
@@ -152,23 +174,47 @@ async def follow_weights(session: Session, server: SimulatedServer) -> None:
 class Measurement:
     """The readings of one run: one for every batch that was cut."""
 
-    def __init__(self, server: SimulatedServer, observer: Session, actors: Sequence[Process]) -> None:
+    def __init__(
+        self, options: AsyncOptions, server: SimulatedServer, observer: Session, actors: Sequence[Process]
+    ) -> None:
         self.marks: list[Mark] = []
+        self._options = options
         self._server = server
         self._observer = observer
         self._actors = actors
 
-    async def take(self) -> None:
-        """Read everything at this moment."""
+    async def take(self, step: int) -> None:
+        """Read everything at the moment at which the batch of update `step` was cut."""
+        fates = await asyncio.to_thread(JournalReader(self._options.folder / "journal.db").token_fates, step)
         await self._observer.send(StatusRequest())
         status = await self._observer.receive()
         while not isinstance(status, Status):
             status = await self._observer.receive()
         actor_cpu = tuple(process_cpu_seconds(actor.pid) for actor in self._actors)
-        self.marks.append(Mark(await self._server.read(), status, time.process_time(), actor_cpu, time.monotonic()))
+        info = await self._server.read()
+        self.marks.append(Mark(info, status, fates, time.process_time(), actor_cpu, time.monotonic()))
 
-    def figures(self, options: AsyncOptions, saturation: float) -> ScheduleFigures:
+    @property
+    def is_over(self) -> bool:
+        """Whether enough was measured: in a steady state, or for so long that there is none."""
+        measured = len(self.marks) - 1 - self._options.warm_up
+        if measured < self._options.least_updates:
+            return False
+        return len(self.marks) > self._options.last_update or self.balance.is_steady
+
+    @property
+    def balance(self) -> TokenBalance:
+        """What became of tokens from the end of the warm-up to the last reading."""
+        first, last = self.marks[self._options.warm_up], self.marks[-1]
+        return TokenBalance(
+            generated=last.info.tokens - first.info.tokens,
+            trained=last.tokens.trained - first.tokens.trained,
+            dropped=last.tokens.dropped - first.tokens.dropped,
+        )
+
+    def figures(self, saturation: float) -> ScheduleFigures:
         """The figures from the end of the warm-up to the last reading."""
+        options = self._options
         measured = self.marks[options.warm_up :]
         first, last, updates = measured[0], measured[-1], len(measured) - 1
         run = Throughput.between(first.info, last.info)
@@ -185,6 +231,7 @@ class Measurement:
             tokens_per_second=run.tokens_per_second,
             saturation_share=run.tokens_per_second / saturation,
             busy_share=run.busy_seconds / run.seconds,
+            tokens=self.balance,
             loads=tuple(ProcessLoad(name, seconds / wall) for name, seconds in cpu),
             in_flight=sum(mark.status.in_flight for mark in measured) / len(measured),
             staleness_mean=sum(mark.status.staleness_mean for mark in measured) / len(measured),
@@ -196,13 +243,13 @@ class Measurement:
 async def take_batches(session: Session, measurement: Measurement, options: AsyncOptions) -> None:
     """Take batch after batch, publish the next version at once, and read the figures after each, until enough are."""
     await session.send(BatchRequest(0))
-    while len(measurement.marks) <= options.warm_up + MEASURED_UPDATES:
+    while not measurement.is_over:
         message = await session.receive()
         if isinstance(message, Batch):
             await session.send(Published(message.step, str(options.model_path), files=()))
             await session.send(UpdateReport(message.step, metrics=()))
             await session.send(BatchRequest(message.step))
-            await measurement.take()
+            await measurement.take(message.step)
 
 
 async def _start_actors(options: AsyncOptions, url: str, keys: Path) -> tuple[Process, ...]:
@@ -224,7 +271,7 @@ async def _watch(actor: Process, log: Path) -> None:
 
 
 async def measure_asynchronous(server: SimulatedServer, options: AsyncOptions, saturation: float) -> ScheduleFigures:
-    """Run the gateway and actors against the simulated server for `MEASURED_UPDATES` updates after a warm-up.
+    """Run the gateway and actors against the simulated server until enough updates in a steady state were measured.
 
     Raises:
         LamerError: the gateway failed, or an actor ended early.
@@ -250,7 +297,7 @@ async def measure_asynchronous(server: SimulatedServer, options: AsyncOptions, s
             stop.set()
     except* LamerError as errors:
         raise errors.exceptions[0] from None
-    return measurement.figures(options, saturation)
+    return measurement.figures(saturation)
 
 
 async def _measure(server: SimulatedServer, options: AsyncOptions, url: str, keys: Path) -> Measurement:
@@ -262,7 +309,7 @@ async def _measure(server: SimulatedServer, options: AsyncOptions, url: str, key
         observer = await stack.enter_async_context(_session(url, client_keys, Role.OBSERVER))
         actors = await _start_actors(options, url, keys)
         stack.push_async_callback(end_all, actors, STOP_SECONDS)
-        measurement = Measurement(server, observer, actors)
+        measurement = Measurement(options, server, observer, actors)
         try:
             async with asyncio.TaskGroup() as group:
                 background = [group.create_task(follow_weights(host, server))]

@@ -12,6 +12,8 @@ from rich.table import Table
 
 BUSY_CPU_SHARE = 0.85
 IDLE_SERVER_SHARE = 0.05
+STEADY_SHARE = 0.03
+"""Of the tokens generated, at most so many may have been neither trained nor dropped in a steady state."""
 SERVER = "simulated server"
 
 
@@ -21,6 +23,28 @@ class ProcessLoad:
 
     process: str
     cpu_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBalance:
+    """What became of response tokens while a schedule was measured.
+
+    generated: by the server. trained: of the trials in the batches. dropped: of trials that were played and dropped.
+    """
+
+    generated: int
+    trained: int
+    dropped: int
+
+    @property
+    def excess(self) -> float:
+        """Share of the tokens generated that stayed in the system; below 0 when more left it than were generated."""
+        return (self.generated - self.trained - self.dropped) / self.generated
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether what was trained was made in the same time: otherwise seconds per update say little."""
+        return abs(self.excess) <= STEADY_SHARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +65,7 @@ class ScheduleFigures:
     tokens_per_second: float
     saturation_share: float
     busy_share: float
+    tokens: TokenBalance
     loads: tuple[ProcessLoad, ...]
     in_flight: float | None = None
     staleness_mean: float | None = None
@@ -52,19 +77,57 @@ class ScheduleFigures:
         """The schedule's name with its staleness bound S."""
         return self.name if self.max_staleness is None else f"{self.name} (S={self.max_staleness})"
 
+    @property
+    def trained_tokens_per_update(self) -> float:
+        """Response tokens of a batch, on average."""
+        return self.tokens.trained / self.updates
+
+    @property
+    def trained_tokens_per_second(self) -> float:
+        """Response tokens a simulated second that end in a batch: those generated, less the share that is dropped.
+
+        It doesn't count what a batch takes from a stock of older trials, so that it lasts.
+        """
+        return self.tokens_per_second * (1.0 - self.tokens.dropped / self.tokens.generated)
+
 
 @dataclass(frozen=True, slots=True)
 class Speedup:
-    """How many times as long an update takes in lock step as in ours."""
+    """How many times as long an update takes in lock step as in ours.
+
+    over_metarl_lockstep, over_rl_lockstep: as measured. equal_tokens_*: had each of our batches held as many tokens as
+    those of lock-step Meta-RL, and all of them been generated in the time measured. per_token_over_rl_lockstep: of
+    trained tokens a second.
+    """
 
     max_staleness: int
     over_metarl_lockstep: float
     over_rl_lockstep: float
+    equal_tokens_over_metarl_lockstep: float
+    equal_tokens_over_rl_lockstep: float
+    per_token_over_rl_lockstep: float
+
+    @classmethod
+    def of(cls, rl: ScheduleFigures, metarl: ScheduleFigures, ours: ScheduleFigures) -> Speedup:
+        """Ours beside both schedules in lock step."""
+        seconds = metarl.trained_tokens_per_update / ours.trained_tokens_per_second
+        return cls(
+            max_staleness=ours.max_staleness or 0,
+            over_metarl_lockstep=metarl.seconds_per_update / ours.seconds_per_update,
+            over_rl_lockstep=rl.seconds_per_update / ours.seconds_per_update,
+            equal_tokens_over_metarl_lockstep=metarl.seconds_per_update / seconds,
+            equal_tokens_over_rl_lockstep=rl.seconds_per_update / seconds,
+            per_token_over_rl_lockstep=ours.trained_tokens_per_second / rl.trained_tokens_per_second,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutReport:
-    """All figures of one benchmark run. Everything in it was measured on a simulated server."""
+    """All figures of one benchmark run. Everything in it was measured on a simulated server.
+
+    metarl_over_rl_lockstep: seconds of an update; metarl_tokens_over_rl: tokens of a batch, of as many trajectories at
+    most.
+    """
 
     server: str
     scale: float
@@ -72,6 +135,7 @@ class RolloutReport:
     seed: int
     saturation_tokens_per_second: float
     metarl_over_rl_lockstep: float
+    metarl_tokens_over_rl: float
     speedups: tuple[Speedup, ...]
     schedules: tuple[ScheduleFigures, ...]
     warnings: tuple[str, ...]
@@ -96,14 +160,8 @@ class RolloutReport:
             seed=seed,
             saturation_tokens_per_second=saturation,
             metarl_over_rl_lockstep=metarl.seconds_per_update / rl.seconds_per_update,
-            speedups=tuple(
-                Speedup(
-                    max_staleness=figures.max_staleness or 0,
-                    over_metarl_lockstep=metarl.seconds_per_update / figures.seconds_per_update,
-                    over_rl_lockstep=rl.seconds_per_update / figures.seconds_per_update,
-                )
-                for figures in ours
-            ),
+            metarl_tokens_over_rl=metarl.trained_tokens_per_update / rl.trained_tokens_per_update,
+            speedups=tuple(Speedup.of(rl, metarl, figures) for figures in ours),
             schedules=schedules,
             warnings=machine_warnings(schedules),
         )
@@ -121,9 +179,16 @@ class RolloutReport:
         )
         for speedup in self.speedups:
             console.print(
-                f"ours at max_staleness {speedup.max_staleness} is {speedup.over_metarl_lockstep:.2f}x as fast as "
-                f"lock-step Meta-RL and {speedup.over_rl_lockstep:.2f}x as fast as lock-step RL ({SERVER})"
+                f"ours at max_staleness {speedup.max_staleness}, at equal tokens an update: "
+                f"{speedup.equal_tokens_over_metarl_lockstep:.2f}x as fast as lock-step Meta-RL and "
+                f"{speedup.equal_tokens_over_rl_lockstep:.2f}x as fast as lock-step RL, "
+                f"{speedup.per_token_over_rl_lockstep:.2f}x for each token (as measured: "
+                f"{speedup.over_metarl_lockstep:.2f}x and {speedup.over_rl_lockstep:.2f}x; {SERVER})"
             )
+        console.print(
+            f"[dim]A Meta-RL batch holds {self.metarl_tokens_over_rl:.2f} times the tokens of an RL batch, since a "
+            "trial ends at its first success: hence the difference between an update and a token.[/dim]"
+        )
         for figures in self.schedules:
             loads = ", ".join(f"{load.process} {load.cpu_share:.0%}" for load in figures.loads)
             console.print(f"[dim]CPU of {figures.label}: {loads}[/dim]")
@@ -146,6 +211,12 @@ def machine_warnings(schedules: tuple[ScheduleFigures, ...]) -> tuple[str, ...]:
         for figures in schedules
         if figures.busy_share < 1.0 - IDLE_SERVER_SHARE
     ]
+    warnings += [
+        f"{figures.label}: not a steady state: {figures.tokens.excess:+.1%} of the tokens generated were neither "
+        "trained nor dropped while it was measured: only the figures at equal tokens count"
+        for figures in schedules
+        if not figures.tokens.is_steady
+    ]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for figures in schedules:
         total = sum(load.cpu_share for load in figures.loads)
@@ -159,16 +230,18 @@ def machine_warnings(schedules: tuple[ScheduleFigures, ...]) -> tuple[str, ...]:
 
 def _schedule_table(report: RolloutReport) -> Table:
     table = Table(title=f"Rollout on a {SERVER} (scale {report.scale:g}, clock x{report.time_scale:g})")
-    for heading in ("schedule", "s/update", "tokens/s", "of full", "in flight", "age"):
+    for heading in ("schedule", "s/update", "tokens/s", "tokens/update", "stock", "of full", "in flight", "age"):
         table.add_column(heading, justify="left" if heading == "schedule" else "right")
     for figures in report.schedules:
         table.add_row(
             figures.label,
             f"{figures.seconds_per_update:.1f}",
             f"{figures.tokens_per_second:,.0f}",
+            f"{figures.trained_tokens_per_update:,.0f}",
+            f"{figures.tokens.excess:+.1%}",
             f"{figures.saturation_share:.0%}",
             "" if figures.in_flight is None else f"{figures.in_flight:.0f}",
             "" if figures.staleness_max is None else f"{figures.staleness_mean:.1f}/{figures.staleness_max}",
         )
-    table.add_row("full batch", "", f"{report.saturation_tokens_per_second:,.0f}", "100%", "", "")
+    table.add_row("full batch", "", f"{report.saturation_tokens_per_second:,.0f}", "", "", "100%", "", "")
     return table

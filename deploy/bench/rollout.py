@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,16 +21,18 @@ from lamer.actors.trial import TrialLimits
 from lamer.common.errors import BadInput
 from lamer.common.messages import Lease, Sampling
 from lamer.common.records import MemoryMode, Purpose, Task, make_trial_id, training_seed
-from lamer.deploy.bench.asynchronous import AsyncOptions, measure_asynchronous
+from lamer.deploy.bench.asynchronous import MIN_UPDATES, AsyncOptions, measure_asynchronous
 from lamer.deploy.bench.lockstep import play_batch
 from lamer.deploy.bench.pace import Pace
-from lamer.deploy.bench.report import ProcessLoad, RolloutReport, ScheduleFigures
+from lamer.deploy.bench.report import ProcessLoad, RolloutReport, ScheduleFigures, TokenBalance
 from lamer.deploy.bench.scripted import FACTORY, NAME, ScriptedConfig, write_model_folder
 from lamer.deploy.bench.simulated import SimulatedServer, Throughput, measure_saturation
 from lamer.deploy.bench.wire import PacedInfo
 
+Note = Callable[[str], None]
+
 GROUPS = 16
-LOCK_STEP_UPDATES = 3
+LOCK_STEP_UPDATES = 5
 MAX_TOKENS = 1024
 SAMPLING = Sampling(1.0, 1.0, 0, max_response_tokens=MAX_TOKENS, max_reflection_tokens=MAX_TOKENS)
 LIMITS = TrialLimits(max_turns=0, max_prompt_tokens=2048)
@@ -50,6 +52,7 @@ class RolloutBenchOptions:
     seed: int = 0
     actors: int = 2
     output: Path | None = None
+    updates: int = MIN_UPDATES
 
     def __post_init__(self) -> None:
         if not 0.0 < self.scale <= 1.0:
@@ -58,6 +61,8 @@ class RolloutBenchOptions:
             raise BadInput(f"the time scale is above 0, got {self.time_scale}")
         if not self.max_staleness or min(self.max_staleness) < 0:
             raise BadInput(f"at least one max_staleness, none below 0, got {self.max_staleness}")
+        if self.updates < 1:
+            raise BadInput(f"at least one update is measured, got {self.updates}")
         if self.actors < 1:
             raise BadInput(f"at least one actor process, got {self.actors}")
 
@@ -130,10 +135,12 @@ async def measure_lock_step(
     async with server.inference() as inference:
         policy = _one_server_policy(inference, server, renderer)
         before = await _Reading.take(server)
+        trained = 0
         for update in range(LOCK_STEP_UPDATES):
             leases = make_leases(schedule, options.groups, update, options.seed)
             envs = [FACTORY.make(ScriptedConfig(), lease.task.seed) for lease in leases]
-            await play_batch(leases, envs, policy, renderer, LIMITS)
+            trials = await play_batch(leases, envs, policy, renderer, LIMITS)
+            trained += sum(trial.response_tokens for trial in trials)
         after = await _Reading.take(server)
     run, wall = Throughput.between(before.info, after.info), after.wall - before.wall
     return ScheduleFigures(
@@ -145,6 +152,7 @@ async def measure_lock_step(
         tokens_per_second=run.tokens_per_second,
         saturation_share=run.tokens_per_second / saturation,
         busy_share=run.busy_seconds / run.seconds,
+        tokens=TokenBalance(run.tokens, trained, dropped=0),
         loads=(
             ProcessLoad("server", run.cpu_seconds / wall),
             ProcessLoad("client", (after.cpu - before.cpu) / wall),
@@ -159,7 +167,7 @@ def _one_server_policy(inference: InferenceClient, server: SimulatedServer, rend
 
 
 async def _measure_ours(
-    server: SimulatedServer, options: RolloutBenchOptions, model_path: Path, folder: Path, saturation: float
+    server: SimulatedServer, options: RolloutBenchOptions, model_path: Path, folder: Path, saturation: float, note: Note
 ) -> Sequence[ScheduleFigures]:
     figures = []
     for max_staleness in options.max_staleness:
@@ -174,31 +182,42 @@ async def _measure_ours(
             seed=options.seed,
             model_path=model_path,
             folder=run_dir,
+            min_updates=options.updates,
         )
         figures.append(await measure_asynchronous(server, async_options, saturation))
+        note(_summary(figures[-1]))
     return figures
 
 
-async def _run(options: RolloutBenchOptions) -> RolloutReport:
+def _summary(figures: ScheduleFigures) -> str:
+    return (
+        f"{figures.label}: {figures.seconds_per_update:.1f} simulated seconds an update, over {figures.updates} updates"
+    )
+
+
+async def _run(options: RolloutBenchOptions, note: Note) -> RolloutReport:
     with tempfile.TemporaryDirectory(prefix="lamer-bench-") as name:
         folder = Path(name)
         model_path = folder / "model"
         write_model_folder(model_path)
         async with SimulatedServer.run(model_path, options.seed, options.time_scale, options.max_running) as server:
             saturation = (await measure_saturation(server)).tokens_per_second
+            note(f"the simulated server's full speed: {saturation:,.0f} tokens a simulated second")
             rl = await measure_lock_step(server, RL, options, model_path, saturation)
+            note(_summary(rl))
             metarl = await measure_lock_step(server, METARL, options, model_path, saturation)
-            ours = await _measure_ours(server, options, model_path, folder, saturation)
+            note(_summary(metarl))
+            ours = await _measure_ours(server, options, model_path, folder, saturation, note)
     return RolloutReport.of(options.scale, options.time_scale, options.seed, saturation, rl, metarl, tuple(ours))
 
 
-def run_rollout_bench(options: RolloutBenchOptions) -> RolloutReport:
-    """Run the benchmark and write its report to `options.output`.
+def run_rollout_bench(options: RolloutBenchOptions, note: Note) -> RolloutReport:
+    """Run the benchmark and write its report to `options.output`. note: is told what was measured, a line at a time.
 
     Raises:
         RunFailed: a trial or a process failed. Missing: a process does not answer.
     """
-    report = asyncio.run(_run(options))
+    report = asyncio.run(_run(options, note))
     if options.output is not None:
         report.write(options.output)
     return report

@@ -2,6 +2,7 @@
 
     make_work   how long each response is to be; the same list for every round of a benchmark
     Clock       which policy version the server holds, as whoever updates it notes
+    Progress    how much of the work has been answered, for whoever acts at a share of it
     saturate    plays the work once, and says what came back and how long it took
 
 Work is fixed rather than time: two rounds of the same work differ only in what happened to the server meanwhile, and
@@ -37,6 +38,26 @@ class Clock:
 
     resumed: int = 0
     loading: int = 0
+
+
+class Progress:
+    """How many tokens of a round's work have been answered: a clock that goes as fast as the server answers."""
+
+    def __init__(self, work: Sequence[int]) -> None:
+        self._tokens = sum(work)
+        self._answered = 0
+        self._moved = asyncio.Condition()
+
+    async def answered(self, tokens: int) -> None:
+        """Note a response."""
+        async with self._moved:
+            self._answered += tokens
+            self._moved.notify_all()
+
+    async def reached(self, share: float) -> None:
+        """Wait until this share of the work, from 0 to 1, has been answered."""
+        async with self._moved:
+            await self._moved.wait_for(lambda: self._answered >= share * self._tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +115,13 @@ def make_work(streams: int, responses: int, tokens: int, seed: int) -> tuple[int
 
 
 async def saturate(
-    client: InferenceClient, router: Router, clock: Clock, work: Sequence[int], streams: int, vocabulary: int
+    client: InferenceClient,
+    router: Router,
+    clock: Clock,
+    work: Sequence[int],
+    progress: Progress,
+    streams: int,
+    vocabulary: int,
 ) -> Round:
     """Play `work` in `streams` streams against the server that the router knows.
 
@@ -111,6 +138,7 @@ async def saturate(
             first, sent = clock.resumed, time.monotonic()
             completion = await policy.complete(_make_request(number, length, vocabulary))
             answers.append(Answered(completion, length, sent, time.monotonic(), first, clock.loading))
+            await progress.answered(length)
 
     began = time.monotonic()
     try:

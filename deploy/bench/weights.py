@@ -26,7 +26,7 @@ from lamer.common.errors import BadInput, LamerError, RunFailed
 from lamer.common.messages import ServerInfo, WeightAnnouncement
 from lamer.common.versions import to_weight_version
 from lamer.deploy.bench.checkpoints import SIZES, Checkpoints, checkpoints_like, random_checkpoints
-from lamer.deploy.bench.saturation import PROMPT_TOKENS, Clock, Round, make_work, saturate
+from lamer.deploy.bench.saturation import PROMPT_TOKENS, Clock, Progress, Round, make_work, saturate
 from lamer.deploy.bench.weights_report import ModeFigures, ModelFigures, Spread, WeightsReport
 from lamer.deploy.inference.applying import apply_folder
 from lamer.deploy.inference.engines.launch import EngineProcess, Launcher
@@ -145,9 +145,10 @@ class ModeRounds:
         self.updates += updates
         self.lost.append(lost)
         for update in updates:
-            under_way = [each for each in played.answers if each.sent < update.began and each.arrived > update.ended]
-            self.in_flight += len(under_way)
-            self.split += sum(answer.is_split_at(update.version) for answer in under_way)
+            split = [each.is_split_at(update.version) for each in played.answers]
+            over = [each.sent < update.began and each.arrived > update.ended for each in played.answers]
+            self.in_flight += sum(was_split or was_over for was_split, was_over in zip(split, over, strict=True))
+            self.split += sum(split)
 
 
 class _Bench:
@@ -187,7 +188,7 @@ class _Bench:
         for number in range(options.rounds):
             for mode, rounds in measured.items():
                 before = self._baselines[-1]
-                played, updates = await self._updated_round(work, mode, before.seconds)
+                played, updates = await self._updated_round(work, mode)
                 await self._load_idle()
                 after = await self._baseline(work)
                 lost = lost_seconds(played, (before, after), len(updates))
@@ -217,12 +218,15 @@ class _Bench:
         tokens = min(
             room, max(_PROBE_TOKENS, int(rate * options.round_seconds / options.streams / RESPONSES_PER_ROUND))
         )
-        responses = max(options.streams * 2, round(rate * options.round_seconds / tokens))
+        responses = max(options.streams * RESPONSES_PER_ROUND, round(rate * options.round_seconds / tokens))
+        if options.updates >= responses:
+            raise RunFailed(f"{options.updates} updates in a round of {responses} responses: take longer rounds")
         return tokens, make_work(options.streams, responses, tokens, options.seed)
 
-    async def _play(self, work: Sequence[int]) -> Round:
-        vocabulary = self._checkpoints.vocabulary
-        return await saturate(self._client, self._router, self._clock, work, self._options.streams, vocabulary)
+    async def _play(self, work: Sequence[int], progress: Progress | None = None) -> Round:
+        streams, vocabulary = self._options.streams, self._checkpoints.vocabulary
+        progress = progress or Progress(work)
+        return await saturate(self._client, self._router, self._clock, work, progress, streams, vocabulary)
 
     async def _baseline(self, work: Sequence[int]) -> Round:
         """A round without updates, and bare loads after it."""
@@ -240,29 +244,22 @@ class _Bench:
             self._bare.append(time.monotonic() - began)
             self._resume_at_loaded()
 
-    async def _updated_round(self, work: Sequence[int], mode: str, seconds: float) -> tuple[Round, list[Update]]:
-        """A round with updates at equal distances, in the time that it takes without any."""
-        wanted = self._options.updates
+    async def _updated_round(self, work: Sequence[int], mode: str) -> tuple[Round, list[Update]]:
+        """A round with updates at equal distances, measured in work: however fast the machine is, all fall into it."""
+        wanted, progress = self._options.updates, Progress(work)
         updates: list[Update] = []
-        began, started = time.monotonic(), 0
 
         async def update_regularly() -> None:
-            nonlocal started
             for number in range(1, wanted + 1):
-                await asyncio.sleep(max(0.0, began + number * seconds / (wanted + 1) - time.monotonic()))
-                started = number
+                await progress.reached(number / (wanted + 1))
                 updates.append(await self._update(mode))
 
         try:
             async with asyncio.TaskGroup() as group:
-                updating = group.create_task(update_regularly())
-                played = await self._play(work)
-                if started < wanted:
-                    updating.cancel()
+                group.create_task(update_regularly())
+                played = await self._play(work, progress)
         except* LamerError as errors:
             raise first_error(errors) from None
-        if len(updates) < wanted:
-            raise RunFailed(f"{mode}: the work ended after {len(updates)} updates of {wanted}: take longer rounds")
         return played, updates
 
     async def _update(self, mode: str) -> Update:

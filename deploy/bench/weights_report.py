@@ -36,10 +36,9 @@ class ModeFigures:
 
     pause_seconds: from asking for the pause until generation may go on, for each update. lost_seconds: generation time
     lost for each update, one value a round. over_bare_load: median pause over the median bare load; lost_over_bare_load
-    likewise. in_flight: responses that were under way over an update from its beginning to its end, counted once for
-    each update. split: those of them that older weights began and newer ones went on with. wrong_spans: responses whose
-    versions do not rise, or were never held by the server meanwhile. responses: that were asked for. whole: those of
-    them that came back with every token.
+    likewise. in_flight: responses that were under way over an update, counted once for each update. split: those that
+    older weights began and newer ones went on with. wrong_spans: responses whose versions do not rise, or were never
+    held by the server meanwhile. responses: that were asked for. whole: those of them that came back with every token.
     """
 
     mode: str

@@ -22,6 +22,7 @@ Modes = Annotated[str, typer.Option("--modes", help="Ways of updating, with comm
 Model = Annotated[Path | None, typer.Option("--model", metavar="DIR", help="A model folder, instead of --size.")]
 Sizes = Annotated[list[str] | None, typer.Option("--size", help="Random model: pocket, 150m or 460m; repeatable.")]
 Updates = Annotated[int, typer.Option("--updates", min=1, help="Weight updates in each round.")]
+SteadyUpdates = Annotated[int, typer.Option("--updates", min=1, help="Updates measured at least, in a steady state.")]
 Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Rounds of each mode.")]
 Streams = Annotated[int, typer.Option("--streams", min=1, help="Requests in flight.")]
 RoundSeconds = Annotated[float, typer.Option("--round-seconds", help="Length of a round without updates, about.")]
@@ -37,6 +38,7 @@ def rollout(
     max_staleness: Staleness = None,
     seed: Seed = 0,
     actors: Actors = 2,
+    updates: SteadyUpdates = 20,
     output: Output = None,
 ) -> None:
     """Lock-step RL, lock-step Meta-RL and ours on a simulated server that keeps a GPU's pace."""
@@ -45,8 +47,9 @@ def rollout(
     from lamer.deploy.bench.rollout import RolloutBenchOptions, run_rollout_bench
 
     bounds = tuple(max_staleness or (4,))
-    options = RolloutBenchOptions(scale, time_scale, bounds, seed, actors, output)
-    run_rollout_bench(options).print(Console())
+    options = RolloutBenchOptions(scale, time_scale, bounds, seed, actors, output, updates)
+    console = Console()
+    run_rollout_bench(options, console.print).print(console)
 
 
 @app.command()

@@ -18,8 +18,8 @@ def group() -> None:
 @app.command()
 def show(config: ConfigFiles, overrides: Overrides = None) -> None:
     """Print every setting of a configuration, checked, with defaults filled in, as YAML."""
-    from lamer.common.config import config_hash, to_yaml
+    from lamer.common.config import config_hash, to_shown_yaml
 
     settings = read_settings(config, overrides or [])
     print(f"# hash {config_hash(settings)}")
-    print(to_yaml(settings), end="")
+    print(to_shown_yaml(settings), end="")

@@ -32,7 +32,7 @@ def learner(
     from lamer.deploy.run.folder import open_run
     from lamer.deploy.run.learning import run_learner
     from lamer.deploy.run.panel import make_view
-    from lamer.deploy.run.report import print_lost_tracking, print_results
+    from lamer.deploy.run.report import print_how_to_go_on, print_lost_tracking, print_results
 
     settings = read_settings(config, overrides or [], name)
     check_data(settings)
@@ -57,4 +57,5 @@ def learner(
         print_results(run.summary)
     else:
         print_lost_tracking(run.summary)
+        print_how_to_go_on(run, "learner")
     raise typer.Exit(code)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lamer.common import config
 from lamer.common.errors import LamerError
-from lamer.common.masking import masked_within
+from lamer.common.masking import masked_word
 from lamer.common.settings import Settings
 from lamer.deploy.experiments.definition import Arm, Evaluation, Experiment, ExperimentError, Value
 from lamer.deploy.run.configuration import read_settings
@@ -96,7 +96,7 @@ class Cell:
 
 
 def _shown(*arguments: str) -> str:
-    return shlex.join(("lamer", *map(masked_within, arguments)))
+    return shlex.join(("lamer", *map(masked_word, arguments)))
 
 
 def axis_override(key: str, value: Value) -> str:

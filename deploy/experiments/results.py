@@ -14,7 +14,7 @@ import msgspec
 
 from lamer.common.config import config_hash
 from lamer.common.errors import BadInput, RunFailed
-from lamer.common.masking import masked_within
+from lamer.common.masking import masked_word
 from lamer.deploy.experiments.cells import Cell, CellEvaluation, identity
 from lamer.deploy.experiments.definition import Value
 from lamer.deploy.run.folder import write_text
@@ -181,7 +181,7 @@ def collect(cell: Cell, run: Path, wall_seconds: float) -> CellResult:
         seed=cell.key.seed,
         command=cell.shown_command(),
         config_hash=config_hash(cell.settings),
-        overrides=tuple(map(masked_within, cell.overrides)),
+        overrides=tuple(map(masked_word, cell.overrides)),
         wall_seconds=round(wall_seconds or summary.wall_seconds, 1),
         updates=summary.updates,
         trials=summary.trials,

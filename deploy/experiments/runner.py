@@ -43,7 +43,6 @@ from lamer.deploy.experiments.state import (
 from lamer.deploy.run import processes
 from lamer.deploy.run.supervisor import INTERRUPTED, how_it_ended
 
-END_SECONDS = 30.0
 PROGRESS_SECONDS = 60.0
 
 Command = Callable[..., tuple[str, ...]]
@@ -188,7 +187,7 @@ class Runner:
         try:
             await self._until_over(process, run, title, interrupted)
         finally:
-            await processes.end_all([process], END_SECONDS)
+            await processes.end_all([process], None)  # a training may have a checkpoint to write
             processes.kill_session(process)
             self._processes.discard(process)
             add_seconds(run, time.monotonic() - began)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from lamer.common.config import from_json
 from lamer.common.errors import BadInput
 from lamer.common.messages import PROTOCOL_VERSION, Hello, Role
-from lamer.common.session import Session
+from lamer.common.session import BUSY_SECONDS, Session
 from lamer.common.settings import InferenceSettings
 from lamer.common.weights import ModelFingerprint, read_fingerprint
 from lamer.deploy.inference.engines.attach import Attacher
@@ -47,7 +47,7 @@ async def run_host(options: HostOptions) -> int:
         name=options.name,
         fingerprint=await _fingerprint(options),
     )
-    session = await Session.open(options.url, options.keys, hello, CONNECT_SECONDS)
+    session = await Session.open(options.url, options.keys, hello, CONNECT_SECONDS, BUSY_SECONDS)
     try:
         run = options.resolved(from_json(session.welcome.config).inference)
         if options.model_path is not None and not options.attach:

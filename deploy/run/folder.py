@@ -1,7 +1,7 @@
 """The folder of a run: which one, what lies in it, and that only one learner works in it at a time.
 
     config.yaml    the resolved configuration            address   where the gateway listens, while it does
-    journal.db     every trained trial                   keys/     CURVE keys, unless `gateway.keys` names others
+    journal.db     every trial, with segments/           keys/     CURVE keys, unless `gateway.keys` names others
     checkpoints/   weights/   model/                     logs/     output of child processes
     metrics.jsonl  summary.json                          lock      held by the learner
 
@@ -88,7 +88,8 @@ def open_run(settings: Settings, files: Sequence[Path], is_resume: bool) -> RunF
     elif name:
         _create(path)
     settings = replace(settings, run=replace(settings.run, name=path.name))
-    write_text(path / CONFIG_FILE, config.to_yaml(settings))
+    kept = config.to_yaml(settings)
+    write_text(path / CONFIG_FILE, kept, is_private=kept != config.to_shown_yaml(settings))
     return RunFolder(path, settings, is_resume)
 
 
@@ -127,10 +128,15 @@ def locked(run: RunFolder) -> Iterator[None]:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step: a reader sees the old text or the new, never a part."""
+def write_text(path: Path, text: str, *, is_private: bool = False) -> None:
+    """Replace a file in one step: a reader sees the old text or the new, never a part.
+
+    is_private: nobody but its owner may read it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
+    mode = 0o600 if is_private else 0o666
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with open(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -24,6 +24,7 @@ from rich.text import Text
 from lamer.actors.rendering import Renderer
 from lamer.common import config
 from lamer.common.errors import BadInput, Missing
+from lamer.common.masking import masked_json
 from lamer.common.records import Completion, Episode, Reflection, Trial
 from lamer.deploy.models.preparation import model_folder
 from lamer.learner.journal.reader import JournalReader, TrialFilter, TrialRow
@@ -63,11 +64,14 @@ def inspect_run(
     rows = reader.rows(wanted)
     if not rows:
         raise Missing(f"{run} holds no such trials: update {'any' if step is None else step}, {_outcomes(is_solved)}")
-    console.print(trial_list(rows, [reader.trial(row.trial_id)[1] for row in rows], reader.count(wanted)))
+    console.print(trial_list(rows, reader.trials(rows), reader.count(wanted)))
 
 
-def trial_list(rows: Sequence[TrialRow], trials: Sequence[Trial], total: int) -> Table:
-    """One line a trial, its id without the run; `trials` are those of `rows`, out of `total` in the journal."""
+def trial_list(rows: Sequence[TrialRow], trials: Sequence[Trial | None], total: int) -> Table:
+    """One line a trial, its id without the run; `trials` are those of `rows`, out of `total` in the journal.
+
+    Of a trial that was pruned (None) there is only its row.
+    """
     table = Table(
         title=f"{len(rows)} of {total} trials", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
@@ -82,21 +86,33 @@ def trial_list(rows: Sequence[TrialRow], trials: Sequence[Trial], total: int) ->
             row.state,
             _or_dash(row.step),
             _or_dash(row.age),
-            str(len(trial.episodes)),
-            str(sum(len(episode.turns) for episode in trial.episodes)),
-            str(row.response_tokens),
-            str(len(trial.left_out_tokens) or "-"),
-            f"{sum(episode.reward for episode in trial.episodes):g}",
-            trial.episodes[-1].status.value if trial.episodes else "not played",
+            *(_figures(row, trial) if trial is not None else _figures_of_row(row)),
         )
     return table
+
+
+def _figures(row: TrialRow, trial: Trial) -> tuple[str, ...]:
+    """The columns of `trial_list` from "episodes" on."""
+    return (
+        str(len(trial.episodes)),
+        str(sum(len(episode.turns) for episode in trial.episodes)),
+        str(row.response_tokens),
+        str(len(trial.left_out_tokens) or "-"),
+        f"{sum(episode.reward for episode in trial.episodes):g}",
+        trial.episodes[-1].status.value if trial.episodes else "not played",
+    )
+
+
+def _figures_of_row(row: TrialRow) -> tuple[str, ...]:
+    """Those of a trial that was pruned."""
+    return "-", "-", str(row.response_tokens), "-", "-", "pruned"
 
 
 def trial_view(row: TrialRow, trial: Trial, renderer: Renderer) -> RenderableType:
     """One trial as it was played: prompts dim, responses bright, what came of them after each."""
     facts = Table.grid(padding=(0, 2))
     for key, value in (
-        ("task", f"{trial.task.env}, seed {trial.task.seed}, {trial.task.env_config}"),
+        ("task", f"{trial.task.env}, seed {trial.task.seed}, {masked_json(trial.task.env_config)}"),
         ("outcome", _outcome(trial)),
         ("state", row.state if row.step is None else f"{row.state}, update {row.step}, age {row.age}"),
         ("actor", f"{trial.actor}, {trial.seconds:.2f} s, {trial.response_tokens} response tokens"),

@@ -4,6 +4,9 @@
     TrainerKeeper  starts the trainer once the gateway listens, and again from the last checkpoint when it dies
 
 The run folder's lock is held for as long as this goes on, so that no two learners write one journal.
+
+Interrupted (SIGINT, SIGTERM), the trainer may have a checkpoint to write, of tens of gigabytes: it is waited for as
+long as its own watchdog lets it work, and the gateway hears its last report. A second signal ends everything at once.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ from lamer.common.liveness.restarts import Clock, Restarts
 from lamer.deploy.run import processes
 from lamer.deploy.run.folder import RunFolder, locked
 from lamer.deploy.run.observer import View, follow
-from lamer.deploy.run.supervisor import INTERRUPTED, first_error, how_it_ended
+from lamer.deploy.run.supervisor import ENDING, INTERRUPTED, first_error, how_it_ended
 
 if TYPE_CHECKING:
+    from lamer.common.settings import Settings
     from lamer.deploy.models.preparation import PreparedModel
     from lamer.learner.gateway.plan import GatewayPlan
     from lamer.learner.measuring.result import RunResult
@@ -34,13 +38,12 @@ log = logging.getLogger("lamer.learner")
 
 MAX_TRAINER_RESTARTS = 3
 TRAINER_END_SECONDS = 60.0
-INTERRUPT_SECONDS = 3.0
 ADDRESS_POLL_SECONDS = 0.02
 OBSERVER_SECONDS = 30.0
 
 
 def run_learner(run: RunFolder, view: View) -> int:
-    """Prepare the model and train; 0, or 130 when interrupted.
+    """Prepare the model and train; 0, or 130 when interrupted, at once when that happens twice.
 
     Raises:
         LamerError: the model can't be made or used, the port is taken, the trainer keeps dying, another learner is at
@@ -62,7 +65,15 @@ def run_learner(run: RunFolder, view: View) -> int:
         prepared = prepare_model(run.settings, cache)
         if note:
             view.note(f"created the model in {time.monotonic() - began:.0f} s")
-        return asyncio.run(_learn(run, prepared, view))
+        try:
+            return asyncio.run(_learn(run, prepared, view))
+        except asyncio.CancelledError:  # by a second signal
+            return INTERRUPTED
+
+
+def trainer_patience(settings: Settings) -> float:
+    """Seconds that an interrupted trainer may take to end an update that has begun and to save it."""
+    return settings.trainer.watchdog_seconds + TRAINER_END_SECONDS
 
 
 class TrainerKeeper:
@@ -89,7 +100,7 @@ class TrainerKeeper:
             restarts.started(self._clock.now())
             code = await self._process.wait()
             processes.kill_session(self._process)
-            if code in (0, INTERRUPTED) or self._is_ending:
+            if code == 0 or self._is_ending:
                 return
             kind = {BadInput.exit_code: BadInput, Missing.exit_code: Missing}.get(code)
             wait = restarts.ended(self._clock.now())
@@ -103,8 +114,14 @@ class TrainerKeeper:
     async def end(self, grace: float, ask: signal.Signals | None) -> None:
         """Let the trainer end within `grace` seconds (asked by the signal `ask`, if any), then kill it."""
         self._is_ending = True
-        if self._process is not None:
-            await processes.end_all([self._process], grace, ask)
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        await processes.end_all([process], grace, ask)
+        code = await process.wait()
+        if grace and code not in (0, INTERRUPTED, -signal.SIGINT):  # the last one: it had not begun
+            said = processes.last_error(self._log) if code > 0 else ""
+            log.warning("the trainer %s when the run ended: %s (its output: %s)", how_it_ended(code), said, self._log)
 
     async def _command(self) -> tuple[str, ...]:
         """The trainer's command line, once the gateway listens."""
@@ -117,8 +134,7 @@ async def _learn(run: RunFolder, prepared: PreparedModel, view: View) -> int:
     from lamer.learner.measuring.summary import write_summary
 
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _handle_signals(stop, view)
     run.address.unlink(missing_ok=True)  # left by a learner that was killed
     plan, tracker = _plan(run, prepared)
     tracker.start()
@@ -127,6 +143,9 @@ async def _learn(run: RunFolder, prepared: PreparedModel, view: View) -> int:
         result = await _gateway_and_trainer(run, plan, stop, view)
         write_summary(run.summary, result, run.settings, prepared.path)
         status = "FINISHED" if result.exit_code == 0 else "KILLED"
+    except asyncio.CancelledError:
+        status = "KILLED"
+        raise
     finally:
         lost = await asyncio.to_thread(tracker.finish, status)
         if lost:
@@ -136,10 +155,27 @@ async def _learn(run: RunFolder, prepared: PreparedModel, view: View) -> int:
     return result.exit_code
 
 
+def _handle_signals(stop: asyncio.Event, view: View) -> None:
+    """SIGINT and SIGTERM end the run in an orderly way, the second of them this task."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def handle() -> None:
+        if stop.is_set():
+            task.cancel()
+            return
+        view.note(ENDING)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, handle)
+
+
 async def _gateway_and_trainer(run: RunFolder, plan: GatewayPlan, stop: asyncio.Event, view: View) -> RunResult:
     from lamer.learner.gateway.gateway import run_gateway
 
     keeper = TrainerKeeper(run)
+    trainer_ended = asyncio.Event()
     failure: LamerError | None = None
 
     async def train() -> None:
@@ -153,7 +189,8 @@ async def _gateway_and_trainer(run: RunFolder, plan: GatewayPlan, stop: asyncio.
 
     async def end_trainer_on_stop() -> None:
         await stop.wait()
-        await keeper.end(INTERRUPT_SECONDS, signal.SIGINT)
+        await keeper.end(trainer_patience(run.settings), signal.SIGINT)
+        trainer_ended.set()
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -161,7 +198,7 @@ async def _gateway_and_trainer(run: RunFolder, plan: GatewayPlan, stop: asyncio.
             if run.settings.batch.updates > 0:
                 tasks.append(group.create_task(train()))
             try:
-                result = await run_gateway(plan, stop)
+                result = await run_gateway(plan, stop, trainer_ended)
                 await keeper.end(TRAINER_END_SECONDS, None)
             finally:
                 for task in tasks:

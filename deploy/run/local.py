@@ -20,9 +20,10 @@ from lamer.deploy.models.preparation import creation_note, default_cache
 from lamer.deploy.models.suitability import unsuited
 from lamer.deploy.run.configuration import tracking_environment
 from lamer.deploy.run.folder import RunFolder, locked
+from lamer.deploy.run.learning import trainer_patience
 from lamer.deploy.run.observer import View, follow
 from lamer.deploy.run.processes import lamer_command
-from lamer.deploy.run.supervisor import Child, Rest, Supervisor
+from lamer.deploy.run.supervisor import END_SECONDS, Child, Rest, Supervisor
 
 log = logging.getLogger("lamer.local")
 
@@ -40,7 +41,7 @@ async def run_local(run: RunFolder, view: View) -> int:
             work in the folder.
     """
     with locked(run):  # removes the address of a learner that was killed; the one to come has another
-        supervisor = Supervisor(run.logs, view.note)
+        supervisor = Supervisor(run.logs, view.note, patience=trainer_patience(run.settings) + END_SECONDS)
     for warning in unsuited(run.settings):
         view.note(f"warning: {warning}")
     note, began = creation_note(run.settings, default_cache(run.settings)), time.monotonic()

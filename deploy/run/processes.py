@@ -65,8 +65,11 @@ async def start(
         )
 
 
-async def end_all(processes: Iterable[Process], grace: float, ask: signal.Signals | None = signal.SIGINT) -> None:
-    """Ask all that still run to end (`ask` None: they know already); kill what is left of their sessions after `grace`.
+async def end_all(
+    processes: Iterable[Process], grace: float | None, ask: signal.Signals | None = signal.SIGINT
+) -> None:
+    """Ask all that still run to end (`ask` None: they know already); kill what is left of their sessions after `grace`
+    seconds, or (None) once they have ended by themselves.
 
     A child that ended by itself may have left children in its session: they are killed as well.
     """

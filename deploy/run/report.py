@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lamer.common.messages import Metric
+from lamer.deploy.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from lamer.learner.measuring.diversity import Diversity
@@ -98,6 +100,14 @@ def print_lost_tracking(summary: Path) -> None:
     if lost:
         text = Text(f"tracking was lost: {lost}; metrics.jsonl has what is missing there", style="red")
         Console().print(text, soft_wrap=True)
+
+
+def print_how_to_go_on(run: RunFolder, command: str) -> None:
+    """Say by which `lamer` command an interrupted run goes on, and from which update if any is saved."""
+    saved = max((int(path.name[5:]) for path in (run.path / "checkpoints").glob("step-*")), default=0)
+    where = f" from update {saved}" if saved else ""
+    again = shlex.join(("lamer", command, "--config", str(run.config), "--resume"))
+    Console().print(Text(f"Go on{where} with: {again}"), soft_wrap=True)
 
 
 def _print_losses(console: Console, result: EvaluationResult) -> None:

@@ -23,6 +23,7 @@ MAX_RESTARTS = 5
 ENDING_SECONDS = 0.5
 """How long a helper's failure waits to be one: when the whole run is ending, its helpers lose the learner first."""
 END_SECONDS = 8.0
+ENDING = "ending: what was trained last is saved first where no checkpoint has it; Ctrl-C again ends at once"
 READY_POLL_SECONDS = 0.05
 
 
@@ -46,9 +47,15 @@ class Rest:
 class Supervisor:
     """Owns the processes of one run. Every child's output is appended to LOGS/NAME.log."""
 
-    def __init__(self, logs: Path, note: Callable[[str], None], clock: Clock | None = None) -> None:
-        """logs: folder for the children's output. note: is told, in one line each, what happened to a child."""
+    def __init__(
+        self, logs: Path, note: Callable[[str], None], clock: Clock | None = None, patience: float = END_SECONDS
+    ) -> None:
+        """logs: folder for the children's output. note: is told, in one line each, what happened to a child.
+
+        patience: seconds that the main child has to end when it is asked to; the others have `END_SECONDS`.
+        """
         self._logs = logs
+        self._patience = patience
         self._note = note
         self._clock = clock or Clock()
         self._processes: dict[str, Process] = {}
@@ -75,9 +82,11 @@ class Supervisor:
         except* LamerError as errors:
             raise first_error(errors) from None
         finally:
-            knows_already = code == 0
-            alive = list(self._processes.values())
-            await processes.end_all(alive, END_SECONDS, None if knows_already else signal.SIGINT)
+            ask = None if code == 0 else signal.SIGINT
+            learner = [process for name, process in self._processes.items() if name == main.name]
+            others = [process for name, process in self._processes.items() if name != main.name]
+            ends = ((learner, self._patience), (others, END_SECONDS))
+            await asyncio.gather(*(processes.end_all(some, grace, ask) for some, grace in ends))
         if code not in (0, None, INTERRUPTED):
             raise self._failure(main, code)
         return 0 if code == 0 else INTERRUPTED
@@ -148,6 +157,7 @@ class Supervisor:
 
         def handle() -> None:
             if not interrupted.done():
+                self._note(ENDING)
                 interrupted.set_result(None)
                 return
             for process in self._processes.values():

@@ -10,7 +10,7 @@ from lamer.deploy.run.configuration import with_tracking_address
 from lamer.deploy.run.folder import open_run
 from lamer.deploy.run.local import run_local
 from lamer.deploy.run.panel import make_view
-from lamer.deploy.run.report import print_lost_tracking, print_results
+from lamer.deploy.run.report import print_how_to_go_on, print_lost_tracking, print_results
 
 
 async def run_settings(settings: Settings, files: Sequence[Path], is_resume: bool, is_plain: bool) -> int:
@@ -30,4 +30,5 @@ async def run_settings(settings: Settings, files: Sequence[Path], is_resume: boo
         print_results(run.summary)
     else:
         print_lost_tracking(run.summary)
+        print_how_to_go_on(run, "train")
     return code

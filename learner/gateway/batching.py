@@ -123,7 +123,10 @@ class Batcher:
             self._claim(cut, wish)
 
     def checkpointed(self, message: Checkpointed) -> None:
-        """A durable checkpoint covers every batch up to `message.step`."""
+        """A durable checkpoint covers every batch up to `message.step`; an interrupted trainer saves more than it
+        published.
+        """
+        self._pool.trained_from = max(self._pool.trained_from, message.step)
         self._pool.journal.mark_trained(message.step)
 
     def lost(self, trainer: Peer) -> None:

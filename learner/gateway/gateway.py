@@ -71,6 +71,7 @@ from lamer.learner.gateway.pool import TrainingTasks, TrialPool
 from lamer.learner.gateway.progress import Progress, RunFigures, UpdateReports
 from lamer.learner.gateway.weights.announcing import Announcer, first_weights
 from lamer.learner.gateway.weights.serving import StreamServer
+from lamer.learner.journal.archiving import Archiver
 from lamer.learner.journal.entries import TrialEntry
 from lamer.learner.journal.writer import Journal
 from lamer.learner.measuring.evaluation import FINAL, INITIAL
@@ -79,6 +80,7 @@ from lamer.learner.measuring.result import RunResult
 log = logging.getLogger("lamer.gateway")
 
 GOODBYE_SECONDS = 5.0
+ARCHIVE_SECONDS = 30.0
 MESSAGES_A_TURN = 16
 INTERRUPTED = 130
 
@@ -101,11 +103,14 @@ SENDER: dict[type[Message], Role] = {
 """Whose message it is; what is not here comes from any role."""
 
 
-async def run_gateway(plan: GatewayPlan, stop: asyncio.Event | None = None) -> RunResult:
+async def run_gateway(
+    plan: GatewayPlan, stop: asyncio.Event | None = None, trainer_ended: asyncio.Event | None = None
+) -> RunResult:
     """Run a whole training (or, with batch.updates 0, one evaluation) and return how it went.
 
     Listens at settings.gateway.bind and .port; run_dir/address holds the address as long as it does. Setting `stop`
-    ends the run early: peers are told to exit with 130 and the journal is committed.
+    ends the run early: peers are told to exit with 130 and the journal is committed. A trainer that then has an update
+    to report and a checkpoint to write is heard until `trainer_ended` is set; None: as briefly as the others.
 
     Raises:
         Missing: the port is taken, or the model folder is not there. BadInput: the run folder holds another run's
@@ -114,7 +119,7 @@ async def run_gateway(plan: GatewayPlan, stop: asyncio.Event | None = None) -> R
     weights = await asyncio.to_thread(first_weights, Path(plan.model_path))
     gateway = Gateway(plan, Announcer(weights, plan.resume_step, plan.settings.batch.max_staleness))
     try:
-        return await gateway.run(stop or asyncio.Event())
+        return await gateway.run(stop or asyncio.Event(), trainer_ended)
     finally:
         await gateway.close()
 
@@ -137,12 +142,14 @@ class Gateway:
         self._progress = Progress(started=self._loop.time(), training_since=self._loop.time())
         self._work = asyncio.Event()
         self._alone = asyncio.Event()
+        self._farewell: Shutdown | None = None
         self._failure: asyncio.Future[None] = self._loop.create_future()
         self._malformed = 0
         self._router = RouterEndpoint(
             settings.gateway.bind, settings.gateway.port, plan.keys.pair, plan.keys.is_allowed
         )
         self._journal = Journal(journal_path, self._on_stored, self._fail)
+        self._archiver = Archiver(journal_path, self._journal)
         self._peers = PeerTable()
         beat = settings.gateway.heartbeat_seconds
         self._hearing = Hearing(self._loop.time, beat)
@@ -188,8 +195,8 @@ class Gateway:
 
     # --- the run -----------------------------------------------------------------------------------------------
 
-    async def run(self, stop: asyncio.Event) -> RunResult:
-        """Play all phases, or until `stop`, and say Shutdown to everyone."""
+    async def run(self, stop: asyncio.Event, trainer_ended: asyncio.Event | None = None) -> RunResult:
+        """Play all phases, or until `stop`, and say Shutdown to everyone; see `run_gateway`."""
         try:
             await self._restore()
             async with asyncio.TaskGroup() as tasks:
@@ -199,6 +206,7 @@ class Gateway:
                         self._router.serve(lambda why: log.warning("a client was refused: %s", why)),
                         self._hosts.run(),
                         self._lag.watch(),
+                        self._archiver.run(),
                         self._keep_receiving(),
                         self._keep_beating(),
                         self._keep_advancing(),
@@ -214,7 +222,9 @@ class Gateway:
                 exit_code = 0 if phases.done() else INTERRUPTED
                 phases.cancel()
                 stopping.cancel()
-                await self._dismiss("the run is done" if exit_code == 0 else "the run was interrupted", exit_code)
+                await self._dismiss(exit_code, trainer_ended)
+                if exit_code == 0:
+                    await self._archiver.settled(ARCHIVE_SECONDS)
                 for task in background:
                     task.cancel()
         except* LamerError as errors:
@@ -271,12 +281,16 @@ class Gateway:
         self._pool.groups.restore(state.groups, state.trained, state.next_group_id, frozenset())
         self._batcher.begin_at(step, state.groups)
         self._reports.restore(step, state)
+        self._archiver.covered(step)
         if step > 0:
             self._evaluations.restore(step)
 
-    async def _dismiss(self, reason: str, exit_code: int) -> None:
-        """Say Shutdown to all, and wait a bounded time for their Goodbyes."""
-        self._link.broadcast(Shutdown(reason, exit_code))
+    async def _dismiss(self, exit_code: int, trainer_ended: asyncio.Event | None) -> None:
+        """Say Shutdown to all, hear the trainer of an interrupted run out, and wait a bounded time for Goodbyes."""
+        self._farewell = Shutdown("the run is done" if exit_code == 0 else "the run was interrupted", exit_code)
+        self._link.broadcast(self._farewell)
+        if exit_code == INTERRUPTED and trainer_ended is not None:
+            await trainer_ended.wait()
         if len(self._peers) > 0:
             self._alone.clear()
             with contextlib.suppress(TimeoutError):
@@ -377,6 +391,7 @@ class Gateway:
                 self._reports.take(message, self._loop.time())
             case Checkpointed():
                 self._batcher.checkpointed(message)
+                self._archiver.covered(message.step)
             case StatusRequest():
                 self._link.send(peer, self._figures.status(self._loop.time()))
             case Goodbye():
@@ -385,6 +400,9 @@ class Gateway:
                 log.warning("%s from %s %s ignored", type(message).__name__, peer.role.value, peer.hello.name)
 
     def _greet(self, identity: bytes, hello: Hello) -> None:
+        if self._farewell is not None:
+            self._router.send(identity, encode_message(self._farewell))
+            return
         refusal = self._expectation.refusal(hello)
         if refusal:
             log.warning("%s %s refused: %s", hello.role.value, hello.name, refusal)

@@ -1,9 +1,12 @@
-"""Reading a run's journal from any process while the gateway writes: batches, single trials, which trials there are."""
+"""Reading a run's journal from any process while the gateway writes: batches, single trials, which trials there are.
+
+Bodies that have moved to segments are read like those in the journal (`learner.journal.bodies`).
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +14,8 @@ from pathlib import Path
 from lamer.common.codec import decode_trial
 from lamer.common.errors import Missing
 from lamer.common.records import Trial
+from lamer.learner.journal import bodies
+from lamer.learner.journal.bodies import Bodies, Pruned
 
 _COLUMNS = "trial_id, state, step, oldest_version, response_tokens, solved_at"
 
@@ -34,6 +39,14 @@ class TrialRow:
     def age(self) -> int | None:
         """Policy versions between the one trained from and that of its oldest token; None when it was not trained."""
         return None if self.step is None else self.step - 1 - self.oldest_version
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFates:
+    """Response tokens of training trials: of those in batches, and of those that were played and dropped."""
+
+    trained: int
+    dropped: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,71 +74,99 @@ class JournalReader:
     def count(self, wanted: TrialFilter) -> int:
         """How many trials a filter lets through, its limit aside."""
         where, values = _where(wanted)
-        with self._connected() as connection:
+        with opened(self._path) as connection:
             return int(connection.execute(f"SELECT COUNT(*) FROM trials{where}", values).fetchone()[0])
 
     def rows(self, wanted: TrialFilter) -> tuple[TrialRow, ...]:
         """Trials that a filter lets through, the latest updates first, in the order of their ids within one."""
         where, values = _where(wanted)
         query = f"SELECT {_COLUMNS} FROM trials{where} ORDER BY step IS NULL, step DESC, group_id, slot LIMIT ?"
-        with self._connected() as connection:
+        with opened(self._path) as connection:
             return tuple(TrialRow(*row) for row in connection.execute(query, (*values, wanted.limit)))
 
     def trial(self, trial_id: str) -> tuple[TrialRow, Trial]:
         """One trial in full. An id's end is enough where it is the only one: "train/3/0".
 
         Raises:
-            Missing: there is no such trial.
+            Missing: there is no such trial, or its body is not there any more. BadInput: its body is damaged.
         """
-        with self._connected() as connection:
+        with opened(self._path) as connection:
             found = connection.execute(
-                f"SELECT {_COLUMNS}, body FROM trials WHERE trial_id = ? OR substr(trial_id, -length(?)) = ? LIMIT 2",
+                f"SELECT {_COLUMNS} FROM trials WHERE trial_id = ? OR substr(trial_id, -length(?)) = ? LIMIT 2",
                 (trial_id, f"/{trial_id}", f"/{trial_id}"),
             ).fetchall()
         if len(found) != 1:
             problem = "no trial" if not found else "more than one trial"
             raise Missing(f"{self._path} holds {problem} {trial_id}: `lamer inspect` without an id lists them")
-        return TrialRow(*found[0][:-1]), decode_trial(found[0][-1])
+        row = TrialRow(*found[0])
+        return row, self._trial(row.trial_id, Bodies(self._path))
 
-    @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        try:
-            connection = _connect(self._path)
-        except sqlite3.OperationalError as error:
-            raise Missing(f"the journal {self._path} can't be opened: {error}") from error
-        try:
-            yield connection
-        except sqlite3.DatabaseError as error:
-            raise Missing(f"{self._path} is no journal: {error}") from error
-        finally:
-            connection.close()
+    def trials(self, rows: Sequence[TrialRow]) -> tuple[Trial | None, ...]:
+        """The trials of these rows; None in the place of one that was pruned.
+
+        Raises:
+            Missing: a segment is not there. BadInput: a body is damaged.
+        """
+        found: list[Trial | None] = []
+        loaded = Bodies(self._path)
+        for row in rows:
+            try:
+                found.append(self._trial(row.trial_id, loaded))
+            except Pruned:
+                found.append(None)
+        return tuple(found)
+
+    def token_fates(self, step: int) -> TokenFates:
+        """What has become of response tokens, given the batches of the updates up to `step`."""
+        query = "SELECT COALESCE(SUM(response_tokens), 0) FROM trials WHERE"
+        with opened(self._path) as connection:
+            trained = connection.execute(f"{query} step <= ?", (step,)).fetchone()[0]
+            dropped = connection.execute(f"{query} state = 'dropped'").fetchone()[0]
+        return TokenFates(int(trained), int(dropped))
+
+    def _trial(self, trial_id: str, loaded: Bodies) -> Trial:
+        query = f"SELECT {bodies.COLUMNS} FROM {bodies.SOURCE} WHERE trial_id = ?"
+        with opened(self._path) as connection:
+            row = connection.execute(query, (trial_id,)).fetchone()
+        return decode_trial(loaded.load(row))
 
 
 def read_batch(path: Path, step: int) -> tuple[Trial, ...]:
     """The trials of the batch of update `step`, sorted by trial_id; for any process, while the gateway writes.
 
     Raises:
-        Missing: there is no journal at `path`, or no batch of that step in it.
+        Missing: there is no journal at `path`, no batch of that step in it, or a body is not there any more.
+        BadInput: a body is damaged.
     """
-    try:
-        connection = _connect(path)
-    except sqlite3.OperationalError as error:
-        raise Missing(f"no journal at {path}: {error}") from error
-    try:
-        query = "SELECT body FROM trials WHERE step = ? ORDER BY trial_id"
-        trials = tuple(decode_trial(row[0]) for row in connection.execute(query, (step,)))
-    except sqlite3.DatabaseError as error:
-        raise Missing(f"{path} is no journal: {error}") from error
-    finally:
-        connection.close()
+    query = f"SELECT {bodies.COLUMNS} FROM {bodies.SOURCE} WHERE step = ? ORDER BY trial_id"
+    with opened(path) as connection:
+        loaded = Bodies(path)
+        trials = tuple(decode_trial(loaded.load(row)) for row in connection.execute(query, (step,)))
     if not trials:
         raise Missing(f"the journal {path} holds no batch of update {step}")
     return trials
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    """A connection that can't write; in an address `%`, `?` and `#` of a path must be written as %25, %3F and %23."""
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+@contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that can't write to the file. Of a journal without the table `bodies` that table is empty.
+
+    Raises:
+        Missing: there is no such file, or it is no journal.
+    """
+    address = path.absolute().as_uri()  # which writes %, ? and # of the path as %25, %3F and %23
+    try:
+        connection = sqlite3.connect(f"{address}?mode=ro", uri=True)
+    except sqlite3.OperationalError as error:
+        raise Missing(f"the journal {path} can't be opened: {error}") from error
+    try:
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'bodies'").fetchone() is None:
+            connection.execute(bodies.TABLE.replace("CREATE TABLE", "CREATE TEMP TABLE"))
+        yield connection
+    except sqlite3.DatabaseError as error:
+        raise Missing(f"{path} is no journal: {error}") from error
+    finally:
+        connection.close()
 
 
 def _where(wanted: TrialFilter) -> tuple[str, tuple[int, ...]]:

@@ -7,8 +7,9 @@ One thread owns the connection and takes whatever has queued up since its last c
 commit), so the more trials a second, the fewer syncs a trial. `on_stored` tells the event loop which trials are
 durable; only then are they acknowledged. Operations take effect in the order in which they were submitted.
 
-A batch is the set of trials claimed for its step. Bodies stay, so that every trained trial can be read and replayed;
-`learner.journal.reader` does so from any process. Resuming at checkpoint k returns every later claim to stored.
+A batch is the set of trials claimed for its step. Bodies stay, so that every trained trial can be read and replayed:
+here, until a durable checkpoint covers them, then in segments (`learner.journal.archiving`). `learner.journal.reader`
+reads both from any process. Resuming at checkpoint k returns every later claim to stored.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from lamer.common.codec import decode_trial
 from lamer.common.errors import BadInput, RunFailed
 from lamer.common.records import Purpose, Trial
+from lamer.learner.journal import bodies
+from lamer.learner.journal.bodies import Bodies, Place
 from lamer.learner.journal.entries import Drop, DroppedCount, JournalState, RestoredGroup, TrialEntry
 
 _SCHEMA = """
@@ -91,7 +94,7 @@ class Journal:
             self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.executescript(_SCHEMA)
+            self._connection.executescript(_SCHEMA + bodies.TABLE + bodies.INDEX)
         except sqlite3.DatabaseError as error:
             raise BadInput(f"{path} can't be used as a journal: {error}") from error
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
@@ -139,6 +142,10 @@ class Journal:
             "UPDATE trials SET state = 'trained', checkpoint = ? WHERE state = 'claimed' AND step <= ?", [(step, step)]
         )
 
+    def move(self, places: Sequence[Place]) -> asyncio.Future[object]:
+        """Let the bodies go that lie at `places`, on disk. One that is not the body there stays."""
+        return self._submit(lambda connection: _move(connection, places))
+
     async def resume(self, step: int) -> JournalState:
         """Return every claim after update `step` to stored, and read what the run begins again from.
 
@@ -156,11 +163,18 @@ class Journal:
         return tuple(row[0] for row in rows)
 
     async def evaluated(self, policy_version: int) -> tuple[Trial, ...]:
-        """The evaluation trials of a policy version, sorted by trial_id."""
-        query = "SELECT body FROM trials WHERE purpose = 'evaluate' AND slot = ? ORDER BY trial_id"
+        """The evaluation trials of a policy version, sorted by trial_id.
+
+        Raises:
+            BadInput: a body is damaged. Missing: a segment is not there.
+        """
+        query = (
+            f"SELECT {bodies.COLUMNS} FROM {bodies.SOURCE} WHERE purpose = 'evaluate' AND slot = ? ORDER BY trial_id"
+        )
         rows = await self._submit(lambda connection: connection.execute(query, (policy_version,)).fetchall())
         assert isinstance(rows, list)
-        return tuple(decode_trial(row[0]) for row in rows)
+        loaded = Bodies(self._path)
+        return tuple([decode_trial(await asyncio.to_thread(loaded.load, row)) for row in rows])
 
     async def close(self) -> None:
         """Commit what is queued and close the file. Harmless when called again."""
@@ -263,9 +277,19 @@ def _values(row: _Row) -> tuple[object, ...]:
     )
 
 
+def _move(connection: sqlite3.Connection, places: Sequence[Place]) -> None:
+    for place in places:
+        row = connection.execute("SELECT body FROM trials WHERE trial_id = ?", (place.trial_id,)).fetchone()
+        if row is not None and bodies.checksum_of(row[0]) == place.checksum:
+            connection.execute("INSERT OR REPLACE INTO bodies VALUES(?, ?, ?, ?, ?, ?, ?)", astuple(place))
+            bodies.let_go(connection, place.trial_id)
+
+
 def _resume(connection: sqlite3.Connection, step: int) -> JournalState:
     connection.execute("UPDATE trials SET state = 'stored', step = NULL, checkpoint = NULL WHERE step > ?", (step,))
-    connection.execute("DELETE FROM trials WHERE purpose = 'evaluate' AND slot > ?", (step,))
+    later = "purpose = 'evaluate' AND slot > ?"
+    connection.execute(f"DELETE FROM bodies WHERE trial_id IN (SELECT trial_id FROM trials WHERE {later})", (step,))
+    connection.execute(f"DELETE FROM trials WHERE {later}", (step,))
     trained = frozenset(
         row[0] for row in connection.execute("SELECT DISTINCT group_id FROM trials WHERE step IS NOT NULL")
     )

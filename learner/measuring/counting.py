@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lamer.common.masking import masked_json
 from lamer.common.records import EVALUATION_SEED, EpisodeStatus, Trial
 from lamer.learner.measuring.diversity import diversity, entropy, trajectory
 from lamer.learner.measuring.evaluation import EpisodeFigures, EvaluationPlan, EvaluationResult, TaskOutcome
@@ -144,7 +145,7 @@ def summarise(
         episodes=plan.episodes,
         memory=plan.memory,
         env=plan.env,
-        env_config=plan.env_config,
+        env_config=masked_json(plan.env_config),
         overflowed=sum(one.is_overflowed for one in trials),
         turns_per_episode=totals.turns / max(totals.episodes, 1),
         tokens_per_episode=totals.turn_tokens / max(totals.episodes, 1),

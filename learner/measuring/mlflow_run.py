@@ -42,13 +42,16 @@ _PACKAGES = ("lamer", "torch", "transformers", "mlflow")
 
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
-    """What is tracked. uri "": no MLflow. parameters: flat (full key, value) pairs of the configuration."""
+    """What is tracked. uri "": no MLflow. parameters: flat (full key, value) pairs of the configuration; config: all of
+    it as YAML; both without secrets.
+    """
 
     name: str
     run_dir: Path
     uri: str
     experiment: str
     parameters: tuple[tuple[str, str], ...] = ()
+    config: str = ""
     references: tuple[ReferenceFigure, ...] = ()
 
 
@@ -111,6 +114,11 @@ class MlflowRun:
         self.connect()
         if path.is_file():
             self._client.log_artifact(self._run_id, str(path), folder)
+
+    def log_text(self, text: str, name: str) -> None:
+        """Log a text as an artefact of this name."""
+        self.connect()
+        self._client.log_text(self._run_id, text, name)
 
     def end(self, status: str) -> None:
         """End the run: FINISHED, FAILED or KILLED."""

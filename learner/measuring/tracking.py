@@ -27,7 +27,8 @@ from lamer.learner.measuring.result import ReferenceFigure
 
 log = logging.getLogger("lamer.tracking")
 
-RUN_FILES = ("config.yaml", "summary.json", "metrics.jsonl")
+CONFIG_FILE = "config.yaml"
+RUN_FILES = ("summary.json", "metrics.jsonl")
 FIGURES_FOLDER = "figures"
 DRAW_EVERY = 50
 RETRY_SECONDS = 30.0
@@ -71,6 +72,7 @@ class Tracker:
                 uri=uri if settings.tracking.mlflow else "",
                 experiment=settings.tracking.experiment,
                 parameters=config.parameters(settings),
+                config=config.to_shown_yaml(settings),
                 references=tuple(references),
             )
         )
@@ -159,7 +161,9 @@ class Tracker:
 
     def _end(self, run: MlflowRun, status: str) -> None:
         """Deliver what is still owed and the run's files, then end the run, whatever of them is missing."""
-        run_dir = self._tracked.run_dir
+        run_dir, settings = self._tracked.run_dir, self._tracked.config
+        if settings:
+            self._add(CONFIG_FILE, lambda: run.log_text(settings, CONFIG_FILE))
         for path in (run_dir / name for name in RUN_FILES):
             self._add(path, lambda path=path: run.log_file(path))  # type: ignore[misc]
         for path in sorted((run_dir / EVALUATIONS_FOLDER).glob("[!.]*.json")):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lamer.common.errors import LamerError
 from lamer.common.keys import load_client_keys
-from lamer.learner.trainer.trainer import TrainerOptions, run_trainer
+from lamer.learner.trainer.trainer import INTERRUPTED, Interrupted, TrainerOptions, run_trainer
 from lamer.learner.trainer.watchdog import Hung, leave
 
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lamer: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
 async def _train(options: TrainerOptions) -> int:
@@ -37,6 +38,9 @@ async def _train(options: TrainerOptions) -> int:
         return await run_trainer(options)
     except Hung as failure:  # here, since `asyncio.run` would wait for its thread
         leave(failure)
+    except Interrupted:  # likewise
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

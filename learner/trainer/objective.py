@@ -11,7 +11,7 @@ the run started from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -113,14 +113,14 @@ def load_pack(model: PolicyModel, item: Pack) -> LoadedPack:
 
 
 @torch.no_grad()
-def compute_proximal(model: PolicyModel, packs: Sequence[LoadedPack]) -> None:
+def compute_proximal(model: PolicyModel, packs: Iterable[LoadedPack]) -> None:
     """Score packs under the policy that the update starts from."""
     for item in packs:
         item.proximal = model.score(item.data).logprobs
 
 
 @torch.no_grad()
-def compute_reference(model: PolicyModel, packs: Sequence[LoadedPack]) -> None:
+def compute_reference(model: PolicyModel, packs: Iterable[LoadedPack]) -> None:
     """Score packs under the reference model."""
     for item in packs:
         item.reference = model.score(item.data).logprobs

@@ -8,14 +8,21 @@ torch runs in a worker thread, so that heartbeats go on during an update, and so
 (`learner.trainer.broadcast.broadcaster`): what concerns them is sorted out of the messages at once. An update that
 hangs ends the process (`learner.trainer.watchdog`), which is then started again from its last checkpoint. Otherwise it
 ends with the exit code of the gateway's Shutdown; started as `python -m lamer.learner.trainer` by `lamer learner`.
+
+When the run is interrupted (SIGINT, or Shutdown with code 130), the version held is saved unless its checkpoint is
+there. An update that has not changed the policy yet is given up for that; one that has is brought to its end and
+reported, but not published any more: whoever resumes publishes it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from lamer.common import config
 from lamer.common.errors import LamerError
@@ -35,18 +42,25 @@ from lamer.common.messages import (
     UpdateReport,
     Welcome,
 )
-from lamer.common.session import Session
+from lamer.common.session import BUSY_SECONDS, Session
 from lamer.learner.journal.reader import read_batch
 from lamer.learner.trainer import checkpoint
 from lamer.learner.trainer.broadcast.broadcaster import Broadcaster
 from lamer.learner.trainer.broadcast.rank_zero import group_address
 from lamer.learner.trainer.publishing import Publisher
-from lamer.learner.trainer.update import PolicyUpdater
+from lamer.learner.trainer.update import GivenUp, PolicyUpdater
 from lamer.learner.trainer.watchdog import Watchdog
 
 log = logging.getLogger("lamer.trainer")
 
+Result = TypeVar("Result")
+
 CONNECT_SECONDS = 60.0
+INTERRUPTED = 130
+
+
+class Interrupted(Exception):
+    """The run was interrupted while there was nothing to save; a thread may still be at work, and is not waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +93,26 @@ class Trainer:
         )
         self._watchdog = Watchdog(self._settings.trainer.watchdog_seconds)
         self._inbox: asyncio.Queue[AnyMessage] = asyncio.Queue()
+        self._interrupted = asyncio.Event()
+        self._updater: PolicyUpdater | None = None
+        self._saved = 0
 
     async def run(self) -> int:
-        """Train until the gateway says Shutdown; its exit code."""
+        """Train until the gateway says Shutdown, or until SIGINT; the exit code.
+
+        Raises:
+            Interrupted: that came before the model was loaded and published.
+            LamerError: as `run_trainer`.
+        """
+        on_signal = Shutdown("SIGINT", INTERRUPTED)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._end, on_signal)
         try:
             async with asyncio.TaskGroup() as tasks:
                 background = [tasks.create_task(work) for work in (self._keep_receiving(), self._broadcaster.run())]
                 exit_code = await self._train_until_shutdown()
                 for task in background:
                     task.cancel()
-        except* LamerError as errors:
+        except* (LamerError, Interrupted) as errors:
             raise errors.exceptions[0] from None
         finally:
             await self._broadcaster.close()
@@ -103,28 +127,58 @@ class Trainer:
                     continue
                 case Welcome():
                     self._broadcaster.reset()
-            self._inbox.put_nowait(message)
             if isinstance(message, Shutdown):
+                self._end(message)
                 return
+            self._inbox.put_nowait(message)
+
+    def _end(self, order: Shutdown) -> None:
+        """Be told to end: what is going on is brought to where the version held is whole, or given up."""
+        if order.exit_code == INTERRUPTED:
+            self._interrupted.set()
+            if self._updater is not None:
+                self._updater.give_up()
+        self._inbox.put_nowait(order)
 
     async def _train_until_shutdown(self) -> int:
-        updater = await self._watchdog.run("loading the model", asyncio.to_thread(self._load_updater))
-        await self._publish_again(updater)
+        loading = self._watchdog.run("loading the model", asyncio.to_thread(self._load_updater))
+        updater = await self._unless_interrupted(loading)
+        self._updater, self._saved = updater, updater.version
+        await self._unless_interrupted(self._publish_again(updater))
         await self._session.send(BatchRequest(policy_version=updater.version))
         while True:
             message = await self._inbox.get()
             match message:
                 case Shutdown():
                     log.info("the run ended: %s", message.reason)
+                    if message.exit_code == INTERRUPTED and updater.version > self._saved:
+                        await self._watchdog.run(f"saving version {updater.version}", self._save(updater))
                     return message.exit_code
                 case Batch():
                     await self._watchdog.run(f"update {message.step}", self._train(updater, message))
-                    await self._session.send(BatchRequest(policy_version=updater.version))
+                    if not self._interrupted.is_set():
+                        await self._session.send(BatchRequest(policy_version=updater.version))
                 case Welcome():
                     await self._publish_again(updater)
                     await self._session.send(BatchRequest(policy_version=updater.version))
                 case _:
                     log.warning("a %s is no message for a trainer", type(message).__name__)
+
+    async def _unless_interrupted(self, work: Coroutine[None, None, Result]) -> Result:
+        """What `work`, which leaves nothing to be saved, returns.
+
+        Raises:
+            Interrupted: the run was interrupted before it ended.
+        """
+        working, ending = asyncio.create_task(work), asyncio.create_task(self._interrupted.wait())
+        try:
+            await asyncio.wait((working, ending), return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise Interrupted
+            return working.result()
+        finally:
+            working.cancel()
+            ending.cancel()
 
     async def _publish_again(self, updater: PolicyUpdater) -> None:
         if updater.version > 0:
@@ -145,19 +199,28 @@ class Trainer:
             log.warning("batch %d is for policy version %d, not %d", batch.step, batch.policy_version, updater.version)
             return
         trials = await asyncio.to_thread(read_batch, self._options.run_dir / "journal.db", batch.step)
-        result = await asyncio.to_thread(updater.update, batch.step, trials)
-        await self._publisher.publish(updater)
+        try:
+            result = await asyncio.to_thread(updater.update, batch.step, trials)
+        except GivenUp:
+            log.info("update %d was given up before its first optimizer step", batch.step)
+            return
+        if not self._interrupted.is_set():
+            await self._publisher.publish(updater)
         parity = await asyncio.to_thread(updater.parity, trials, self._publisher.folder)
         await self._session.send(UpdateReport(step=batch.step, metrics=result.metrics + parity))
         if batch.step == self._settings.batch.updates:
             await asyncio.to_thread(updater.save_weights, self._options.run_dir / "model")
         if batch.step % self._settings.trainer.checkpoint_every == 0 or batch.step == self._settings.batch.updates:
-            folder = await asyncio.to_thread(
-                updater.save_checkpoint, checkpoint.folder(self._options.run_dir, batch.step)
-            )
-            keep = self._settings.trainer.keep_checkpoints
-            await asyncio.to_thread(checkpoint.prune, self._options.run_dir, keep)
-            await self._session.send(Checkpointed(step=batch.step, path=str(folder)))
+            await self._save(updater)
+
+    async def _save(self, updater: PolicyUpdater) -> None:
+        """Write a checkpoint of the version held, remove old ones, and tell the gateway."""
+        version, run_dir = updater.version, self._options.run_dir
+        folder = await asyncio.to_thread(updater.save_checkpoint, checkpoint.folder(run_dir, version))
+        await asyncio.to_thread(checkpoint.prune, run_dir, self._settings.trainer.keep_checkpoints)
+        self._saved = version
+        log.info("saved policy version %d as %s", version, folder)
+        await self._session.send(Checkpointed(step=version, path=str(folder)))
 
 
 async def run_trainer(options: TrainerOptions) -> int:
@@ -169,9 +232,10 @@ async def run_trainer(options: TrainerOptions) -> int:
     Raises:
         LamerError: the gateway can't be reached or refused us, the model can't be loaded, or an update failed.
         Hung: one hangs; `learner.trainer.watchdog.leave` ends the process then.
+        Interrupted: the run was interrupted before there was anything to save.
     """
     hello = Hello(protocol_min=PROTOCOL_VERSION, protocol_max=PROTOCOL_VERSION, role=Role.TRAINER, name="trainer")
-    session = await Session.open(options.url, options.keys, hello, CONNECT_SECONDS)
+    session = await Session.open(options.url, options.keys, hello, CONNECT_SECONDS, BUSY_SECONDS)
     try:
         return await Trainer(options, session).run()
     finally:

@@ -8,6 +8,9 @@ A batch is trained in `optimizer.minibatches` optimizer steps. The proximal logp
 update starts from. For the first minibatch they are the current ones, since nothing has changed yet; for the others
 they are computed before the first step. With a single minibatch no token needs a second pass, whatever its age.
 
+Until its first optimizer step an update has changed nothing, and can be given up (`PolicyUpdater.give_up`); after it,
+only its end is a version again.
+
 With PPO's critic the prompts are valued before anything else, by the critic that the update starts from. During
 `critic.warmup_updates` the policy stays as it is while its version goes on counting.
 """
@@ -15,8 +18,9 @@ With PPO's critic the prompts are valued before anything else, by the critic tha
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +40,7 @@ from lamer.learner.trainer.metrics import TokenMeter, sample_metrics, trial_metr
 from lamer.learner.trainer.model.packing import pack
 from lamer.learner.trainer.model.policy import PolicyModel
 from lamer.learner.trainer.objective import (
+    LoadedPack,
     Minibatch,
     Objective,
     compute_proximal,
@@ -48,6 +53,10 @@ from lamer.learner.trainer.parity import engine_parity
 
 CRITIC = "critic."
 """Before the names of a critic's parameters in a checkpoint."""
+
+
+class GivenUp(Exception):
+    """An update ended before its first optimizer step, since nobody waits for it; the version is the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +123,16 @@ class PolicyUpdater:
             settings.optimizer,
         )
         self._version = 0
+        self._is_given_up = threading.Event()
 
     @property
     def version(self) -> int:
         """The policy version held: the number of batches trained."""
         return self._version
+
+    def give_up(self) -> None:
+        """From any thread: let an update end at once if it has not changed anything yet, and begin no other."""
+        self._is_given_up.set()
 
     def update(self, step: int, trials: Sequence[Trial]) -> UpdateResult:
         """Train on the batch of update `step` = version + 1; afterwards the version is `step`.
@@ -130,6 +144,7 @@ class PolicyUpdater:
         Raises:
             BadInput: another step than the next one, or a trial that can't be trained.
             RunFailed: a loss or gradient that is not finite; the step that would have used it is not taken.
+            GivenUp: `give_up` was called before its first optimizer step.
         """
         if step != self._version + 1:
             raise BadInput(
@@ -143,9 +158,10 @@ class PolicyUpdater:
             for part in self._split(samples, step)
         ]
         if needs_proximal(settings.loss):
-            compute_proximal(self._model, [item for batch in batches[1:] for item in batch.packs])
+            compute_proximal(self._model, self._wanted(item for batch in batches[1:] for item in batch.packs))
         if self._models.reference is not None:
-            compute_reference(self._models.reference, [item for batch in batches for item in batch.packs])
+            all_packs = (item for batch in batches for item in batch.packs)
+            compute_reference(self._models.reference, self._wanted(all_packs))
         coefficient = entropy_coefficient(settings.loss, step, settings.batch.updates)
         meter = TokenMeter(settings.batch.max_staleness)
         objective = Objective(settings.loss, settings.critic, self._models, coefficient, meter)
@@ -167,6 +183,13 @@ class PolicyUpdater:
             Metric("trainer/tokens_per_second", tokens / seconds),
         ]
         return UpdateResult(tuple(metrics))
+
+    def _wanted(self, packs: Iterable[LoadedPack]) -> Iterator[LoadedPack]:
+        """The packs, for as long as the update is not given up."""
+        for item in packs:
+            if self._is_given_up.is_set():
+                raise GivenUp
+            yield item
 
     def _split(self, samples: Sequence[Sample], step: int) -> list[list[Sample]]:
         optimizer = self._settings.optimizer
@@ -239,7 +262,7 @@ class PolicyUpdater:
         total = torch.zeros((), device=self._model.device)
         for one in self._optimizers:
             one.zero_grad()
-        for item in batch.packs:
+        for item in self._wanted(batch.packs) if is_first else batch.packs:
             part = objective.of_pack(item, batch, is_first=is_first)
             torch.autograd.backward(part)
             total += part.detach()

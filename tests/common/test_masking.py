@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from lamer.common.config import from_json, load, parameters, to_json, to_yaml
-from lamer.common.masking import is_masked, link, masked, masked_within
+from lamer.common.config import config_hash, from_json, load, parameters, to_json, to_shown_yaml, to_yaml
+from lamer.common.masking import is_masked, is_secret_name, link, masked, masked_json, masked_within, masked_word
 from lamer.common.schema import ConfigError
 
 MASKED = {
@@ -62,6 +62,43 @@ def test_no_form_of_a_configuration_holds_the_password_of_its_tracking_address(
         assert "http://***@tracking.example:5000" in form
     other = dataclasses.replace(settings.tracking, uri="http://***@tracking.example:5000")
     assert from_json(to_json(settings)) == dataclasses.replace(settings, tracking=other)
+
+
+@pytest.mark.parametrize("name", ["api_key", "apiKey", "API_KEY", "key", "auth-token", "db.password", "clientSecret"])
+def test_a_name_that_says_so_is_a_secrets(name: str) -> None:
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "keyboard", "monkey", "tokenizer", "split", "board", "secretary", ""])
+def test_a_name_that_only_looks_similar_is_none(name: str) -> None:
+    assert not is_secret_name(name)
+
+
+OPTIONS = (
+    "env.options.api_key=pa55",
+    "env.options.login={user: me, password: pa55, port: 5}",
+    "env.options.site=http://me:pa55@shop.example",
+    "env.options.max_tokens=7",
+)
+
+
+def test_secret_options_reach_the_actor_and_a_resumption_and_are_shown_and_tracked_nowhere() -> None:
+    settings = load([], OPTIONS)
+    for form in (to_shown_yaml(settings), repr(parameters(settings))):
+        assert "pa55" not in form
+        assert "http://***@shop.example" in form
+    assert dict(parameters(settings))["env.options.max_tokens"] == "7"
+    assert from_json(to_json(settings)) == settings
+    assert to_yaml(settings).count("pa55") == 3
+    other = load([], [*OPTIONS, "env.options.api_key=other"])
+    assert config_hash(other) != config_hash(settings), "it is another run all the same"
+
+
+def test_secret_options_are_masked_in_an_environments_json_and_on_a_command_line() -> None:
+    assert masked_json('{"api_key":"pa55","board":4}') == '{"api_key":"***","board":4}'
+    assert masked_json('{"board":4,"key":""}') == '{"board":4,"key":""}'
+    assert masked_word("env.options.api_key=pa55") == "env.options.api_key=***"
+    assert masked_word("optimizer.learning_rate=1e-3") == "optimizer.learning_rate=1e-3"
 
 
 @pytest.mark.parametrize(

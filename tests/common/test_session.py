@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lamer.common import session as session_module
 from lamer.common.codec import MAX_MESSAGE_BYTES, CodecError, decode_message, encode_message
 from lamer.common.errors import BadInput, Missing
 from lamer.common.keys import ClientKeys, create_keys, load_client_keys, load_server_keys
@@ -35,6 +37,8 @@ from lamer.common.transport import DealerEndpoint, RouterEndpoint
 
 HELLO = Hello(PROTOCOL_VERSION, PROTOCOL_VERSION, Role.ACTOR, "actor", capacity=2)
 TIMEOUT = 10.0
+LONG = 100.0
+"""Silence after which nobody is taken for dead in a test that is about something else, however slow the machine."""
 
 
 class ScriptedGateway:
@@ -142,17 +146,24 @@ async def test_a_question_is_answered_and_what_came_before_the_answer_is_kept(
         await session.close("enough")
 
 
+async def away(caplog: pytest.LogCaptureFixture) -> None:
+    """Wait until a session has noticed that its connection broke: what is sent from then on is not lost."""
+    async with asyncio.timeout(TIMEOUT):
+        while not re.search(r"the connection to the learner at \S+ broke", caplog.text):  # noqa: ASYNC110 - a log line
+            await asyncio.sleep(0.01)
+
+
 async def test_a_question_is_asked_again_of_a_restarted_gateway(keys_folder: Path, keys: ClientKeys) -> None:
-    async with ScriptedGateway(keys_folder).running() as first:
+    async with ScriptedGateway(keys_folder, answer=welcome(dead_after=LONG)).running() as first:
         session = await Session.open(first.router.url, keys, HELLO, TIMEOUT)
         asking = asyncio.create_task(session.ask(ModelFilesRequest(), ModelFiles))
         await until(first, 2)
         port = first.port
-    async with ScriptedGateway(keys_folder, port, answer=welcome(epoch=2)).running() as second:
+    async with ScriptedGateway(keys_folder, port, answer=welcome(epoch=2, dead_after=LONG)).running() as second:
         await until(second, 2)
         second.router.send(second.identities[0], encode_message(ModelFiles(())))
         assert await asyncio.wait_for(asking, TIMEOUT) == ModelFiles(())
-        assert await asyncio.wait_for(session.receive(), TIMEOUT) == welcome(epoch=2)
+        assert await asyncio.wait_for(session.receive(), TIMEOUT) == welcome(epoch=2, dead_after=LONG)
         await session.close("enough")
 
 
@@ -184,6 +195,33 @@ async def test_a_gateway_that_never_answers_is_missing(keys_folder: Path, keys: 
             await Session.open(gateway.router.url, keys, HELLO, 0.3)
 
 
+async def test_a_learner_that_is_there_and_busy_is_waited_for_with_a_line_now_and_then(
+    keys_folder: Path, keys: ClientKeys, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(session_module, "WAITING_NOTE_SECONDS", 0.1)
+    async with ScriptedGateway(keys_folder).running() as gateway:
+        gateway.is_mute = True
+        opening = asyncio.create_task(Session.open(gateway.router.url, keys, HELLO, 0.3, busy=TIMEOUT))
+        async with asyncio.timeout(TIMEOUT):
+            while "has not answered for 0.5 s: it is busy, we wait" not in caplog.text:  # noqa: ASYNC110 - a log line
+                await asyncio.sleep(0.01)
+        gateway.is_mute = False
+        gateway.router.send(gateway.identities[0], encode_message(welcome(dead_after=LONG)))
+        await (await opening).close("enough")
+        assert len(gateway.hellos()) == 1
+
+
+async def test_only_a_learner_that_is_there_is_waited_for_longer(keys_folder: Path, keys: ClientKeys) -> None:
+    with pytest.raises(Missing, match=r"within 0\.3 s: .* nothing listens at port 1"):
+        await asyncio.wait_for(Session.open("tcp://127.0.0.1:1", keys, HELLO, 0.3, busy=600.0), TIMEOUT)
+    async with ScriptedGateway(keys_folder).running() as gateway:
+        gateway.is_mute = True
+        opening = asyncio.create_task(Session.open(gateway.router.url, keys, HELLO, TIMEOUT, busy=600.0))
+        await until(gateway, 1)
+    with pytest.raises(Missing, match="broke before it answered"):
+        await asyncio.wait_for(opening, TIMEOUT)
+
+
 async def test_a_wrong_key_at_either_end_is_named(keys_folder: Path, keys: ClientKeys, tmp_path: Path) -> None:
     create_keys(tmp_path / "other")
     other = load_client_keys(tmp_path / "other")
@@ -203,13 +241,16 @@ async def test_a_reject_is_bad_input_with_the_gateways_reason(keys_folder: Path,
             await Session.open(gateway.router.url, keys, HELLO, TIMEOUT)
 
 
-async def test_a_restarted_gateway_is_found_again_by_the_same_instance(keys_folder: Path, keys: ClientKeys) -> None:
-    async with ScriptedGateway(keys_folder).running() as first:
+async def test_a_restarted_gateway_is_found_again_by_the_same_instance(
+    keys_folder: Path, keys: ClientKeys, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ScriptedGateway(keys_folder, answer=welcome(dead_after=LONG)).running() as first:
         session = await Session.open(first.router.url, keys, HELLO, TIMEOUT)
         port = first.port
+    await away(caplog)
     await session.send(StatusRequest())
-    async with ScriptedGateway(keys_folder, port, answer=welcome(epoch=2)).running() as second:
-        assert await asyncio.wait_for(session.receive(), TIMEOUT) == welcome(epoch=2)
+    async with ScriptedGateway(keys_folder, port, answer=welcome(epoch=2, dead_after=LONG)).running() as second:
+        assert await asyncio.wait_for(session.receive(), TIMEOUT) == welcome(epoch=2, dead_after=LONG)
         assert session.welcome.epoch == 2
         await until(second, 2)
         assert second.heard[1] == StatusRequest(), "what was sent while it was away arrives"
@@ -309,10 +350,13 @@ async def test_a_session_gives_up_on_a_learner_that_stays_away(keys_folder: Path
     await session.close("gave up")
 
 
-async def test_sending_waits_while_the_learner_is_away(keys_folder: Path, keys: ClientKeys) -> None:
-    async with ScriptedGateway(keys_folder).running() as gateway:
+async def test_sending_waits_while_the_learner_is_away(
+    keys_folder: Path, keys: ClientKeys, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ScriptedGateway(keys_folder, answer=welcome(dead_after=LONG)).running() as gateway:
         session = await Session.open(gateway.router.url, keys, HELLO, TIMEOUT)
         port = gateway.port
+    await away(caplog)
 
     async def send_many() -> None:
         for _ in range(OUTBOX_MESSAGES + 10):
@@ -321,7 +365,7 @@ async def test_sending_waits_while_the_learner_is_away(keys_folder: Path, keys: 
     sending = asyncio.create_task(send_many())
     done, _ = await asyncio.wait([sending], timeout=0.3)
     assert not done
-    async with ScriptedGateway(keys_folder, port).running() as gateway:
+    async with ScriptedGateway(keys_folder, port, answer=welcome(dead_after=LONG)).running() as gateway:
         await asyncio.wait_for(sending, TIMEOUT)
         await until(gateway, OUTBOX_MESSAGES + 11)
         await session.close("enough")

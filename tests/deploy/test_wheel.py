@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,10 @@ class Installed:
     def run(self, *command: str) -> str:
         """What a program of the environment prints, started in the user's folder."""
         whole = [str(self.bin / command[0]), *command[1:]]
-        done = subprocess.run(whole, cwd=self.work, capture_output=True, text=True, timeout=100, check=False)
+        environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run(
+            whole, cwd=self.work, env=environ, capture_output=True, text=True, timeout=100, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 

@@ -52,10 +52,10 @@ class Started:
         return next(process for process in self.descendants() if word in process.cmdline())
 
     def interrupted(self) -> int:
-        """Its exit code after Ctrl-C; fails when it takes ten seconds or leaves a process behind."""
+        """Its exit code after Ctrl-C; fails when it goes on or leaves a process behind."""
         below = self.descendants()
         self.interrupt()
-        code = self.wait(10.0)
+        code = self.wait()
         assert are_gone(below), [process.cmdline() for process in below if process.is_running()]
         return code
 

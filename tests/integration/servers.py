@@ -148,6 +148,7 @@ async def kill_one_and_add_a_third(
         await asyncio.to_thread(run.learner.interrupt)
         assert await asyncio.wait_for(actor, 60.0) == 130
         assert await asyncio.to_thread(run.learner.wait, 60.0) == 130, run.learner.text
+        assert f"Go on from update {last_step(run.folder)} with: lamer learner --config" in run.learner.text
     finally:
         actor.cancel()
         await asyncio.wait({actor})

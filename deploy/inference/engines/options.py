@@ -13,6 +13,7 @@ from typing import IO
 
 from lamer.common.errors import BadInput
 from lamer.common.keys import ClientKeys
+from lamer.common.masking import masked
 from lamer.common.settings import InferenceSettings
 
 ANY_ADDRESS = ("0.0.0.0", "::", "")
@@ -96,8 +97,13 @@ class HostOptions:
             if file is not None and not file.is_file():
                 raise BadInput(f"{flag} {file}: there is no such file")
         for flag, url in (("--attach", self.attach), ("--public-url", self.public_url)):
+            if "@" in url:
+                raise BadInput(
+                    f"{flag} {masked(url)}: an address with a user or password in it can't be used, since every actor "
+                    "is told the address; the server's key is given by --api-key-file or $SGLANG_API_KEY"
+                )
             if url and not re.fullmatch(r"https?://[^/?#\s]+", url):
-                raise BadInput(f"{flag} {url} is no URL such as http://host:30000, without a path")
+                raise BadInput(f"{flag} {masked(url)} is no URL such as http://host:30000, without a path")
         stray = next((word for word in self.extra[:1] if not word.startswith("-")), None)
         if stray is not None:
             raise BadInput(

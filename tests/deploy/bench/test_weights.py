@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from lamer.common.errors import BadInput, Missing, RunFailed
 from lamer.common.records import Completion, FinishReason, VersionSpan
 from lamer.deploy.bench.checkpoints import checkpoints_like
-from lamer.deploy.bench.saturation import Answered, Round, make_work
+from lamer.deploy.bench.saturation import Answered, Progress, Round, make_work
 from lamer.deploy.bench.weights import (
     MODES,
     ModeRounds,
@@ -131,6 +132,19 @@ async def test_responses_survive_updates_in_each_mode_with_right_versions(tmp_pa
     report.print(Console(file=text, width=200))
     assert all(mode in text.getvalue() for mode in MODES)
     assert len(notes) == 1 + len(MODES)
+
+
+async def test_a_share_of_the_work_is_reached_by_answers_however_long_they_take() -> None:
+    progress = Progress([10, 20, 30])
+    third, half = (asyncio.ensure_future(progress.reached(share)) for share in (1 / 3, 1 / 2))
+    await progress.answered(10)
+    await asyncio.sleep(0)
+    assert not third.done()
+    await progress.answered(10)
+    await asyncio.wait_for(third, 60.0)
+    assert not half.done()
+    await progress.answered(10)
+    await asyncio.wait_for(half, 60.0)
 
 
 async def test_work_that_ends_before_its_updates_is_an_error_that_says_what_to_do() -> None:

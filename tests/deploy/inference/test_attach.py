@@ -18,9 +18,10 @@ import msgspec
 import pytest
 
 from lamer.common.errors import BadInput
+from lamer.common.keys import create_keys, load_client_keys
 from lamer.common.weights import read_fingerprint
 from lamer.deploy.inference.engines.launch import free_port
-from lamer.deploy.inference.engines.options import ServerKeys
+from lamer.deploy.inference.engines.options import HostOptions, ServerKeys
 from tests.contract.served import write_models
 from tests.deploy.inference.hosts import announce, ask, host_scene, serves, start_server
 from tests.integration.processes import Started, start
@@ -136,6 +137,16 @@ def key_files(tmp_path: Path) -> tuple[str, ...]:
         (tmp_path / name).write_text(key + "\n")
     (tmp_path / "empty").write_text("")
     return ("--api-key-file", "api", "--admin-key-file", "admin")
+
+
+@pytest.mark.parametrize("flag", ["attach", "public_url"])
+def test_an_address_with_a_password_is_refused_and_not_shown(flag: str, tmp_path: Path) -> None:
+    create_keys(tmp_path / "keys")
+    given = {flag: "http://someone:pa55@host:30000"}
+    options = HostOptions("tcp://127.0.0.1:1", load_client_keys(tmp_path / "keys"), "host", "127.0.0.1", 0, **given)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match=r"http://\*\*\*@host:30000.*--api-key-file") as refused:
+        options.check()
+    assert "pa55" not in str(refused.value)
 
 
 def test_an_unreachable_server_is_exit_code_3(lamer: Callable[..., Started]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import signal
@@ -16,9 +17,12 @@ import pytest
 from lamer.common import session
 from lamer.common.errors import BadInput, Missing, RunFailed
 from lamer.common.keys import ClientKeys
+from lamer.common.messages import WeightAnnouncement
 from lamer.common.transport import make_key_pair
 from lamer.common.weights import read_fingerprint
 from lamer.deploy.inference import host
+from lamer.deploy.inference.applying import UpdateTimes, apply_folder
+from lamer.deploy.inference.engines.base import Engine
 from lamer.deploy.inference.engines.options import EngineOptions, HostOptions
 from lamer.deploy.inference.fetching import feed
 from tests.contract.served import write_models
@@ -101,8 +105,18 @@ async def test_weights_that_can_not_be_had_end_the_host(
 async def test_weights_that_the_server_refuses_are_tried_again_then_it_is_started_anew(
     tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A truncated shard that was announced as it is passes every check but the engine's own."""
+    """A truncated shard that was announced as it is passes every check but the engine's own. The second try waits until
+    the server was asked what it holds after the first.
+    """
     monkeypatch.setattr(host, "APPLY_RETRY_SECONDS", 0.1)
+    tries, may_go_on = itertools.count(1), asyncio.Event()
+
+    async def apply_when_told(engine: Engine, mode: str, weights: WeightAnnouncement, folder: Path) -> UpdateTimes:
+        if next(tries) == 2:
+            await may_go_on.wait()
+        return await apply_folder(engine, mode, weights, folder)
+
+    monkeypatch.setattr(host, "apply_folder", apply_when_told)
     async with host_scene(tmp_path) as scene:
         server = await scene.holds(announce(models["base"], 1))
         scene.gateway.send(announce(models["broken"], 2))
@@ -111,6 +125,7 @@ async def test_weights_that_the_server_refuses_are_tried_again_then_it_is_starte
         sampling = {"max_new_tokens": 4, "ignore_eos": True}
         reply = await ask(server, "/generate", {"input_ids": PROMPT, "sampling_params": sampling})
         assert reply["meta_info"]["weight_version"] == "1"  # neither paused nor changed
+        may_go_on.set()
         status = await scene.error("try 3")
         assert not status.is_ready
         with pytest.raises((BadInput, RunFailed), match=r"describes \d+ bytes of tensors, the file has"):

@@ -11,7 +11,7 @@ import pytest
 
 from lamer.common import config
 from lamer.common.errors import BadInput, Missing
-from lamer.common.settings import RunSettings, Settings
+from lamer.common.settings import EnvSettings, RunSettings, Settings
 from lamer.deploy.run.folder import find_run, locked, open_run, write_text
 
 FILES = (Path("configs/doors.yaml"),)
@@ -127,3 +127,13 @@ def test_a_failed_write_leaves_the_old_text(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         write_text(path, "new \ud800")
     assert path.read_text() == "old"
+
+
+def test_a_configuration_with_a_secret_option_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
+    plain, secret = Settings(), Settings(env=EnvSettings(options={"api_key": "pa55"}))
+    for name, given in {"plain": plain, "secret": secret}.items():
+        run = RunSettings(name=name, directory=str(tmp_path))
+        opened = open_run(replace(given, run=run), [], is_resume=False)
+        mode = opened.config.stat().st_mode
+        assert (mode & 0o077 == 0) == (name == "secret")
+        assert config.load([opened.config]).env.options == given.env.options

@@ -78,7 +78,8 @@ def test_waiting_is_no_health() -> None:
 class ScriptedKeeper(TrainerKeeper):
     """Keeps a process that dies at once, and ends on purpose the tenth time. It lives for `lifetime` on its clock."""
 
-    def __init__(self, folder: Path, lifetime: int) -> None:
+    def __init__(self, folder: Path, lifetime: int, code: int = 1) -> None:
+        self.code = code
         self.waits: list[float] = []
         self.starts = 0
         times = itertools.count(0, lifetime)
@@ -90,7 +91,12 @@ class ScriptedKeeper(TrainerKeeper):
 
     async def _command(self) -> tuple[str, ...]:
         self.starts += 1
-        return (sys.executable, "-S", "-c", f"print('lamer: no memory'); raise SystemExit({int(self.starts < 10)})")
+        return (
+            sys.executable,
+            "-S",
+            "-c",
+            f"print('lamer: no memory'); raise SystemExit({self.code if self.starts < 10 else 0})",
+        )
 
 
 async def test_a_trainer_that_keeps_dying_ends_the_run_after_waits_that_double(tmp_path: Path) -> None:
@@ -100,8 +106,10 @@ async def test_a_trainer_that_keeps_dying_ends_the_run_after_waits_that_double(t
     assert (keeper.starts, keeper.waits) == (4, [1.0, 2.0, 4.0])
 
 
-async def test_a_trainer_that_dies_now_and_then_is_started_again_for_ever(tmp_path: Path) -> None:
-    keeper = ScriptedKeeper(tmp_path, lifetime=600)
+@pytest.mark.parametrize("code", [1, 130])
+async def test_a_trainer_that_dies_now_and_then_is_started_again_for_ever(tmp_path: Path, code: int) -> None:
+    """130: somebody interrupts the trainer, and not the run."""
+    keeper = ScriptedKeeper(tmp_path, lifetime=600, code=code)
     await keeper.keep()
     assert (keeper.starts, keeper.waits) == (10, [1.0] * 9)
 

@@ -34,6 +34,7 @@ from lamer.common.messages import (
 from lamer.common.records import EpisodeStatus, Purpose, Trial
 from lamer.common.session import Session
 from lamer.common.settings import BatchSettings, EvaluationSettings, GatewaySettings
+from lamer.learner.journal.reader import read_batch
 from lamer.learner.measuring.result import RunResult
 from tests.learner.scripted import (
     TIMEOUT,
@@ -98,6 +99,16 @@ async def test_a_run_trains_every_update_on_whole_groups_and_tells_everyone_to_s
         ("trained", 2, 4),
         ("trained", 3, 4),
     ]
+
+
+async def test_trials_that_a_checkpoint_covers_leave_the_journal_and_are_read_as_before(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    _, _, trainer = await play_whole_run(run)
+    assert rows(run, "SELECT COUNT(*) FROM trials WHERE length(body) > 0") == [(0,)]
+    assert [file.suffix for file in (run.plan.run_dir / "segments").iterdir()] == [".zst"] * 3
+    for batch, trials in trainer.batches:
+        again = read_batch(run.plan.run_dir / "journal.db", batch.step)
+        assert [encode_trial(trial) for trial in again] == [encode_trial(trial) for trial in trials]
 
 
 async def test_every_slot_of_a_group_has_the_task_that_the_seed_rule_gives(tmp_path: Path) -> None:

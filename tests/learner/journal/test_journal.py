@@ -7,59 +7,18 @@ import multiprocessing
 import os
 import signal
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from lamer.common.codec import encode_trial
-from lamer.common.errors import BadInput, Missing, RunFailed
-from lamer.common.messages import Lease, Sampling
-from lamer.common.records import MemoryMode, Purpose, Task, Trial, make_trial_id
+from lamer.common.errors import BadInput, Missing
+from lamer.common.records import Purpose
 from lamer.learner.journal.entries import Drop, TrialEntry
 from lamer.learner.journal.reader import read_batch
 from lamer.learner.journal.writer import Journal
-from tests.learner.scripted import make_trial
-
-
-def trial(group_id: int, slot: int = 0, version: int = 0, purpose: Purpose = Purpose.TRAIN) -> Trial:
-    trial_id, task = make_trial_id("r", purpose, group_id, slot), Task("doors", "{}", 0)
-    sampling = Sampling(1.0, 1.0, 0, 8, 8)
-    return make_trial(Lease(trial_id, group_id, slot, purpose, task, 3, MemoryMode.BOTH, sampling, 9.0), version)
-
-
-def entry_of(one: Trial) -> TrialEntry:
-    tokens, solved_at = one.response_tokens, one.solved_at
-    return TrialEntry(one.trial_id, one.group_id, one.slot, one.purpose, one.oldest_version, tokens, solved_at)
-
-
-class Recorder:
-    """What a journal told the event loop."""
-
-    def __init__(self) -> None:
-        self.stored: list[str] = []
-        self.failures: list[RunFailed] = []
-
-    def on_stored(self, entries: Sequence[TrialEntry]) -> None:
-        self.stored += [entry.trial_id for entry in entries]
-
-
-@asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[tuple[Journal, Recorder]]:
-    recorder = Recorder()
-    journal = Journal(path, recorder.on_stored, recorder.failures.append)
-    try:
-        yield journal, recorder
-    finally:
-        await journal.close()
-
-
-async def store(journal: Journal, *trials: Trial) -> None:
-    for one in trials:
-        journal.admit(one.group_id, one.oldest_version)
-        journal.store(entry_of(one), encode_trial(one))
-    await journal.claimed(0)  # a read is answered after all that was submitted before it
+from tests.learner.journal.parts import entry_of, opened, store, trial
 
 
 async def test_a_trial_stored_twice_is_one_row_with_the_first_body(tmp_path: Path) -> None:
@@ -209,7 +168,7 @@ async def test_a_journal_that_cannot_be_written_fails_the_run_and_says_where(tmp
 
 
 def test_a_batch_that_was_not_cut_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(Missing, match="no journal"):
+    with pytest.raises(Missing, match="can't be opened"):
         read_batch(tmp_path / "journal.db", 1)
     asyncio.run(_make_empty(tmp_path / "journal.db"))
     with pytest.raises(Missing, match="no batch of update 1"):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lamer.common.messages import Metric
-from lamer.common.settings import Settings, TrackingSettings
+from lamer.common.settings import EnvSettings, Settings, TrackingSettings
 from lamer.learner.measuring.evaluation import write_evaluation
 from lamer.learner.measuring.mlflow_run import TrackedRun, mlflow_name, tags
 from lamer.learner.measuring.tracking import Tracker
@@ -43,8 +43,8 @@ def client(runs: Path) -> Any:  # noqa: ANN401 -- mlflow is not type-checked
     return MlflowClient(tracking_uri=f"sqlite:///{runs / 'mlflow.db'}")
 
 
-def track(folder: Path, steps: range, status: str = "FINISHED") -> str:
-    tracker = Tracker.open(Settings(), folder.name, folder)
+def track(folder: Path, steps: range, status: str = "FINISHED", settings: Settings | None = None) -> str:
+    tracker = Tracker.open(settings or Settings(), folder.name, folder)
     tracker.start()
     for step in steps:
         tracker.log(step, [Metric("train/pass@1", step / 10), Metric("loss/policy", -0.5)])
@@ -73,6 +73,16 @@ def test_a_run_has_its_parameters_metrics_figures_files_and_tags(runs: Path) -> 
     assert {"evaluations/final.json", "figures/evaluation.png"} <= artefacts(found, run_id)
     assert run.data.tags["version.mlflow"]
     assert (runs / "mlartifacts" / run_id).is_dir(), "artefacts lie beside the runs"
+
+
+def test_what_mlflow_holds_of_the_configuration_has_no_secret_option(runs: Path) -> None:
+    folder = run_folder(runs, "doors-secret")
+    (folder / "config.yaml").write_text("env: {options: {api_key: pa55}}\n")
+    run_id = track(folder, range(1, 2), settings=Settings(env=EnvSettings(options={"api_key": "pa55"})))
+    assert client(runs).get_run(run_id).data.params["env.options.api_key"] == "***"
+    tracked = (runs / "mlartifacts" / run_id / "artifacts" / "config.yaml").read_text()
+    assert "api_key: '***'" in tracked
+    assert "pa55" not in tracked
 
 
 def test_a_resumed_run_goes_on_in_the_same_mlflow_run(runs: Path) -> None:

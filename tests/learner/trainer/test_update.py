@@ -29,7 +29,7 @@ from lamer.learner.credit.samples import make_samples
 from lamer.learner.trainer.model.packing import pack
 from lamer.learner.trainer.optimizer import learning_rate
 from lamer.learner.trainer.replay import replay
-from lamer.learner.trainer.update import PolicyUpdater, UpdateResult, split_minibatches
+from lamer.learner.trainer.update import GivenUp, PolicyUpdater, UpdateResult, split_minibatches
 from tests.learner.builders import completion, play_batch, reflection, sample, trial, turn, write_model
 
 SETTINGS = Settings(
@@ -240,6 +240,16 @@ def test_a_gradient_that_is_not_finite_ends_the_run_and_changes_nothing(model_pa
         updater.update(1, batch)
     assert_bit_equal(parameters(updater), before)
     assert updater.version == 0
+
+
+def test_an_update_that_is_given_up_before_its_first_step_leaves_the_version_as_it_was(model_path: Path) -> None:
+    updater = PolicyUpdater(SETTINGS, model_path)
+    before = parameters(updater)
+    updater.give_up()
+    with pytest.raises(GivenUp):
+        updater.update(1, play_batch(0))
+    assert updater.version == 0
+    assert_bit_equal(parameters(updater), before)
 
 
 def test_only_the_next_batch_is_trained(model_path: Path) -> None:
