@@ -12,7 +12,6 @@ import importlib
 import importlib.metadata
 import json
 import re
-import sys
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -51,9 +50,7 @@ def get(name: str) -> EnvFactory[Any]:
         BadInput: no environment has this name, or what is registered under it is not an `EnvFactory`.
         Missing: its package can't be imported.
     """
-    target = _BUILT_IN.get(name) or _installed().get(name)
-    if target is None:
-        raise BadInput(f"env.name: no environment is called {name!r}, {env_options.suggest(name, names())}")
+    target = _BUILT_IN.get(name) or installed_target(name)
     module_name, _, attribute = target.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
@@ -125,17 +122,23 @@ def _new_path(error: ImportError | AttributeError) -> str:
     return ""
 
 
-def _installed() -> dict[str, str]:
-    """Name -> "module:attribute" of the entry points of other packages.
+@functools.cache
+def installed_target(name: str) -> str:
+    """ "module:attribute" of an environment of another package.
 
-    Finding them reads the metadata of every installed package, 20 ms and more, and every trial asks: once a process.
+    Finding it reads the metadata of every installed package, 20 ms and more, and every trial asks: once a process.
+
+    Raises:
+        BadInput: no environment has this name; asked again, it is looked for again.
     """
-    return _entry_points(tuple(sys.path))
+    target = _installed().get(name)
+    if target is None:
+        raise BadInput(f"env.name: no environment is called {name!r}, {env_options.suggest(name, names())}")
+    return target
 
 
-@functools.lru_cache(maxsize=8)
-def _entry_points(path: tuple[str, ...]) -> dict[str, str]:
-    """Those on `path`, the import path of this moment."""
+def _installed() -> dict[str, str]:
+    """Name -> "module:attribute" of the entry points of other packages."""
     found: dict[str, str] = {}
     for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         other = found.get(point.name) or _BUILT_IN.get(point.name)

@@ -23,8 +23,8 @@ class LockConfig:
     """dials: how many. digits: that each of them shows, from 1. tries: of one attempt."""
 
     dials: Annotated[int, msgspec.Meta(ge=1, le=4)] = 2
-    digits: Annotated[int, msgspec.Meta(ge=2, le=9)] = 2
-    tries: Annotated[int, msgspec.Meta(ge=1, le=9)] = 1
+    digits: Annotated[int, msgspec.Meta(ge=2, le=9)] = 3
+    tries: Annotated[int, msgspec.Meta(ge=1, le=9)] = 2
 
 
 class LockEnv(Env):

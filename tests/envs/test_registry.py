@@ -53,6 +53,7 @@ def install(folder: Path, entry_points: str, source: str = PACKAGE) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: maze-package\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[lamer.envs]\n{entry_points}\n")
+    registry.installed_target.cache_clear()  # a process looks once, and was there before this package
 
 
 @pytest.fixture
