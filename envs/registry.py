@@ -124,7 +124,7 @@ def _new_path(error: ImportError | AttributeError) -> str:
 
 @functools.cache
 def installed_target(name: str) -> str:
-    """ "module:attribute" of an environment of another package.
+    """What the entry point of another package's environment names, as "module:attribute".
 
     Finding it reads the metadata of every installed package, 20 ms and more, and every trial asks: once a process.
 
