@@ -1,4 +1,4 @@
-"""Open a lock: each try sets all dials, and a wrong one is answered with how many of them are right."""
+"""Open a lock of two dials: a wrong setting of them is answered with how many of the dials are right."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from lamer.envs.seeding import task_rng
 WINDOW = MemoryWindow(steps=9, observations=9)
 
 
+LETTERS = "abcdefghi"
+
+
 @dataclass(frozen=True)
 class LockConfig:
-    """dials: how many. digits: that each of them shows, from 1. tries: of one attempt."""
+    """positions: of each dial; the first shows letters from a, the second digits from 1. tries: of one attempt."""
 
-    dials: Annotated[int, msgspec.Meta(ge=1, le=4)] = 2
-    digits: Annotated[int, msgspec.Meta(ge=2, le=9)] = 3
-    tries: Annotated[int, msgspec.Meta(ge=1, le=9)] = 2
+    positions: Annotated[int, msgspec.Meta(ge=2, le=9)] = 2
+    tries: Annotated[int, msgspec.Meta(ge=1, le=9)] = 1
 
 
 class LockEnv(Env):
@@ -32,9 +34,9 @@ class LockEnv(Env):
 
     windows = MemoryWindows(playing=WINDOW, reflecting=WINDOW, past=WINDOW)
 
-    def __init__(self, config: LockConfig, code: tuple[str, ...]) -> None:
+    def __init__(self, config: LockConfig, code: str) -> None:
         self.max_turns = config.tries
-        self._config, self._code, self._left = config, code, config.tries
+        self._settings, self._code, self._left = all_settings(config), code, config.tries
 
     def reset(self) -> Observation:
         self._left = self.max_turns
@@ -42,25 +44,26 @@ class LockEnv(Env):
 
     def step(self, response: str) -> StepResult:
         self._left -= 1
-        setting = (between_tags(response, "action") or "").split()
-        if len(setting) != len(self._code) or not all(digit.isdecimal() for digit in setting):
+        setting = (between_tags(response, "action") or "").strip()
+        if setting not in self._settings:
             seen = Observation("no setting", anchor_state=f"{self._left} left")
             return StepResult(None, seen, 0.0, is_done=self._left == 0, is_solved=False)
-        right = sum(digit == wanted for digit, wanted in zip(setting, self._code, strict=True))
+        right = sum(shown == wanted for shown, wanted in zip(setting, self._code, strict=True))
         is_open = right == len(self._code)
         seen = Observation(f"{right} right", anchor_state=f"{setting}, {right} right, {self._left} left")
         done = is_open or self._left == 0
-        return StepResult(" ".join(setting), seen, 10.0 if is_open else 0.0, is_done=done, is_solved=is_open)
+        return StepResult(setting, seen, 10.0 if is_open else 0.0, is_done=done, is_solved=is_open)
 
     def render_steps(self, steps: Sequence[MemoryStep], window: MemoryWindow) -> str:
-        return join_lines(*(f"{step.action}: {step.observation}" for step in steps[-window.steps :]))
+        """A line for each try, "a1=0 right": a pocket tokenizer makes one token of a setting and its hint."""
+        return join_lines(*(f"{step.action}={step.observation}" for step in steps[-window.steps :]))
 
     def render_past(self, attempts: Sequence[PastAttempt]) -> str:
         return join_lines(*(self.render_steps(attempt.steps, self.windows.past) for attempt in attempts))
 
     def play_prompt(self, view: PlayView) -> str:
-        request = f"Set {len(self._code)} dials, 1 to {self._config.digits}: <action>digits</action>"
-        return join_lines(view.past, view.current, request)
+        """The request first and the last try last, next to the answer."""
+        return join_lines("Set the dials: <action>letter, digit</action>", view.past, view.current)
 
     def reflection_prompt(self, view: ReflectionView) -> str:
         return join_lines(view.past, view.current, "Still closed. What do you know? <remark>note</remark>")
@@ -69,13 +72,17 @@ class LockEnv(Env):
         return parse_remark(response)
 
     def random_response(self, rng: random.Random) -> str:
-        return f"<action>{self._draw(rng)}</action>"
+        return f"<action>{rng.choice(self._settings)}</action>"
 
     def random_reflection(self, rng: random.Random) -> str:
-        return f"<remark>not {self._draw(rng)}</remark>"
+        return f"<remark>not {rng.choice(self._settings)}</remark>"
 
-    def _draw(self, rng: random.Random) -> str:
-        return " ".join(str(rng.randint(1, self._config.digits)) for _ in self._code)
+
+def all_settings(config: LockConfig) -> tuple[str, ...]:
+    """Every setting of the two dials, such as "b2"."""
+    return tuple(
+        f"{letter}{digit}" for letter in LETTERS[: config.positions] for digit in range(1, config.positions + 1)
+    )
 
 
 class LockFactory(EnvFactory[LockConfig]):
@@ -83,8 +90,8 @@ class LockFactory(EnvFactory[LockConfig]):
     config_class = LockConfig
 
     def make(self, config: LockConfig, seed: int) -> LockEnv:
-        rng = task_rng("lock", f"{config.dials}x{config.digits}", seed)
-        return LockEnv(config, tuple(str(rng.randint(1, config.digits)) for _ in range(config.dials)))
+        rng = task_rng("lock", str(config.positions), seed)
+        return LockEnv(config, rng.choice(all_settings(config)))
 
 
 FACTORY = LockFactory()
