@@ -26,7 +26,7 @@ class LockConfig:
     """positions: of each dial; the first shows letters from a, the second digits from 1. tries: of one attempt."""
 
     positions: Annotated[int, msgspec.Meta(ge=2, le=9)] = 2
-    tries: Annotated[int, msgspec.Meta(ge=1, le=9)] = 1
+    tries: Annotated[int, msgspec.Meta(ge=1, le=9)] = 2
 
 
 class LockEnv(Env):
