@@ -125,6 +125,8 @@ class _Shaped(Protocol):
 
 def _plain(value: object) -> object:
     """The Python value inside a numpy scalar, or inside an array or tensor without dimensions."""
+    if isinstance(value, str | int | float):  # nearly every value; to look for a protocol takes 50 times as long
+        return value
     return value.item() if isinstance(value, _Shaped) and value.ndim == 0 else value
 
 

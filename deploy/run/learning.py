@@ -52,7 +52,10 @@ def run_learner(run: RunFolder, view: View) -> int:
             work in the folder.
     """
     from lamer.deploy.models.preparation import creation_note, default_cache, prepare_model
+    from lamer.deploy.models.suitability import unsuited
 
+    for warning in unsuited(run.settings):
+        view.note(f"warning: {warning}")
     cache = default_cache(run.settings)
     with locked(run):
         ensure_keys(run.keys)

@@ -54,6 +54,7 @@ def write_model(folder: Path, *files: str) -> Path:
         (("-c", "doors.yaml", "trial.episodes=-1"), 2, "trial.episodes is -1; it must be at least 1"),
         (("-c", "doors.yaml", "env.name=dors"), 2, "did you mean 'doors'?"),
         (("-c", "doors.yaml", "env.options.dors=3"), 2, "env.options.dors"),
+        (("-c", "doors.yaml", "env.name=sokoban"), 2, "env.options.doors in doors.yaml is an option of doors"),
         (("-c", "dors.yaml"), 3, "no configuration file dors.yaml: did you mean doors.yaml?"),
         (("-c", "doors.yaml", "model.path=/no/such/model"), 3, "/no/such/model is not there"),
         (("-c", "doors.yaml", "--name", "a/b"), 2, "run.name 'a/b'"),
