@@ -71,9 +71,9 @@ class Run:
 
     def _join(self, machine: Machine, part: str, *options: str) -> Started:
         role = {"serve": "host"}.get(part, part)
-        made = self.learner_machine.lamer("keys", "create", "--role", role, machine.name)
+        made = self.learner_machine.lamer("keys", "create", "--role", role, f"{machine.name}-1")
         assert made.wait() == 0, made.text
-        shutil.copytree(self.learner_machine.folder / "keys" / machine.name, machine.folder / "keys")
+        shutil.copytree(self.learner_machine.folder / "keys" / f"{machine.name}-1", machine.folder / "keys")
         url = f"tcp://{self.learner_machine.address}:{PORT}"
         return machine.lamer(part, "--connect", url, "--keys", "keys", *options)
 
