@@ -1,4 +1,4 @@
-# make train | test | lint | figures | install | clean. A virtual environment is made in .venv on first use.
+# make train | test | lint | fuzz | figures | install | clean. A virtual environment is made in .venv on first use.
 # All but train and clean also install ALFWorld's engine, which is built for some minutes; `make ALFWORLD= ...` leaves it out.
 # make sglang-cpu | test-sglang: SGLang on a machine without a GPU, in a virtual environment of its own; test-sglang-all
 # also runs the tests marked slow.
@@ -19,8 +19,11 @@ SGLANG_STAMP := $(SGLANG_VENV)/.sglang-installed
 CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,constraints-cpu.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# make fuzz attacks a gateway with mutated frames and an engine with odd bodies, so many of them.
+FRAMES ?= 1000000
+BODIES ?= 100000
 # make figures writes the figures that README and docs quote anew, from docs/results and docs/benchmarks.
-.PHONY: train test lint figures install clean sglang-cpu test-sglang test-sglang-all
+.PHONY: train test lint fuzz figures install clean sglang-cpu test-sglang test-sglang-all
 .DEFAULT_GOAL := train
 
 train: $(STAMP)
@@ -42,6 +45,9 @@ lint: install
 	@$(BIN)/ruff format --check --quiet . && echo "ruff format: ok"
 	@$(BIN)/mypy
 	@$(BIN)/pytest -q tests/architecture
+
+fuzz: install
+	@$(BIN)/python -m tests.fuzz --frames $(FRAMES) --bodies $(BODIES)
 
 figures: $(STAMP)
 	@$(BIN)/python -m lamer.deploy.experiments.quotes

@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 
 from lamer.actors.policy import ContextOverflow, InferenceError, InferenceRefused, Request
-from lamer.common.records import Completion, FinishReason, InvalidRecord, VersionSpan
+from lamer.common.errors import MALFORMED
+from lamer.common.records import MAX_LOGPROB, MIN_LOGPROB, Completion, FinishReason, InvalidRecord, VersionSpan
 from lamer.common.versions import UnknownVersion, to_policy_version, to_weight_version
 
 _OVERFLOW = re.compile(r"context length|max_total_tokens|maximum (allowed|input) length|too long", re.IGNORECASE)
@@ -135,28 +136,42 @@ def decode_answer(data: bytes, request: Request) -> Completion:
     """
     try:
         answer = _ANSWERS.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise BadAnswer(f"the answer is not of /generate's shape: {error}") from error
     meta, ids = answer.meta_info, answer.output_ids
     if not ids:
         finish = meta.finish_reason
         raise BadAnswer(f"no tokens came back, finish reason {finish.type} {finish.message}".rstrip())
+    logprobs = [triple[0] for triple in meta.output_token_logprobs]
     if [triple[1] for triple in meta.output_token_logprobs] != ids:
         raise BadAnswer(f"{len(ids)} ids came back with logprobs of {len(meta.output_token_logprobs)} other ones")
+    if odd := [value for value in logprobs if not MIN_LOGPROB <= value <= MAX_LOGPROB]:
+        raise BadAnswer(f"a logprob is {odd[0]}, which is not within {MIN_LOGPROB} .. {MAX_LOGPROB}")
     try:
         return Completion(
             prompt_ids=request.prompt_ids,
             ids=np.array(ids, dtype=np.int32),
-            behaviour_logprobs=np.array([triple[0] for triple in meta.output_token_logprobs], dtype=np.float32),
+            behaviour_logprobs=np.array(logprobs, dtype=np.float32),
             versions=_spans(meta, len(ids)),
             finish_reason=FinishReason(meta.finish_reason.type),
             temperature=request.temperature,
-            cached_tokens=meta.cached_tokens,
+            cached_tokens=min(max(meta.cached_tokens, 0), len(request.prompt_ids)),
         )
     except UnknownVersion as error:
         raise InferenceRefused(str(error)) from error
     except (InvalidRecord, ValueError) as error:
         raise BadAnswer(f"the answer contradicts itself: {error}") from error
+
+
+def check_response(completion: Completion, vocab_size: int) -> None:
+    """Refuse ids that the model does not have.
+
+    Raises:
+        BadAnswer: an id is not in 0 <= id < vocab_size.
+    """
+    low, high = int(completion.ids.min()), int(completion.ids.max())
+    if low < 0 or high >= vocab_size:
+        raise BadAnswer(f"token id {low if low < 0 else high} came back, the vocabulary ends at {vocab_size}")
 
 
 def refusal(status: int, data: bytes) -> InferenceRefused | ContextOverflow:
@@ -171,7 +186,7 @@ def error_message(data: bytes) -> str:
     """What an error's body says, in at most a few lines."""
     try:
         error = _ERRORS.decode(data).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except MALFORMED:
         return data[:_QUOTED].decode(errors="replace")
     return (error.message if isinstance(error, ErrorDetail) else error)[:_QUOTED]
 

@@ -24,10 +24,19 @@ from typing import Self
 import aiohttp
 from aiohttp import AddrInfoType
 
-from lamer.actors.generation import BadAnswer, check_ids, decode_answer, encode_request, error_message, refusal
+from lamer.actors.generation import (
+    BadAnswer,
+    check_ids,
+    check_response,
+    decode_answer,
+    encode_request,
+    error_message,
+    refusal,
+)
 from lamer.actors.policy import InferenceError, InferenceRefused, Request, retry_seed
 from lamer.actors.resuming import LENGTH_ONLY, Endings, continuation, join, settle
 from lamer.actors.routing import Affinity, Place, Router
+from lamer.common.liveness.bounded import read_bounded
 from lamer.common.messages import ServerInfo
 from lamer.common.records import Completion, FinishReason
 
@@ -40,6 +49,7 @@ VANISHED_SECONDS = 20
 _PROBE_SECONDS = 5
 """After so much silence a connection is probed, and again that often."""
 LONGEST_BACKOFF_SECONDS = 8.0
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MOST_RESUMPTIONS = 64
 """How often one response may be aborted and go on: more updates than happen in one, unless a server only aborts."""
 _BUSY_STATUSES = frozenset({408, 425, 429})
@@ -63,7 +73,7 @@ class InferenceClient:
     """The connections of one process to all servers, kept alive, as many as requests run. An async context manager."""
 
     def __init__(self, options: InferenceOptions, vocab_size: int) -> None:
-        """Must be made inside a running event loop. vocab_size: prompts with other ids are refused here."""
+        """Must be made inside a running event loop. vocab_size: prompts and answers with other ids are refused."""
         self.options = options
         self._vocab_size = vocab_size
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS, socket_factory=_probed_socket)
@@ -92,13 +102,17 @@ class InferenceClient:
         body = encode_request(request, server.policy_version)
         try:
             async with self._http.post(server.url + "/generate", data=body, headers=_headers(server.api_key)) as answer:
-                status, data = answer.status, await answer.read()
+                status, data = answer.status, await read_bounded(answer.content, MAX_ANSWER_BYTES)
         except TimeoutError as error:
             raise ServerUnavailable(f"no answer within {self.options.request_seconds:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise ServerUnavailable(f"{type(error).__name__}: {error}") from error
+        if data is None:
+            raise BadAnswer(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
         if status == 200:
-            return decode_answer(data, request)
+            completion = decode_answer(data, request)
+            check_response(completion, self._vocab_size)
+            return completion
         if status in _KEY_STATUSES:
             raise InferenceRefused(f"the api key that the gateway gave us is refused ({status} {error_message(data)})")
         if status >= 500 or status in _BUSY_STATUSES:

@@ -63,6 +63,9 @@ def settle(response: Completion, request: Request, endings: Endings, seam: int) 
 
     seam: how many of its tokens came before the last piece, none of which ended it.
     """
+    if len(response.ids) > request.max_tokens:  # more than was asked for counts for nothing
+        cut = _cut(response, request.max_tokens)
+        response = msgspec.structs.replace(cut, finish_reason=FinishReason.LENGTH)
     is_aborted, length = response.finish_reason is FinishReason.ABORT, len(response.ids)
     reach = max((len(text.encode()) for text in request.stop), default=0) + _MORE_TOKENS
     after_seam = range(seam + 1, min(length, seam + reach) + 1) if seam else range(0)

@@ -25,6 +25,7 @@ from lamer.actors.routing import Affinity, Router
 from lamer.actors.trial import TrialLimits, TrialPlay
 from lamer.common.codec import MAX_MESSAGE_BYTES, encode_trial
 from lamer.common.errors import BadInput, LamerError
+from lamer.common.liveness.guard import surviving
 from lamer.common.liveness.loop_lag import LoopLag
 from lamer.common.messages import (
     Ack,
@@ -134,7 +135,8 @@ class TrialRunner:
             message = await self._session.receive()
             if isinstance(message, Shutdown):
                 return message
-            self._handle(message)
+            with surviving(log, message, "the learner"):
+                self._handle(message)
             self._fill(group)
 
     def _handle(self, message: AnyMessage) -> None:

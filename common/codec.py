@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
+from lamer.common.errors import MALFORMED
 from lamer.common.messages import AnyMessage
 from lamer.common.records import Trial
 
@@ -64,7 +65,7 @@ def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes, max_bytes: int) ->
         raise CodecError(f"{len(data)} bytes are over the limit of {max_bytes}")
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, ValueError) as error:
+    except MALFORMED as error:
         raise CodecError(f"{len(data)} bytes are no valid record: {error}") from error
 
 

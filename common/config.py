@@ -32,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 from lamer.common import plain_text
 from lamer.common.errors import Missing
 from lamer.common.masking import masked, masked_values
-from lamer.common.schema import ConfigError, Tree, check_keys, check_values, leaves, suggestion
+from lamer.common.schema import ConfigError, OptionSources, Tree, check_keys, check_values, leaves, suggestion
 from lamer.common.settings import Settings
 
 PACKAGED = Path(__file__).resolve().parent.parent / "deploy" / "configs"
@@ -78,12 +78,16 @@ def load(files: Sequence[Path], overrides: Sequence[str] = ()) -> Settings:
         ConfigError: unknown key, wrong type, value out of range, contradiction between keys, or no YAML.
         Missing: a file is not there.
     """
-    merged = OmegaConf.structured(Settings)
+    merged, options = OmegaConf.structured(Settings), OptionSources()
     for file in files:
         for path, tree in _read_with_bases(_find(file), ()):
             merged = _merge(merged, tree, path.name)
-    for override in overrides:
-        merged = _merge(merged, _read_override(override), "the command line")
+            options.add([tree], path.name)
+    typed = [_read_override(override) for override in overrides]
+    for tree in typed:
+        merged = _merge(merged, tree, "the command line")
+    options.add(typed, "the command line")
+    options.check(merged.env.name)
     return check_values(_to_settings(merged))
 
 
@@ -110,12 +114,13 @@ def from_json(text: str) -> Settings:
     """
     try:
         tree = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"the configuration received is no JSON: {error}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"the configuration received is a JSON {type(tree).__name__}, not an object")
-    received = {key: plain_text.literal(value) for key, value in tree.items()}
-    return check_values(_to_settings(_merge(OmegaConf.structured(Settings), received, "the configuration received")))
+        if not isinstance(tree, dict):
+            raise ConfigError(f"the configuration received is a JSON {type(tree).__name__}, not an object")
+        received = {key: plain_text.literal(value) for key, value in tree.items()}
+        merged = _merge(OmegaConf.structured(Settings), received, "the configuration received")
+        return check_values(_to_settings(merged))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ConfigError(f"the configuration received is no JSON, or nested too deeply: {error}") from error
 
 
 def override(key: str, text: str) -> str:

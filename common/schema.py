@@ -4,6 +4,8 @@
     check_values   after it: the ranges and choices that stand in a field's metadata, then what must hold between keys
     leaves         every value of the resolved configuration by its full key
 
+    OptionSources  which environment the options of each merged file are meant for
+
 Types are OmegaConf's business (`common.config`), the options of an environment that environment's.
 """
 
@@ -34,6 +36,15 @@ class ConfigError(BadInput):
         super().__init__(masked_within(message))
 
 
+class ForeignOption(ConfigError):
+    """An option that was set for another environment than the one that is played, whose name is `env`."""
+
+    def __init__(self, message: str, env: str) -> None:
+        """env: what env.name is; `common` doesn't know whether there is such an environment."""
+        super().__init__(message)
+        self.env = env
+
+
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """One value of the resolved configuration by its full key, with the range its schema allows."""
@@ -43,6 +54,41 @@ class Leaf:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+
+
+class OptionSources:
+    """Where each of `env.options` was set last, and for which environment, while files are merged one after another.
+
+    A file means the environment that it names, or else the one that files before it name. Options that were set before
+    any file named an environment are meant for whichever comes.
+    """
+
+    def __init__(self) -> None:
+        self._env = ""
+        self._sources: dict[str, tuple[str, str]] = {}
+
+    def add(self, trees: Sequence[Tree], source: str) -> None:
+        """Note what one source sets: a file's tree, or all overrides of a command line, whose order means nothing."""
+        sections = [section for tree in trees if isinstance(section := tree.get("env"), Mapping)]
+        for section in sections:
+            self._env = str(section.get("name", self._env))
+        for section in sections:
+            options = section.get("options", {})
+            self._sources |= dict.fromkeys(options if isinstance(options, Mapping) else (), (self._env, source))
+
+    def check(self, env: str) -> None:
+        """Refuse options that were set for another environment than `env`, the one that is played.
+
+        Raises:
+            ForeignOption: there is one, as where a file whose base trains on doors names an environment of its own.
+        """
+        for option, (meant, source) in self._sources.items():
+            if meant not in ("", env):
+                raise ForeignOption(
+                    f"env.options.{option} in {source} is an option of {meant}, but env.name is {env}: the base of a "
+                    "configuration for any environment is pocket.yaml (`base: pocket.yaml`)",
+                    env,
+                )
 
 
 def check_keys(tree: Tree, source: str) -> None:

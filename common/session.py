@@ -10,6 +10,9 @@ A task owned by the session reads, writes and beats. When the connection breaks,
 knows the process); the new Welcome comes out of `receive`. Messages on their way at that moment may be lost: what must
 arrive is resent until it is answered. After `PATIENCE` times `dead_after_seconds` without a learner the session gives
 up.
+
+Bytes that are no message are logged and ignored. What waits to be received is bounded (`INBOX_MESSAGES`,
+`INBOX_BYTES`): beyond that nothing is read, which holds the learner back.
 """
 
 from __future__ import annotations
@@ -22,10 +25,12 @@ from typing import TypeVar
 
 import msgspec
 
-from lamer.common.codec import decode_message, encode_message
+from lamer.common.codec import CodecError, decode_message, encode_message
 from lamer.common.errors import BadInput, LamerError, Missing
 from lamer.common.keys import ClientKeys
-from lamer.common.messages import AnyMessage, Goodbye, Heartbeat, Hello, Reject, Shutdown, Welcome
+from lamer.common.liveness.inbox import Inbox
+from lamer.common.liveness.line_budget import limited
+from lamer.common.messages import AnyMessage, Goodbye, Heartbeat, Hello, Reject, Shutdown, Welcome, name_problem
 from lamer.common.transport import DealerEndpoint, Disconnected, NoHandshake
 
 log = logging.getLogger("lamer.session")
@@ -37,6 +42,8 @@ BUSY_SECONDS = 600.0
 """How long actors, hosts and the trainer wait for the answer of a learner that is there: its disk may be stalled."""
 WAITING_NOTE_SECONDS = 10.0
 OUTBOX_MESSAGES = 64
+INBOX_MESSAGES = 4096
+INBOX_BYTES = 512 * 1024 * 1024
 _CLOSE_SECONDS = 2.0
 _RETRY_SECONDS = 0.5
 
@@ -54,7 +61,7 @@ class Session:
         self._url = url
         self._keys = keys
         self._hello = hello
-        self._inbox: asyncio.Queue[AnyMessage | None] = asyncio.Queue()
+        self._inbox: Inbox[AnyMessage] = Inbox(INBOX_MESSAGES, INBOX_BYTES)
         self._kept: deque[AnyMessage] = deque()
         self._outbox: asyncio.Queue[bytes] = asyncio.Queue(OUTBOX_MESSAGES)
         self._unsent: bytes | None = None
@@ -69,8 +76,10 @@ class Session:
         """Connect to the gateway at `url`, trying for `timeout` seconds, or for `busy` if it is there and that is more.
 
         Raises:
-            Missing: nothing answers there, or a CURVE key is wrong. BadInput: the gateway refused the Hello.
+            Missing: nothing answers there, or a CURVE key is wrong. BadInput: the gateway refused the Hello, or would.
         """
+        if problem := name_problem(hello.name):
+            raise BadInput(problem)
         if not hello.instance:
             hello = msgspec.structs.replace(hello, instance=secrets.token_hex(8))
         endpoint, welcome = await _connect(url, keys, hello, timeout, busy)
@@ -101,7 +110,8 @@ class Session:
         What else arrives meanwhile comes out of `receive` afterwards, in order. For the one task that receives.
 
         Raises:
-            Missing: as `receive`, or a learner that is there did not answer for as long as one may be away.
+            Missing: as `receive`, or a learner that is there did not answer for as long as one may be away, or said
+                `INBOX_MESSAGES` other things.
             BadInput: as `receive`.
         """
         patience = PATIENCE * self.welcome.dead_after_seconds
@@ -109,6 +119,8 @@ class Session:
             async with asyncio.timeout(patience) as bound:
                 await self.send(question)
                 while not isinstance(answer := await self._next(), kind):
+                    if len(self._kept) >= INBOX_MESSAGES:
+                        raise Missing(f"the learner at {self._url} sent {len(self._kept)} messages and no answer")
                     self._kept.append(answer)
                     if isinstance(answer, Welcome):
                         await self.send(question)
@@ -121,7 +133,6 @@ class Session:
     async def _next(self) -> AnyMessage:
         message = await self._inbox.get()
         if message is None:
-            self._inbox.put_nowait(None)
             self._raise_failure()
             raise Missing(f"the connection to the learner at {self._url} is closed")
         return message
@@ -135,6 +146,7 @@ class Session:
                     await self._outbox.join()
             except TimeoutError:
                 log.warning("the learner at %s did not take our Goodbye within %g s", self._url, _CLOSE_SECONDS)
+            self._is_over = True  # a connection that breaks at this moment would swallow the cancellation
             self._task.cancel()
         await asyncio.wait([self._task])
         self._endpoint.close()
@@ -146,15 +158,16 @@ class Session:
     async def _run(self) -> None:
         """Talk, and reconnect, until cancelled, over or given up."""
         try:
-            while not self._is_over:
-                await self._converse()
-                self._endpoint.close(linger_ms=0)
-                if not self._is_over:
-                    await self._reconnect()
+            with limited(log):
+                while not self._is_over:
+                    await self._converse()
+                    self._endpoint.close(linger_ms=0)
+                    if not self._is_over:
+                        await self._reconnect()
         except Exception as error:  # kept for the owner: receive() and send() raise it
             self._failure = error
         finally:
-            self._inbox.put_nowait(None)
+            self._inbox.close()
             while not self._outbox.empty():  # lets go whoever waits in send()
                 self._outbox.get_nowait()
                 self._outbox.task_done()
@@ -185,19 +198,24 @@ class Session:
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 log.info("connected again to the learner at %s", self._url)
-                self._inbox.put_nowait(self.welcome)
+                self._inbox.put_now(self.welcome)
                 return
 
     async def _read(self) -> None:
         while True:
-            message = decode_message(await self._endpoint.receive())
+            data = await self._endpoint.receive()
             self._was_heard = True
+            try:
+                message = decode_message(data)
+            except CodecError as error:
+                log.warning("a malformed message of the learner at %s is ignored: %s", self._url, error)
+                continue
             if isinstance(message, Reject):
                 raise BadInput(f"the learner refused us: {message.reason}")
             if isinstance(message, Shutdown):
                 self._is_over = True
             if not isinstance(message, Heartbeat):
-                self._inbox.put_nowait(message)
+                await self._inbox.put(message, len(data))
 
     async def _write(self) -> None:
         while True:
@@ -218,7 +236,7 @@ class Session:
         while silent < self.welcome.dead_after_seconds:
             self._was_heard = False
             await asyncio.sleep(self.welcome.heartbeat_seconds)
-            silent = 0.0 if self._was_heard else silent + self.welcome.heartbeat_seconds
+            silent = 0.0 if self._was_heard or self._inbox.is_full else silent + self.welcome.heartbeat_seconds
         raise Disconnected(f"nothing heard from the learner at {self._url} for {silent:g} s")
 
     async def _notice_loss(self) -> None:
@@ -241,6 +259,9 @@ async def _connect(
     except TimeoutError as error:
         endpoint.close(linger_ms=0)
         raise Missing(f"the learner at {url} took the connection but did not answer within {longest:g} s") from error
+    except CodecError as error:
+        endpoint.close(linger_ms=0)
+        raise Missing(f"the learner at {url} answered Hello with what is no message: {error}") from error
     except BaseException:
         endpoint.close(linger_ms=0)
         raise

@@ -276,7 +276,11 @@ class ActorSettings:
 
 @dataclass(frozen=True)
 class GatewaySettings:
-    """The learner's socket. port 0: a free one. slot_retries: leases of a slot before its group is dropped."""
+    """The learner's socket. port 0: a free one. slot_retries: leases of a slot before its group is dropped.
+
+    quarantine_bytes: of trials that can't be what was leased, kept in the run's folder at most.
+    max_trials_per_actor: leased to one actor at once, however many it offers to play.
+    """
 
     bind: str = "tcp://127.0.0.1"
     port: int = _field(0, low=0, high=65535)
@@ -286,6 +290,8 @@ class GatewaySettings:
     heartbeat_seconds: float = _field(2.0, low=0.05)
     dead_after_seconds: float = _field(20.0, low=0.1)
     credit_bytes: int = _field(256 * 1024 * 1024, low=1024)
+    quarantine_bytes: int = _field(64 * 1024 * 1024, low=0)
+    max_trials_per_actor: int = _field(4096, low=1)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from lamer.common.errors import BadInput
-from lamer.common.records import Record
+from lamer.common.errors import MALFORMED, BadInput
+from lamer.common.records import Int64, Record
 
 MAX_HEADER_BYTES = 100_000_000
 _LENGTH_BYTES = 8
@@ -26,9 +26,9 @@ class StoredTensor(Record, frozen=True):
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
-    start: int
-    size: int
+    shape: tuple[Int64, ...]
+    start: Int64
+    size: Int64
 
     @property
     def element_bytes(self) -> int:
@@ -38,8 +38,8 @@ class StoredTensor(Record, frozen=True):
 
 class _Entry(msgspec.Struct):
     dtype: str
-    shape: tuple[int, ...]
-    data_offsets: tuple[int, int]
+    shape: tuple[Int64, ...]
+    data_offsets: tuple[Int64, Int64]
 
 
 def parse_header(header: bytes, data_bytes: int) -> tuple[StoredTensor, ...]:
@@ -54,7 +54,7 @@ def parse_header(header: bytes, data_bytes: int) -> tuple[StoredTensor, ...]:
         entries = msgspec.json.decode(header[_LENGTH_BYTES:], type=dict[str, msgspec.Raw])
         entries.pop("__metadata__", None)
         found = {name: msgspec.json.decode(raw, type=_Entry) for name, raw in entries.items()}
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise BadInput(f"this is no safetensors header: {error}") from error
     tensors = []
     end = 0

@@ -16,6 +16,14 @@ def valid_text(text: str) -> str:
     return text
 
 
+def one_line(text: str, longest: int) -> str:
+    """At most `longest` characters of `text` on one line: what controls a terminal or breaks a line comes out escaped,
+    and what was cut is told by its number of characters.
+    """
+    shown = "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text[:longest])
+    return shown if len(text) <= longest else f"{shown} ... and {len(text) - longest} more characters"
+
+
 def describe_error(error: BaseException) -> str:
     """The type of an error and what it says, as valid text in one line's worth of words."""
     return valid_text(f"{type(error).__name__}: {error}")

@@ -6,30 +6,37 @@
 What ZeroMQ does silently is checked here: a frame over MAXMSGSIZE (the receiver hangs up and the message is gone) is
 refused at the sender; a failed CURVE handshake (nothing is raised at `send`) is read from the socket's monitor; a
 message for a peer that has gone or whose queue is full (`SEND_QUEUE`) makes `RouterEndpoint.send` answer False, and a
-dealer's `send` waits while `SEND_QUEUE` messages are queued or no learner is connected. A router stops reading from a
-peer that has `RECEIVE_QUEUE` messages waiting, which holds that peer back by TCP. That the other end is silent is for
-heartbeats to notice (`common.session`, `learner.gateway.peers`); what a vanished one leaves in the kernel ends after a
-minute.
+dealer's `send` waits while `SEND_QUEUE` messages are queued or no learner is connected. A router says with whose key a
+message came. It lets newcomers wait while it has as many connections as it has file descriptors for, and does not read
+from a peer that has `RECEIVE_QUEUE` messages waiting, which holds that peer back by TCP. To notice that the other end
+is silent is for heartbeats (`common.session`, `learner.gateway.peers`); what a vanished one leaves in the kernel ends
+after a minute.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import zmq
 import zmq.asyncio
 from zmq.utils import z85
-from zmq.utils.monitor import recv_monitor_message
+from zmq.utils.monitor import parse_monitor_message, recv_monitor_message
 
 from lamer.common.codec import MAX_MESSAGE_BYTES, CodecError
 from lamer.common.errors import BadInput, LamerError, Missing
+from lamer.common.listening import Listener, is_ipv6
+from lamer.common.liveness.connections import ConnectionGate, allowance
 from lamer.common.reachability import why_unreachable
 
 SEND_QUEUE = 4096
 RECEIVE_QUEUE = 256
 LINGER_MS = 2000
+HANDSHAKE_SECONDS = 15.0
+"""How long a newcomer may take to exchange keys at the gateway, which takes four round trips."""
 _RECONNECT_MS = 100
 _CONNECT_MS = 5000
 """How long one try to connect may take. The kernel's own tries get rarer, and would miss that a cut network is back."""
@@ -37,8 +44,17 @@ _UNANSWERED_MS = 60_000
 """After so long without a sign that what was sent arrived (TCP user timeout), the kernel gives a connection up: a peer
 that vanished without a word leaves neither a socket nor a queue behind."""
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+_MONITOR_ENDPOINT = "inproc://connections"
 _HANDSHAKE_FAILURES = (
     zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
+)
+_CONNECTION_EVENTS = (
+    _HANDSHAKE_FAILURES
+    | zmq.Event.HANDSHAKE_SUCCEEDED
+    | zmq.Event.ACCEPTED
+    | zmq.Event.ACCEPT_FAILED
+    | zmq.Event.DISCONNECTED
+    | zmq.Event.MONITOR_STOPPED
 )
 
 
@@ -80,6 +96,18 @@ def _check_size(data: bytes, max_bytes: int) -> None:
         raise CodecError(f"a message of {len(data)} bytes is over the socket's limit of {max_bytes}")
 
 
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message at the gateway. identity: routing id of the connection. key: public key (Z85) of who sent it.
+
+    data: empty for a message of several frames.
+    """
+
+    identity: bytes
+    key: str
+    data: bytes
+
+
 class RouterEndpoint:
     """The gateway's end of every connection. Made inside a running event loop; `serve` must run while it is used."""
 
@@ -90,16 +118,23 @@ class RouterEndpoint:
         keys: KeyPair,
         is_allowed: Callable[[str], bool],
         max_bytes: int = MAX_MESSAGE_BYTES,
+        handshake_seconds: float = HANDSHAKE_SECONDS,
     ) -> None:
         """Bind to `bind` (such as "tcp://0.0.0.0") at `port`, 0 for a free one.
 
-        is_allowed: asked with a client's public key (Z85) at every handshake.
+        is_allowed: asked with a client's public key (Z85) at every handshake. handshake_seconds: how long one may take.
 
         Raises:
-            Missing: the port is taken. BadInput: `bind` is no address of this machine.
+            Missing: the port is taken, or the process may open too few files. BadInput: `bind` is no address of this
+                machine.
         """
         self._max_bytes = max_bytes
         self._is_allowed = is_allowed
+        self._on_refused: Callable[[str], None] = lambda reason: None
+        self._loop = asyncio.get_running_loop()
+        self._allowance = allowance()
+        self._listener = Listener(bind, port, self._allowance.backlog)
+        self.url = self._listener.url
         self._context = zmq.asyncio.Context()
         self._zap = self._context.socket(zmq.REP)
         self._zap.linger = 0
@@ -109,44 +144,84 @@ class RouterEndpoint:
         self._socket.curve_secretkey = keys.secret.encode("ascii")
         self._socket.zap_domain = b"lamer"
         self._socket.router_mandatory = True
+        self._socket.setsockopt(zmq.IPV6, int(self._listener.is_ipv6))
         self._socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
         self._socket.setsockopt(zmq.SNDHWM, SEND_QUEUE)
         self._socket.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE)
         self._socket.setsockopt(zmq.TCP_MAXRT, _UNANSWERED_MS)
+        self._socket.setsockopt(zmq.HANDSHAKE_IVL, int(1000 * handshake_seconds))
         self._socket.linger = LINGER_MS
-        self._monitor = self._socket.get_monitor_socket(_HANDSHAKE_FAILURES)
+        self._watcher = threading.Thread(target=self._watch, name="connections", daemon=True)
         try:
-            self._socket.bind(f"{bind}:{port or '*'}")
-        except zmq.ZMQError as error:
+            self._gate = ConnectionGate(self._allowance.most, self._close_door, self._open_door)
+            self._allowance.keep_back()
+            self._socket.monitor(_MONITOR_ENDPOINT, _CONNECTION_EVENTS)
+            self._watcher.start()
+            self._socket.setsockopt(zmq.USE_FD, self._listener.hand_over())
+            self._socket.bind(self._listener.local_url)
+        except BaseException:
             self.close()
-            raise _bind_error(bind, port, error) from error
-        self.url = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).replace("//0.0.0.0:", "//127.0.0.1:")
+            raise
 
     async def serve(self, on_refused: Callable[[str], None]) -> None:
         """Answer handshakes, and tell `on_refused` of every one that failed, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._authenticate())
-            tasks.create_task(self._watch(on_refused))
+        self._on_refused = on_refused
+        await self._authenticate()
 
     async def _authenticate(self) -> None:
-        """ZAP (ZeroMQ RFC 27): libzmq asks for every client's key over an inproc socket."""
+        """ZAP (ZeroMQ RFC 27): libzmq asks for every client's key over an inproc socket, and tells it from then on with
+        every message of that connection.
+        """
         while True:
             version, request, _domain, _address, _identity, mechanism, *credentials = await self._zap.recv_multipart()
-            is_allowed = mechanism == b"CURVE" and self._is_allowed(z85.encode(credentials[0]).decode("ascii"))
+            key = z85.encode(credentials[0]) if mechanism == b"CURVE" else b""
+            is_allowed = bool(key) and self._is_allowed(key.decode("ascii"))
             status, text = (b"200", b"OK") if is_allowed else (b"400", b"unknown key")
-            await self._zap.send_multipart([version, request, status, text, b"", b""])
+            await self._zap.send_multipart([version, request, status, text, key, b""])
 
-    async def _watch(self, on_refused: Callable[[str], None]) -> None:
-        while True:
-            event = await recv_monitor_message(self._monitor)
-            is_unknown = event["event"] == zmq.Event.HANDSHAKE_FAILED_AUTH
-            reason = "key not in allowed/" if is_unknown else "its server.key is not ours, or it is no lamer"
-            on_refused(reason)
+    def _watch(self) -> None:
+        """In a thread of its own, since connections can come faster than a busy event loop looks."""
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.shadow(self._context.underlying)
+        with context.socket(zmq.PAIR) as monitor:
+            monitor.linger = 0
+            monitor.connect(_MONITOR_ENDPOINT)
+            while True:
+                told = parse_monitor_message(monitor.recv_multipart())
+                event = told["event"]
+                if event == zmq.Event.MONITOR_STOPPED:
+                    return
+                if event == zmq.Event.ACCEPTED:
+                    self._gate.accepted(told["value"])
+                elif event == zmq.Event.ACCEPT_FAILED:
+                    self._gate.exhausted()
+                elif event == zmq.Event.DISCONNECTED:
+                    self._gate.closed(told["value"])
+                else:
+                    self._gate.shook_hands()
+                if event & _HANDSHAKE_FAILURES:
+                    is_unknown = event == zmq.Event.HANDSHAKE_FAILED_AUTH
+                    reason = "key not in allowed/" if is_unknown else "its server.key is not ours, or it is no lamer"
+                    self._tell(reason)
 
-    async def receive(self) -> tuple[bytes, bytes]:
-        """The next message: (routing id of the sender, data). A message of several frames comes as empty data."""
-        identity, *frames = await self._socket.recv_multipart()
-        return identity, frames[0] if len(frames) == 1 else b""
+    def _close_door(self) -> bool:
+        is_closed = self._listener.pause()
+        if is_closed:
+            self._allowance.give_all()
+        return is_closed
+
+    def _open_door(self) -> None:
+        self._allowance.keep_back()
+        self._listener.resume()
+
+    def _tell(self, reason: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop has ended
+            self._loop.call_soon_threadsafe(lambda: self._on_refused(reason))
+
+    async def receive(self) -> Received:
+        """The next message."""
+        identity, *frames = await self._socket.recv_multipart(copy=False)
+        key = str(frames[0].get("User-Id")) if frames else ""
+        return Received(identity.bytes, key, frames[0].bytes if len(frames) == 1 else b"")
 
     def send(self, identity: bytes, data: bytes) -> bool:
         """Queue a message for a peer without waiting; False if the peer has gone or does not read its messages.
@@ -164,14 +239,12 @@ class RouterEndpoint:
         return True
 
     def close(self) -> None:
-        """Close the socket; messages already queued get up to `LINGER_MS` to leave."""
-        _close([self._monitor, self._socket, self._zap], self._context)
-
-
-def _bind_error(bind: str, port: int, error: zmq.ZMQError) -> LamerError:
-    if error.errno == zmq.EADDRINUSE:
-        return Missing(f"port {port} of {bind} is taken: choose another gateway.port, or 0 for a free one")
-    return BadInput(f"can't listen at gateway.bind={bind} gateway.port={port}: {error.strerror}")
+        """Close the socket; messages already queued get up to `LINGER_MS` to leave. Harmless when called again."""
+        if self._watcher.is_alive() and not self._socket.closed:
+            self._socket.disable_monitor()
+            self._watcher.join()
+        _close([self._socket, self._zap], self._context)
+        self._listener.close()
 
 
 def _close(sockets: Sequence[zmq.asyncio.Socket], context: zmq.asyncio.Context) -> None:
@@ -197,6 +270,7 @@ class DealerEndpoint:
         self._socket.curve_publickey = keys.public.encode("ascii")
         self._socket.curve_secretkey = keys.secret.encode("ascii")
         self._socket.curve_serverkey = server_key.encode("ascii")
+        self._socket.setsockopt(zmq.IPV6, int(is_ipv6(url)))
         self._socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
         self._socket.setsockopt(zmq.SNDHWM, SEND_QUEUE)
         self._socket.setsockopt(zmq.RCVHWM, SEND_QUEUE)
@@ -231,7 +305,7 @@ class DealerEndpoint:
                     if event == zmq.Event.HANDSHAKE_FAILED_AUTH:
                         raise HandshakeFailed(
                             f"wrong CURVE key: the learner at {self.url} does not allow this client's public key; "
-                            "put client.key into its keys folder under allowed/"
+                            "there, `lamer keys create --role ROLE NAME` makes one that it does"
                         )
                     if failures > 1:  # one may be a gateway that stopped in the middle of a handshake
                         break

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lamer.common.errors import BadInput, Missing
-from lamer.common.records import Record
+from lamer.common.records import Int64, Record
 
 WEIGHT_SUFFIX = ".safetensors"
 WEIGHT_SUFFIXES = (WEIGHT_SUFFIX, ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
@@ -24,7 +24,7 @@ class WeightFile(Record, frozen=True):
     """A weight file of a model folder: its name in the folder, its bytes, and its SHA-256 in hexadecimal."""
 
     name: str
-    size: int
+    size: Int64
     digest: str
 
 
@@ -51,11 +51,11 @@ class Block(Record, frozen=True):
     """
 
     tensor: str
-    start: int
-    size: int
+    start: Int64
+    size: Int64
     encoding: Encoding
-    offset: int
-    length: int
+    offset: Int64
+    length: Int64
     digest: str
 
 
@@ -76,7 +76,7 @@ class Bucket(Record, frozen=True):
 
     names: tuple[str, ...]
     dtypes: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
+    shapes: tuple[tuple[Int64, ...], ...]
 
 
 class ModelFingerprint(Record, frozen=True):
@@ -88,7 +88,7 @@ class ModelFingerprint(Record, frozen=True):
 
     architecture: str
     shape: str
-    vocabulary: int
+    vocabulary: Int64
     dtype: str
     tokenizer: str
 

@@ -18,7 +18,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from lamer.common.errors import LamerError
+from lamer.common.errors import failure_of
 from lamer.deploy.commands import (
     actor,
     bench,
@@ -49,11 +49,14 @@ class LamerGroup(TyperGroup):
         """Run the command that was named."""
         try:
             return super().invoke(ctx)
-        except LamerError as error:
-            print_error(str(error))
-            raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as interrupt:
             raise typer.Exit(INTERRUPTED) from interrupt
+        except Exception as error:
+            failure = failure_of(error)
+            if failure is None:
+                raise
+            print_error(str(failure))
+            raise typer.Exit(failure.exit_code) from error
 
 
 def print_error(message: str) -> None:

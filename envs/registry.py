@@ -50,9 +50,7 @@ def get(name: str) -> EnvFactory[Any]:
         BadInput: no environment has this name, or what is registered under it is not an `EnvFactory`.
         Missing: its package can't be imported.
     """
-    target = _BUILT_IN.get(name) or _installed().get(name)
-    if target is None:
-        raise BadInput(f"env.name: no environment is called {name!r}, {env_options.suggest(name, names())}")
+    target = _BUILT_IN.get(name) or installed_target(name)
     module_name, _, attribute = target.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
@@ -122,6 +120,21 @@ def _new_path(error: ImportError | AttributeError) -> str:
         if old is not None and isinstance(error, ImportError):
             return f" (since lamer 0.2 {old[1]} is imported as lamer.{old[1]}: see its CHANGELOG.md)"
     return ""
+
+
+@functools.cache
+def installed_target(name: str) -> str:
+    """What the entry point of another package's environment names, as "module:attribute".
+
+    Finding it reads the metadata of every installed package, 20 ms and more, and every trial asks: once a process.
+
+    Raises:
+        BadInput: no environment has this name; asked again, it is looked for again.
+    """
+    target = _installed().get(name)
+    if target is None:
+        raise BadInput(f"env.name: no environment is called {name!r}, {env_options.suggest(name, names())}")
+    return target
 
 
 def _installed() -> dict[str, str]:

@@ -18,6 +18,7 @@ import reprlib
 from collections.abc import Iterator
 from typing import NoReturn, Protocol, SupportsFloat, TypeVar, runtime_checkable
 
+from lamer.common.records import MAX_REWARD
 from lamer.common.text import describe_error, valid_text
 from lamer.envs.base import Env, EnvironmentFault, Observation, StepResult
 
@@ -38,7 +39,7 @@ def checked_step(value: object) -> StepResult:
     return StepResult(
         action=None if action is None else _text("StepResult.action", action, "text or None"),
         observation=checked_observation("StepResult.observation", value.observation),
-        reward=_number("StepResult.reward", value.reward),
+        reward=_reward("StepResult.reward", value.reward),
         is_done=_truth("StepResult.is_done", value.is_done),
         is_solved=_truth("StepResult.is_solved", value.is_solved),
         score=None if score is None else _number("StepResult.score", score),
@@ -124,6 +125,8 @@ class _Shaped(Protocol):
 
 def _plain(value: object) -> object:
     """The Python value inside a numpy scalar, or inside an array or tensor without dimensions."""
+    if isinstance(value, str | int | float):  # nearly every value; to look for a protocol takes 50 times as long
+        return value
     return value.item() if isinstance(value, _Shaped) and value.ndim == 0 else value
 
 
@@ -144,6 +147,13 @@ def _number(name: str, value: object) -> float:
         number = math.nan
     if not math.isfinite(number):
         _refuse(name, value, "a finite number")
+    return number
+
+
+def _reward(name: str, value: object) -> float:
+    number = _number(name, value)
+    if abs(number) > MAX_REWARD:
+        _refuse(name, value, f"within plus and minus {MAX_REWARD:g}")
     return number
 
 

@@ -1,1 +1,1 @@
-"""Whether processes and their event loops are alive: restarts that are given back, and lag."""
+"""Whether processes and their event loops are alive: restarts that are given back, lag, and open connections."""

@@ -8,8 +8,9 @@ The gateway binds a ROUTER; actors, inference hosts, the trainer and observers c
     host
     host      -> gateway   HostStatus,                        gateway -> host      WeightAnnouncement,
                            ManifestRequest, ChunkRequest                           WeightManifest, WeightChunk
-    trainer   -> gateway   BatchRequest, Published,           gateway -> trainer   Batch
-                           UpdateReport, Checkpointed
+    trainer   -> gateway   BatchRequest, BatchFailed,         gateway -> trainer   Batch
+                           Published, UpdateReport,
+                           Checkpointed
     observer  -> gateway   StatusRequest                      gateway -> observer  Status
     host      -> trainer   GroupJoin, GroupState              trainer -> host      GroupOffer, GroupUpdate, GroupOrder
                            (both ways through the gateway, which relays them)
@@ -32,9 +33,28 @@ from lamer.common.messages.broadcast import (
     GroupState,
     GroupUpdate,
 )
-from lamer.common.messages.joining import PROTOCOL_VERSION, Goodbye, Heartbeat, Hello, Reject, Role, Shutdown, Welcome
+from lamer.common.messages.joining import (
+    MAX_NAME,
+    PROTOCOL_VERSION,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Reject,
+    Role,
+    Shutdown,
+    Welcome,
+    name_problem,
+)
 from lamer.common.messages.status import Phase, Status, StatusRequest
-from lamer.common.messages.training import Batch, BatchRequest, Checkpointed, Metric, Published, UpdateReport
+from lamer.common.messages.training import (
+    Batch,
+    BatchFailed,
+    BatchRequest,
+    Checkpointed,
+    Metric,
+    Published,
+    UpdateReport,
+)
 from lamer.common.messages.trials import (
     Ack,
     Lease,
@@ -58,11 +78,13 @@ from lamer.common.messages.weights import (
 )
 
 __all__ = [
+    "MAX_NAME",
     "MESSAGE_TYPES",
     "PROTOCOL_VERSION",
     "Ack",
     "AnyMessage",
     "Batch",
+    "BatchFailed",
     "BatchRequest",
     "Checkpointed",
     "ChunkRequest",
@@ -102,6 +124,7 @@ __all__ = [
     "WeightChunk",
     "WeightManifest",
     "Welcome",
+    "name_problem",
 ]
 
 AnyMessage = (
@@ -131,6 +154,7 @@ AnyMessage = (
     | GroupUpdate
     | GroupOrder
     | BatchRequest
+    | BatchFailed
     | Batch
     | Published
     | UpdateReport

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 
 from lamer.common.messages.base import Message
+from lamer.common.records import Int64
 from lamer.common.weights import Bucket
 
 
@@ -12,7 +13,7 @@ class GroupJoin(Message, frozen=True):
     """A host whose server has `ranks` processes wants weights by collective broadcast. host: filled by the gateway."""
 
     backend: str
-    ranks: int
+    ranks: Int64
     host: str = ""
 
 
@@ -36,7 +37,7 @@ class GroupState(Message, frozen=True):
 
     group: str
     stage: GroupStage
-    version: int = -1
+    version: Int64 = -1
     reason: str = ""
     host: str = ""
 
@@ -48,9 +49,9 @@ class GroupOffer(Message, frozen=True):
     group: str
     backend: str
     master_address: str
-    master_port: int
-    rank_offset: int
-    world_size: int
+    master_port: Int64
+    rank_offset: Int64
+    world_size: Int64
 
 
 class GroupUpdate(Message, frozen=True):
@@ -58,7 +59,7 @@ class GroupUpdate(Message, frozen=True):
 
     host: str
     group: str
-    version: int
+    version: Int64
     identity: str
     buckets: tuple[Bucket, ...]
 
@@ -80,5 +81,5 @@ class GroupOrder(Message, frozen=True):
     host: str
     group: str
     action: GroupAction
-    version: int = -1
+    version: Int64 = -1
     reason: str = ""

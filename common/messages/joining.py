@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 
 from lamer.common.messages.base import Message
+from lamer.common.records import Int64
+from lamer.common.text import one_line
 from lamer.common.weights import ModelFingerprint
 
 PROTOCOL_VERSION = 1
@@ -19,6 +21,18 @@ class Role(enum.StrEnum):
     OBSERVER = "observer"
 
 
+MAX_NAME = 128
+"""Characters of the name by which a process is known to the others."""
+
+
+def name_problem(name: str) -> str:
+    """Why a process can't be called so, "" if it can: names stand in logs, in tables and on the panel."""
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        shown = one_line(name, MAX_NAME)
+        return f"a name has 1 to {MAX_NAME} characters, none of which controls a terminal or ends a line, got {shown!r}"
+    return ""
+
+
 class Hello(Message, frozen=True):
     """First message of every connection and of every reconnection.
 
@@ -27,13 +41,13 @@ class Hello(Message, frozen=True):
     instance: random, the same on every reconnection of one process (`common.session` fills it in).
     """
 
-    protocol_min: int
-    protocol_max: int
+    protocol_min: Int64
+    protocol_max: Int64
     role: Role
     name: str
     run: str = ""
     config_hash: str = ""
-    capacity: int = 0
+    capacity: Int64 = 0
     fingerprint: ModelFingerprint | None = None
     instance: str = ""
 
@@ -47,15 +61,15 @@ class Welcome(Message, frozen=True):
     policy's model, None where the learner has none.
     """
 
-    protocol: int
-    epoch: int
+    protocol: Int64
+    epoch: Int64
     run: str
     config: str
     config_hash: str
-    policy_version: int
+    policy_version: Int64
     model_path: str
-    credit_trials: int
-    credit_bytes: int
+    credit_trials: Int64
+    credit_bytes: Int64
     heartbeat_seconds: float
     dead_after_seconds: float = 20.0
     fingerprint: ModelFingerprint | None = None
@@ -70,7 +84,7 @@ class Reject(Message, frozen=True):
 class Heartbeat(Message, frozen=True):
     """Sent from the event loop by both ends, so that its absence means a dead or blocked process."""
 
-    in_flight: int = 0
+    in_flight: Int64 = 0
 
 
 class Goodbye(Message, frozen=True):
@@ -83,4 +97,4 @@ class Shutdown(Message, frozen=True):
     """The run is over: exit with `exit_code`."""
 
     reason: str
-    exit_code: int
+    exit_code: Int64

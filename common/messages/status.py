@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 
 from lamer.common.messages.base import Message
+from lamer.common.records import Int64
 
 
 class Phase(enum.StrEnum):
@@ -30,21 +31,21 @@ class Status(Message, frozen=True):
 
     run: str
     phase: Phase
-    update: int
-    updates: int
+    update: Int64
+    updates: Int64
     pass_at: tuple[float, ...]
-    trials: int
+    trials: Int64
     trials_per_second: float
     tokens_per_second: float
-    in_flight: int
+    in_flight: Int64
     staleness_mean: float
-    staleness_max: int
+    staleness_max: Int64
     weight_age: float
-    policy_version: int
-    actors: int
-    servers: int
-    dropped: int
-    evaluated: int
-    evaluations: int
+    policy_version: Int64
+    actors: Int64
+    servers: Int64
+    dropped: Int64
+    evaluated: Int64
+    evaluations: Int64
     seconds: float
     mlflow_url: str = ""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import enum
+from typing import Annotated
+
+import msgspec
 
 from lamer.common.messages.base import Message
-from lamer.common.records import MemoryMode, Purpose, Record, Task, evaluated_version
+from lamer.common.records import Int64, MemoryMode, Purpose, Record, Task, evaluated_version
 
 
 class NackKind(enum.StrEnum):
@@ -21,9 +24,13 @@ class Sampling(Record, frozen=True):
 
     temperature: float
     top_p: float
-    top_k: int
-    max_response_tokens: int
-    max_reflection_tokens: int
+    top_k: Int64
+    max_response_tokens: Int64
+    max_reflection_tokens: Int64
+
+
+ShortText = Annotated[str, msgspec.Meta(max_length=2048)]
+"""An address, a key, a name: what every actor is told again and again."""
 
 
 class ServerInfo(Record, frozen=True):
@@ -33,14 +40,14 @@ class ServerInfo(Record, frozen=True):
     reports, so that figures sent again are known for old ones.
     """
 
-    name: str
-    url: str
-    api_key: str
-    policy_version: int
-    max_running: int
-    running: int = 0
-    waiting: int = 0
-    report: int = 0
+    name: ShortText
+    url: ShortText
+    api_key: ShortText
+    policy_version: Int64
+    max_running: Int64
+    running: Int64 = 0
+    waiting: Int64 = 0
+    report: Int64 = 0
 
 
 class Lease(Message, frozen=True):
@@ -52,15 +59,15 @@ class Lease(Message, frozen=True):
     """
 
     trial_id: str
-    group_id: int
-    slot: int
+    group_id: Int64
+    slot: Int64
     purpose: Purpose
     task: Task
-    episodes: int
+    episodes: Int64
     memory: MemoryMode
     sampling: Sampling
     seconds: float
-    min_version: int = 0
+    min_version: Int64 = 0
 
     @property
     def evaluated_version(self) -> int | None:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import msgspec
+
 from lamer.common.messages.base import Message
 from lamer.common.messages.trials import ServerInfo
 from lamer.common.model_files import model_files_digest
+from lamer.common.records import LONGEST_SECONDS, Int64
 from lamer.common.weights import NamedFile, StreamedFile, WeightFile, identity_of
+
+Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=LONGEST_SECONDS)]
+"""Of a measurement: a finite number."""
 
 
 class HostStatus(Message, frozen=True):
@@ -17,10 +25,10 @@ class HostStatus(Message, frozen=True):
 
     server: ServerInfo
     is_ready: bool
-    pause_seconds: float = 0.0
-    update_seconds: float = 0.0
-    download_seconds: float = 0.0
-    download_bytes: int = 0
+    pause_seconds: Seconds = 0.0
+    update_seconds: Seconds = 0.0
+    download_seconds: Seconds = 0.0
+    download_bytes: Int64 = 0
     error: str = ""
 
 
@@ -31,10 +39,10 @@ class WeightAnnouncement(Message, frozen=True):
     older one.
     """
 
-    version: int
+    version: Int64
     path: str
     files: tuple[WeightFile, ...]
-    lineage: int = 0
+    lineage: Int64 = 0
 
     @property
     def identity(self) -> str:
@@ -79,7 +87,7 @@ class WeightManifest(Message, frozen=True):
     identity: str
     base: str
     payload: str
-    size: int
+    size: Int64
     files: tuple[StreamedFile, ...]
     companions: str = ""
     error: str = ""
@@ -89,14 +97,14 @@ class ChunkRequest(Message, frozen=True):
     """A host asks for the bytes of a payload from `offset` on, `size` of them."""
 
     payload: str
-    offset: int
-    size: int
+    offset: Int64
+    size: Int64
 
 
 class WeightChunk(Message, frozen=True):
     """Bytes of a payload. error: "" or why they can't be had, as after the learner has dropped the payload."""
 
     payload: str
-    offset: int
+    offset: Int64
     data: bytes
     error: str = ""

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from lamer.common.errors import LamerError, RunFailed
-from lamer.common.keys import ClientKeys, create_keys, load_client_keys, load_server_keys
+from lamer.common.keys import ClientKeys, ServerKeys, create_keys, load_client_keys, load_server_keys
 from lamer.common.messages import (
     PROTOCOL_VERSION,
     Batch,
@@ -278,6 +278,7 @@ async def measure_asynchronous(server: SimulatedServer, options: AsyncOptions, s
     """
     keys = options.folder / "keys"
     create_keys(keys)
+    server_keys = load_server_keys(keys)
     port = free_port(HOST)
     plan = GatewayPlan(
         settings=_settings(options, port),
@@ -286,27 +287,28 @@ async def measure_asynchronous(server: SimulatedServer, options: AsyncOptions, s
         model_path=str(options.model_path),
         env_config="{}",
         evaluation_env_config="{}",
-        keys=load_server_keys(keys),
+        keys=server_keys,
         tracker=NoTracker(),
     )
     stop = asyncio.Event()
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(run_gateway(plan, stop))
-            measurement = await _measure(server, options, f"tcp://{HOST}:{port}", keys)
+            measurement = await _measure(server, options, f"tcp://{HOST}:{port}", keys, server_keys)
             stop.set()
     except* LamerError as errors:
         raise errors.exceptions[0] from None
     return measurement.figures(saturation)
 
 
-async def _measure(server: SimulatedServer, options: AsyncOptions, url: str, keys: Path) -> Measurement:
+async def _measure(
+    server: SimulatedServer, options: AsyncOptions, url: str, keys: Path, server_keys: ServerKeys
+) -> Measurement:
     """Everything around a running gateway: the two stand-ins, an observer and the actors."""
-    client_keys = load_client_keys(keys)
     async with AsyncExitStack() as stack:
-        host = await stack.enter_async_context(_session(url, client_keys, Role.HOST))
-        trainer = await stack.enter_async_context(_session(url, client_keys, Role.TRAINER))
-        observer = await stack.enter_async_context(_session(url, client_keys, Role.OBSERVER))
+        host = await stack.enter_async_context(_session(url, load_client_keys(keys, Role.HOST), Role.HOST))
+        trainer = await stack.enter_async_context(_session(url, server_keys.of_trainer, Role.TRAINER))
+        observer = await stack.enter_async_context(_session(url, load_client_keys(keys, Role.OBSERVER), Role.OBSERVER))
         actors = await _start_actors(options, url, keys)
         stack.push_async_callback(end_all, actors, STOP_SECONDS)
         measurement = Measurement(options, server, observer, actors)

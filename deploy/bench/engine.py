@@ -211,7 +211,7 @@ def _load(folder: Path) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
 
 
 def _make_prompts(plan: EngineBenchPlan, seed: int) -> Prompts:
@@ -233,7 +233,7 @@ def _embedded(folder: Path, plan: EngineBenchPlan) -> Generate:
         body = {"input_ids": prompts, "return_logprob": True, "sampling_params": sampling}
         engine.flush_cache()
         stepping = asyncio.create_task(engine.run())
-        sequences = parse_generate(msgspec.json.encode(body), engine).sequences
+        sequences = (await parse_generate(msgspec.json.encode(body), engine)).sequences
         engine.submit(sequences)
         await asyncio.gather(*(sequence.done for sequence in sequences))
         stepping.cancel()

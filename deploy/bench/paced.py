@@ -24,6 +24,7 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
+from lamer.common.errors import MALFORMED
 from lamer.common.records import FinishReason
 from lamer.deploy.bench.fragments import ResponseFragments
 from lamer.deploy.bench.live import DuplicateRequestError, LiveEngine
@@ -81,7 +82,7 @@ def _problem(body: GenerateRequest) -> str:
 async def _admin_body(request: web.Request) -> AdminRequest:
     try:
         return msgspec.json.decode(await request.read(), type=AdminRequest)
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise web.HTTPBadRequest(text=f'{{"error":{{"message":"{error}"}}}}') from error
 
 
@@ -139,7 +140,7 @@ class PacedServer:
         raw = await request.read()
         try:
             body = msgspec.json.decode(raw, type=GenerateRequest)
-        except msgspec.DecodeError as error:
+        except MALFORMED as error:
             return _refuse(400, f"the simulated server takes one-dimensional input_ids: {error}")
         if problem := _problem(body):
             return _refuse(400, problem)

@@ -18,11 +18,12 @@ def actor(connect: Connect, keys: KeysFolder, name: Name = "", trials: Trials = 
     """Play trials for the learner at URL until its run is over."""
     from lamer.actors.worker import ActorOptions, run_actor
     from lamer.common.keys import load_client_keys
+    from lamer.common.messages import Role
 
     log_to(None)
     options = ActorOptions(
         url=connect,
-        keys=load_client_keys(keys),
+        keys=load_client_keys(keys, Role.ACTOR),
         name=name or default_name("actor"),
         trials=trials,
         model_path=str(model) if model is not None else None,

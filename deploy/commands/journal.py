@@ -26,3 +26,21 @@ def prune(run: Run, keep: Keep, dry_run: DryRun = False) -> None:
     from lamer.deploy.run.journal import prune_run
 
     prune_run(find_run(run), keep, is_dry=dry_run)
+
+
+@app.command()
+def verify(run: Run) -> None:
+    """Check ids, states, checksums and batches of all trials, also while the run goes on; exit 1 if one is wrong."""
+    from lamer.deploy.run.folder import find_run
+    from lamer.deploy.run.journal import verify_run
+
+    verify_run(find_run(run))
+
+
+@app.command()
+def repair(run: Run) -> None:
+    """Set aside what is damaged, keep the rest, and say what was done; a journal that is gone is begun anew."""
+    from lamer.deploy.run.folder import find_run
+    from lamer.deploy.run.journal import repair_run
+
+    repair_run(find_run(run))

@@ -11,7 +11,7 @@ import typer
 from lamer.deploy.commands.options import ConfigFiles, Overrides, Plain, Resume, RunName, log_to
 from lamer.deploy.run.configuration import check_data, check_model_path, read_settings, with_tracking_address
 
-Bind = Annotated[str, typer.Option("--bind", metavar="URL", help="Interface to listen on, for example tcp://0.0.0.0.")]
+Bind = Annotated[str, typer.Option("--bind", metavar="URL", help="Address to listen on, for example tcp://0.0.0.0.")]
 Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 for a free one.")]
 Keys = Annotated[
     Path | None, typer.Option("--keys", metavar="DIR", help="Folder of CURVE keys; the run's own if left out.")

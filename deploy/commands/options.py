@@ -22,7 +22,9 @@ RunName = Annotated[str, typer.Option("--name", help="The run's name; the file's
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run from its last checkpoint.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Plain lines instead of the live panel.")]
 Connect = Annotated[str, typer.Option("--connect", metavar="URL", help="The learner, tcp://host:port.")]
-KeysFolder = Annotated[Path, typer.Option("--keys", metavar="DIR", help="Folder of CURVE keys (`lamer keys create`).")]
+KeysFolder = Annotated[
+    Path, typer.Option("--keys", metavar="DIR", help="Folder of CURVE keys (`lamer keys create --role`).")
+]
 
 
 def run_async(work: Coroutine[Any, Any, int]) -> None:

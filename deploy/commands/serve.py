@@ -124,13 +124,14 @@ def serve(
 ) -> None:
     """Run an inference server for the learner at URL until its run is over."""
     from lamer.common.keys import load_client_keys
+    from lamer.common.messages import Role
     from lamer.deploy.inference.engines.options import HostOptions, read_server_keys
     from lamer.deploy.inference.joining import run_host
 
     log_to(None)
     options = HostOptions(
         url=connect,
-        keys=load_client_keys(keys),
+        keys=load_client_keys(keys, Role.HOST),
         name=name or default_name("server"),
         host=host,
         port=port,

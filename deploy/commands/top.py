@@ -24,6 +24,7 @@ def top(run: Run, keys: Keys = None, plain: Plain = False) -> None:
 async def _watch(run: str, keys: Path | None, is_plain: bool) -> int:
     from lamer.common.errors import BadInput, Missing
     from lamer.common.keys import load_client_keys
+    from lamer.common.messages import Role
     from lamer.deploy.run.folder import find_run
     from lamer.deploy.run.observer import follow
     from lamer.deploy.run.panel import make_view
@@ -37,7 +38,7 @@ async def _watch(run: str, keys: Path | None, is_plain: bool) -> int:
         if not (folder / "address").is_file():
             raise Missing(f"no learner is at work in {folder}")
         url, keys = (folder / "address").read_text(encoding="utf-8").strip(), keys or folder / "keys"
-    loaded = load_client_keys(keys)
+    loaded = load_client_keys(keys, Role.OBSERVER)
     view = make_view(is_plain)
     try:
         shutdown = await follow(url, loaded, view, CONNECT_SECONDS)

@@ -4,51 +4,66 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from lamer.common.errors import LamerError
-from lamer.common.keys import ClientKeys, load_client_keys, load_server_keys
-from lamer.common.transport import DealerEndpoint
+from lamer.common.keys import ClientKeys, described, load_client_keys, load_server_keys, read_client_keys
+from lamer.common.messages import PROTOCOL_VERSION, Hello, Role
+from lamer.common.session import Session
 from lamer.deploy.doctor.diagnosis import Finding
 
 CONNECT_SECONDS = 10.0
 SERVER_SECONDS = 5.0
 _TIP = "every part on another machine"
+_MAKE_ONE = "on the learner, lamer keys create --role actor NAME (or host, or observer) makes one that does"
+_COMMANDS = {
+    Role.ACTOR: "lamer actor",
+    Role.HOST: "lamer serve",
+    Role.OBSERVER: "lamer top",
+    Role.TRAINER: "the learner",
+}
 
 
 def check_keys(folder: Path) -> Iterator[Finding]:
-    """Whether a keys folder can be used, and whether its secrets are secret."""
+    """Whether a keys folder can be used, what for, and whether its secrets are secret."""
+    is_learners = (folder / "server.key_secret").is_file()
     try:
-        client = load_client_keys(folder)
-        server = load_server_keys(folder) if (folder / "server.key_secret").is_file() else None
+        if is_learners:
+            clients = load_server_keys(folder).allow_list().files()
+        else:
+            role = read_client_keys(folder).role
     except LamerError as error:
         yield _failed("keys", _TIP, str(error))
         return
-    open_secrets = [path for path in sorted(folder.glob("*.key_secret")) if stat.S_IMODE(path.stat().st_mode) & 0o077]
+    open_secrets = [path for path in sorted(folder.rglob("*.key_secret")) if stat.S_IMODE(path.stat().st_mode) & 0o077]
     if open_secrets:
         named = " ".join(map(str, open_secrets))
         yield _failed("keys", _TIP, f"others can read what is secret: chmod 600 {named}")
     else:
         yield _fine("keys", _TIP, f"{folder} holds whole pairs, which only their owner can read")
-    if server is not None:
-        is_allowed = server.is_allowed(client.pair.public)
-        found = f"client.key is {'' if is_allowed else 'not '}in {server.allowed}"
-        yield Finding("allowed", "learner", found, is_allowed, is_required=True)
+    if is_learners:
+        names = ", ".join(f"{client.name} ({client.role.value})" for client in clients) or "nobody"
+        yield Finding("allowed", "learner", f"{folder} lets in {names}", bool(clients), is_required=True)
+    elif role is None:
+        yield _failed("role", _TIP, f"{folder / 'client.key'} says no role: {_MAKE_ONE}")
+    else:
+        yield _fine("role", _TIP, f"{folder} is for {described(role)}: {_COMMANDS[role]}")
 
 
 async def check_learner(url: str, keys: ClientKeys) -> Finding:
-    """Whether a learner answers at `url` and takes these keys. It is not joined."""
+    """Whether a learner answers at `url` and takes these keys for their role: says Hello, and Goodbye at once."""
+    role = keys.role or Role.OBSERVER
+    name = f"doctor-{socket.gethostname()}-{os.getpid()}"
+    hello = Hello(PROTOCOL_VERSION, PROTOCOL_VERSION, role, name, capacity=int(role is Role.ACTOR))
     try:
-        endpoint = DealerEndpoint(url, keys.pair, keys.server_public)
-        try:
-            await endpoint.connected(CONNECT_SECONDS)
-        finally:
-            endpoint.close(linger_ms=0)
+        session = await Session.open(url, keys, hello, CONNECT_SECONDS)
+        await session.close("the doctor has seen enough")
     except LamerError as error:
         return _failed("learner", _TIP, str(error))
-    return _fine("learner", _TIP, f"{url} answers and takes these keys")
+    return _fine("learner", _TIP, f"{url} answers, and takes these keys as {described(role)}'s")
 
 
 async def check_server(url: str) -> Finding:
@@ -95,10 +110,16 @@ def check_joining(connect: str, keys: Path | None, server: str) -> tuple[Finding
     if connect and keys is None:
         found.append(_failed("learner", _TIP, f"to reach {connect} its keys are needed: name their folder with --keys"))
     elif connect and keys is not None and all(finding.is_ok for finding in found):
-        found.append(asyncio.run(check_learner(connect, load_client_keys(keys))))
+        found.append(asyncio.run(check_learner(connect, _client_keys(keys))))
     if server:
         found.append(asyncio.run(check_server(server)))
     return tuple(found)
+
+
+def _client_keys(folder: Path) -> ClientKeys:
+    """What to connect with: a client's keys, or what a learner's folder holds for observers of its own machine."""
+    is_learners = (folder / "server.key_secret").is_file()
+    return load_client_keys(folder, Role.OBSERVER) if is_learners else read_client_keys(folder)
 
 
 def _fine(what: str, what_for: str, found: str) -> Finding:

@@ -15,6 +15,7 @@ from lamer.deploy.dry.memory import GPU_BYTES, TrainerMemory
 from lamer.deploy.dry.prompts import SCRIPTED_TRIALS
 from lamer.deploy.dry.run import DryRun, TrainerRow
 from lamer.deploy.dry.timing import Hardware
+from lamer.deploy.models.suitability import unsuited
 
 _WIDTH = 100
 
@@ -36,8 +37,8 @@ def print_dry_run(found: DryRun, console: Console | None = None) -> None:
         out.print(f"\nEstimated time on H100s: {_seconds(found.served.evaluation_seconds)} s", highlight=False)
     out.print("Times are estimates. They rest on assumptions, none of them measured:", style="bold", highlight=False)
     out.print(_assumptions(found), style="dim", highlight=False)
-    if found.warning:
-        out.print(Text.assemble(("warning: ", "bold yellow"), found.warning))
+    for warning in (*([found.warning] if found.warning else ()), *unsuited(found.settings)):
+        out.print(Text.assemble(("warning: ", "bold yellow"), warning))
 
 
 def update_table(found: DryRun) -> Table:

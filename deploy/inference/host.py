@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from lamer.common.errors import LamerError, RunFailed
+from lamer.common.liveness.guard import surviving
 from lamer.common.liveness.restarts import Restarts
 from lamer.common.messages import (
+    AnyMessage,
     GroupOffer,
     GroupOrder,
     GroupUpdate,
@@ -111,22 +113,26 @@ class Host:
     async def _follow_gateway(self) -> int:
         while True:
             message = await self._session.receive()
-            match message:
-                case Shutdown():
-                    return message.exit_code
-                case WeightAnnouncement():
-                    await self._announced(message)
-                case WeightManifest() | WeightChunk() | ModelFiles():
-                    self._folders.take(message)
-                case GroupOffer() | GroupUpdate() | GroupOrder() if self._live is not None:
+            if isinstance(message, Shutdown):
+                return message.exit_code
+            with surviving(log, message, "the learner"):
+                await self._handle(message)
+
+    async def _handle(self, message: AnyMessage) -> None:
+        match message:
+            case WeightAnnouncement():
+                await self._announced(message)
+            case WeightManifest() | WeightChunk() | ModelFiles():
+                self._folders.take(message)
+            case GroupOffer() | GroupUpdate() | GroupOrder() if self._live is not None:
+                self._live.take(message)
+            case Welcome():
+                self._folders.take(message)
+                if self._live is not None:
                     self._live.take(message)
-                case Welcome():
-                    self._folders.take(message)
-                    if self._live is not None:
-                        self._live.take(message)
-                    await self._report_if_it_answers()
-                case _:
-                    log.warning("a %s is no message for an inference host", type(message).__name__)
+                await self._report_if_it_answers()
+            case _:
+                log.warning("a %s is no message for an inference host", type(message).__name__)
 
     async def _announced(self, weights: WeightAnnouncement) -> None:
         try:

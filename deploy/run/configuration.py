@@ -36,9 +36,14 @@ def read_settings(files: Sequence[Path], overrides: Sequence[str], name: str = "
         BadInput: it can't be used. Missing: a file is not there.
     """
     from lamer.common import config
+    from lamer.common.schema import ForeignOption
     from lamer.envs import registry
 
-    settings = config.load(files, overrides)
+    try:
+        settings = config.load(files, overrides)
+    except ForeignOption as error:
+        registry.get(error.env)  # of an environment that doesn't exist, that is what to say
+        raise
     options = json.loads(registry.canonical_config(settings.env.name, settings.env.options))
     evaluation_env_config(settings)
     run = replace(settings.run, name=name) if name else settings.run

@@ -4,6 +4,7 @@
     journal.db     every trial, with segments/           keys/     CURVE keys, unless `gateway.keys` names others
     checkpoints/   weights/   model/                     logs/     output of child processes
     metrics.jsonl  summary.json                          lock      held by the learner
+    trainer-keys/  the trainer's, of this start
 
 The folder is `run.directory`/NAME. NAME is `run.name`, or the configuration file's name and the next free number:
 doors-001, doors-002, ...
@@ -21,6 +22,8 @@ from pathlib import Path
 
 from lamer.common import config
 from lamer.common.errors import BadInput, Missing
+from lamer.common.keys import ensure_keys
+from lamer.common.listening import Listener
 from lamer.common.settings import Settings
 
 CONFIG_FILE = "config.yaml"
@@ -61,6 +64,11 @@ class RunFolder:
         return Path(self.settings.gateway.keys) if self.settings.gateway.keys else self.path / "keys"
 
     @property
+    def trainer_keys(self) -> Path:
+        """What the run's own trainer connects with: written by each learner, and for nobody else."""
+        return self.path / "trainer-keys"
+
+    @property
     def logs(self) -> Path:
         """Output of the processes that `lamer train` starts."""
         return self.path / "logs"
@@ -74,23 +82,29 @@ def open_run(settings: Settings, files: Sequence[Path], is_resume: bool) -> RunF
         is_resume: go on with an existing folder. Without `run.name` it is the newest of that file's name.
 
     Raises:
-        BadInput: the folder exists and `is_resume` is false, its configuration is another, or the name is unusable.
-        Missing: there is nothing to resume.
+        BadInput: the folder exists and `is_resume` is false, its configuration is another, the name, gateway.bind or
+            gateway.keys is unusable, or a learner is at work in the folder, which is left as it is.
+        Missing: there is nothing to resume, or the port is taken; nothing is left of a new run then.
     """
     directory = Path(settings.run.directory)
     stem = files[-1].stem if files else "run"
     name = settings.run.name or (_newest(directory, stem) if is_resume else "")
     if name and not _NAME.match(name):
         raise BadInput(f"run.name {name!r} can't be a run's name: letters, digits, '.', '_' and '-', no '/'")
-    path = _reserve(directory, stem) if not name else directory / name
     if is_resume:
+        path = directory / name
         _check_resumable(path, settings)
-    elif name:
-        _create(path)
-    settings = replace(settings, run=replace(settings.run, name=path.name))
-    kept = config.to_yaml(settings)
-    write_text(path / CONFIG_FILE, kept, is_private=kept != config.to_shown_yaml(settings))
-    return RunFolder(path, settings, is_resume)
+    else:
+        if settings.gateway.keys:
+            ensure_keys(Path(settings.gateway.keys))  # these two before there is a folder that has the name
+        Listener(settings.gateway.bind, settings.gateway.port).close()
+        path = directory / name if name else _reserve(directory, stem)
+        if name:
+            _create(path)
+    run = RunFolder(path, replace(settings, run=replace(settings.run, name=path.name)), is_resume)
+    with _held(path):
+        _write_config(run)
+    return run
 
 
 def find_run(name: str, directory: Path = Path("runs")) -> Path:
@@ -114,18 +128,33 @@ def locked(run: RunFolder) -> Iterator[None]:
     Raises:
         BadInput: another process holds it.
     """
-    descriptor = os.open(run.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    with _held(run.path):
+        _write_config(run)  # somebody may have opened the run since, and not begun
+        try:
+            run.address.unlink(missing_ok=True)
+            yield
+        finally:
+            run.address.unlink(missing_ok=True)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise BadInput(f"a learner is at work in {run.path} already: end it first, or choose another --name") from error
+        raise BadInput(f"a learner is at work in {path} already: end it first, or choose another --name") from error
     try:
-        run.address.unlink(missing_ok=True)
         yield
     finally:
-        run.address.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _write_config(run: RunFolder) -> None:
+    """Write the resolved configuration; for whoever holds the lock."""
+    kept = config.to_yaml(run.settings)
+    write_text(run.config, kept, is_private=kept != config.to_shown_yaml(run.settings))
 
 
 def write_text(path: Path, text: str, *, is_private: bool = False) -> None:

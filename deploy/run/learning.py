@@ -20,10 +20,12 @@ from asyncio.subprocess import Process
 from typing import TYPE_CHECKING
 
 from lamer.common.errors import BadInput, LamerError, Missing, RunFailed
-from lamer.common.keys import create_keys, load_client_keys, load_server_keys
+from lamer.common.keys import ensure_keys, load_client_keys, load_server_keys, write_trainer_keys
 from lamer.common.liveness.restarts import Clock, Restarts
+from lamer.common.messages import Role
 from lamer.deploy.run import processes
 from lamer.deploy.run.folder import RunFolder, locked
+from lamer.deploy.run.journal import checkpoint_without_journal
 from lamer.deploy.run.observer import View, follow
 from lamer.deploy.run.supervisor import ENDING, INTERRUPTED, first_error, how_it_ended
 
@@ -50,12 +52,13 @@ def run_learner(run: RunFolder, view: View) -> int:
             work in the folder.
     """
     from lamer.deploy.models.preparation import creation_note, default_cache, prepare_model
+    from lamer.deploy.models.suitability import unsuited
 
+    for warning in unsuited(run.settings):
+        view.note(f"warning: {warning}")
     cache = default_cache(run.settings)
     with locked(run):
-        if not run.keys.exists():
-            create_keys(run.keys)
-        load_client_keys(run.keys)
+        ensure_keys(run.keys)
         note, began = creation_note(run.settings, cache), time.monotonic()
         if note:
             view.note(note)
@@ -123,7 +126,7 @@ class TrainerKeeper:
     async def _command(self) -> tuple[str, ...]:
         """The trainer's command line, once the gateway listens."""
         url = await _address(self._run)
-        folders = ("--keys", str(self._run.keys), "--run-dir", str(self._run.path))
+        folders = ("--keys", str(self._run.trainer_keys), "--run-dir", str(self._run.path))
         return (sys.executable, "-P", "-m", "lamer.learner.trainer", "--connect", url, *folders)
 
 
@@ -134,6 +137,7 @@ async def _learn(run: RunFolder, prepared: PreparedModel, view: View) -> int:
     _handle_signals(stop, view)
     run.address.unlink(missing_ok=True)  # left by a learner that was killed
     plan, tracker = _plan(run, prepared)
+    write_trainer_keys(run.trainer_keys, plan.keys)
     tracker.start()
     status, lost = "FAILED", ""
     try:
@@ -172,17 +176,15 @@ async def _gateway_and_trainer(run: RunFolder, plan: GatewayPlan, stop: asyncio.
     from lamer.learner.gateway.gateway import run_gateway
 
     keeper = TrainerKeeper(run)
+    trouble: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     trainer_ended = asyncio.Event()
-    failure: LamerError | None = None
 
     async def train() -> None:
-        """Keep the trainer; when it can't be kept, end the run."""
-        nonlocal failure
+        """Keep the trainer; when it can't be kept, the run fails with it, and everybody is told so."""
         try:
             await keeper.keep()
         except LamerError as error:
-            failure = error
-            stop.set()
+            trouble.set_exception(error)
 
     async def end_trainer_on_stop() -> None:
         await stop.wait()
@@ -195,7 +197,7 @@ async def _gateway_and_trainer(run: RunFolder, plan: GatewayPlan, stop: asyncio.
             if run.settings.batch.updates > 0:
                 tasks.append(group.create_task(train()))
             try:
-                result = await run_gateway(plan, stop, trainer_ended)
+                result = await run_gateway(plan, stop, trainer_ended, trouble)
                 await keeper.end(TRAINER_END_SECONDS, None)
             finally:
                 for task in tasks:
@@ -204,8 +206,8 @@ async def _gateway_and_trainer(run: RunFolder, plan: GatewayPlan, stop: asyncio.
         raise first_error(errors) from None
     finally:
         await keeper.end(0.0, None)
-    if failure is not None:
-        raise failure
+    if trouble.done():  # while the run was being ended
+        trouble.result()
     return result
 
 
@@ -213,7 +215,7 @@ async def _watch(run: RunFolder, view: View) -> None:
     """Show the run as any observer sees it, over the gateway's socket."""
     url = await _address(run)
     try:
-        await follow(url, load_client_keys(run.keys), view, OBSERVER_SECONDS)
+        await follow(url, load_client_keys(run.keys, Role.OBSERVER), view, OBSERVER_SECONDS)
     except LamerError as error:  # the run goes on unseen
         view.note(f"no status from the gateway: {error}")
 
@@ -262,8 +264,10 @@ def _resume_step(run: RunFolder) -> int | None:
     """The policy version to go on from: the newest whole checkpoint's, 0 before the first one, None for a new run.
 
     Raises:
-        BadInput: the run has come further than `batch.updates`.
+        BadInput: the run has come further than `batch.updates`, or holds a checkpoint without its journal.
     """
+    if problem := checkpoint_without_journal(run.path):
+        raise BadInput(problem)
     if not (run.path / "journal.db").exists():
         return None
     from lamer.learner.trainer import checkpoint

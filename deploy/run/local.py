@@ -15,8 +15,10 @@ from pathlib import Path
 
 from lamer.common.errors import LamerError
 from lamer.common.keys import load_client_keys
+from lamer.common.messages import Role
 from lamer.common.settings import Settings
 from lamer.deploy.models.preparation import creation_note, default_cache
+from lamer.deploy.models.suitability import unsuited
 from lamer.deploy.run.configuration import tracking_environment
 from lamer.deploy.run.folder import RunFolder, locked
 from lamer.deploy.run.learning import trainer_patience
@@ -41,6 +43,8 @@ async def run_local(run: RunFolder, view: View) -> int:
     """
     with locked(run):  # removes the address of a learner that was killed; the one to come has another
         supervisor = Supervisor(run.logs, view.note, patience=trainer_patience(run.settings) + END_SECONDS)
+    for warning in unsuited(run.settings):
+        view.note(f"warning: {warning}")
     note, began = creation_note(run.settings, default_cache(run.settings)), time.monotonic()
     if note:
         view.note(note)
@@ -52,7 +56,7 @@ async def run_local(run: RunFolder, view: View) -> int:
 
         async def watch() -> None:
             try:
-                await follow(url, load_client_keys(run.keys), view, OBSERVER_SECONDS)
+                await follow(url, load_client_keys(run.keys, Role.OBSERVER), view, OBSERVER_SECONDS)
             except LamerError as error:  # the run goes on unseen; why it ends is the learner's to say
                 view.note(f"no status from the learner any more: {error}")
 

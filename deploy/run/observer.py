@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from typing import Protocol
 
 from lamer.common.keys import ClientKeys
+from lamer.common.liveness.guard import surviving
 from lamer.common.messages import PROTOCOL_VERSION, Hello, Role, Shutdown, Status, StatusRequest
 from lamer.common.session import Session
+
+log = logging.getLogger("lamer.observer")
 
 PERIOD_SECONDS = 1.0
 
@@ -43,7 +47,8 @@ async def follow(url: str, keys: ClientKeys, view: View, timeout: float) -> Shut
         while True:
             match await session.receive():
                 case Status() as status:
-                    view.show(status)
+                    with surviving(log, status, "the learner"):
+                        view.show(status)
                 case Shutdown() as shutdown:
                     return shutdown
                 case _:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import re
 import signal
 import sys
 from asyncio.subprocess import Process
@@ -17,6 +18,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_READ_BYTES = 1024 * 1024
+"""Of the end of a child's log, where its error is looked for."""
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
@@ -100,11 +103,30 @@ def kill_session(process: Process) -> None:
         return  # it ended in between
 
 
+_TRACEBACK = "Traceback (most recent call last)"
+_DECORATION = " \t|+-\u2500\u2502\u256d\u2570\u256e\u256f"
+"""What frames the lines of a traceback: of a group of errors, or drawn as a box."""
+_RAISED = re.compile(r"(?:[a-z_]\w*\.)*([A-Z]\w*)(?:: .+)?")
+
+
 def last_error(log: Path, start: int = 0) -> str:
-    """What a child said last, after byte `start` of its log: its `lamer: ...` line, else its last line with text."""
+    """What a child said last, after byte `start` of its log: its `lamer: ...` line, else the error that a traceback
+    ends with, the innermost one of a group, else its last line with words.
+    """
     if not log.is_file():
         return ""
-    text = log.read_bytes()[start:].decode(errors="replace")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line.removeprefix("lamer: ") for line in lines if line.startswith("lamer: ")]
-    return (errors or lines or [""])[-1]
+    with log.open("rb") as file:
+        file.seek(max(start, log.stat().st_size - _READ_BYTES))
+        lines = [line.strip(_DECORATION + "\r") for line in file.read().decode(errors="replace").split("\n")]
+    told = [line.removeprefix("lamer: ") for line in lines if line.startswith("lamer: ")]
+    if told:
+        return told[-1]
+    places = [number for number, line in enumerate(lines) if line.startswith(_TRACEBACK)]
+    raised = [line for line in lines[places[0] :] if _is_raised(line)] if places else []
+    worded = [line for line in lines if any(mark.isalnum() for mark in line)]
+    return (raised or worded or [""])[-1]
+
+
+def _is_raised(line: str) -> bool:
+    match = _RAISED.fullmatch(line)
+    return match is not None and not match[1].endswith("ExceptionGroup")

@@ -10,6 +10,7 @@ With a critic (`advantage.estimator: ppo`) this takes two steps: `unscored_sampl
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lamer.common.errors import BadInput
-from lamer.common.records import Completion, Logprobs, Purpose, TokenIds, Trial
+from lamer.common.records import MAX_REWARD, MIN_LOGPROB, Completion, Logprobs, Purpose, TokenIds, Trial
 from lamer.common.settings import AdvantageSettings, CreditSettings
 from lamer.learner.credit.advantages import FloatArray, GroupRows, batch_advantages, normalise
 from lamer.learner.credit.gae import GaeSettings, TrialSteps, trial_advantages
@@ -161,6 +162,22 @@ def _check(trials: Sequence[Trial]) -> None:
             raise BadInput(
                 f"trial {trial.trial_id} can't be trained: purpose {trial.purpose.value}, episodes {statuses}"
             )
+        if problem := _odd_number(trial):
+            raise BadInput(f"trial {trial.trial_id} can't be trained: {problem}")
+
+
+def _odd_number(trial: Trial) -> str:
+    """A number of a trial from which no finite loss can come, "" if there is none."""
+    for turn in (turn for episode in trial.episodes for turn in episode.turns):
+        if not abs(turn.reward) <= MAX_REWARD:
+            return f"a reward is {turn.reward}"
+    for completion in trial.completions():
+        if not 0.0 < completion.temperature < math.inf:
+            return f"a temperature is {completion.temperature}"
+        lowest = float(completion.behaviour_logprobs.min())
+        if not lowest >= MIN_LOGPROB:
+            return f"a behaviour logprob is {lowest}"
+    return ""
 
 
 def unscored_samples(trials: Sequence[Trial], policy_version: int) -> tuple[Sample, ...]:

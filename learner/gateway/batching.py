@@ -3,18 +3,23 @@
 The trainer asks for a batch naming the version it holds. A batch is cut as soon as the pool allows, claimed in the
 journal, and named to the trainer once the claim is on disk; a repeated question gets the same batch again. A trainer
 that comes back holding an earlier version has been restarted from a checkpoint: claims after its next batch return to
-stored, the servers go back to its version, and training goes on from there.
+stored, the servers go back to its version, and training goes on from there. Groups on which it failed `MOST_FAILURES`
+times are set aside by name, and the next batch is cut without them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from lamer.common.errors import RunFailed
 from lamer.common.messages import (
     Batch,
+    BatchFailed,
     BatchRequest,
     Checkpointed,
     Published,
@@ -22,6 +27,8 @@ from lamer.common.messages import (
     Shutdown,
     WeightAnnouncement,
 )
+from lamer.common.records import group_of
+from lamer.common.text import one_line
 from lamer.learner.gateway.groups import Cut
 from lamer.learner.gateway.leases import LeaseTable
 from lamer.learner.gateway.peers import Link, Peer, PeerTable
@@ -31,6 +38,11 @@ from lamer.learner.gateway.weights.announcing import Announcer
 from lamer.learner.journal.entries import RestoredGroup
 
 log = logging.getLogger("lamer.gateway")
+
+MOST_FAILURES = 2
+MOST_SET_ASIDE = 3
+"""So many batches in a row that can't be trained are no fault of the batches."""
+_LONGEST_REASON = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +68,16 @@ class Batcher:
         weights: Announcer,
         peers: PeerTable,
         link: Link,
+        folders: tuple[Path, ...],
     ) -> None:
+        """folders: published weights must lie in one of them."""
         self._updates = updates
         self._pool = pool
         self._leases = leases
         self._weights = weights
         self._peers = peers
         self._link = link
+        self._folders = tuple(folder.resolve() for folder in folders)
         self._clock = asyncio.get_running_loop().time
         self._wanted: _Wish | None = None
         self._cut_step = 0
@@ -71,19 +86,29 @@ class Batcher:
         self.staleness_max = 0
         self.is_of_stored_trials = False
         self._restored: frozenset[str] = frozenset()
+        self._failures: Counter[int] = Counter()
+        self._set_aside: list[str] = []
+        self._highest_published = 0
         self.finished = asyncio.Event()
 
     def begin_at(self, step: int, groups: Sequence[RestoredGroup]) -> None:
         """Go on from a checkpoint of update `step` with these groups."""
         self._restored = frozenset(entry.trial_id for group in groups for entry in group.trials)
-        self._cut_step = step
+        self._cut_step = self._highest_published = step
         self._pool.trained_from = step
 
     def published(self, message: Published) -> None:
-        """The trainer wrote new weights: announce them to all hosts."""
+        """The trainer wrote new weights: announce them to all hosts, if they lie where the run's weights do."""
         if self.finished.is_set():
             return
-        self._weights.announce(WeightAnnouncement(message.version, message.path, message.files))
+        path = (self._folders[0] / message.path).resolve()
+        if not any(path.is_relative_to(folder) for folder in self._folders):
+            log.error("policy version %d is not announced: %s is not in %s", message.version, path, self._folders[0])
+            return
+        if message.version > self._highest_published:
+            self._highest_published = message.version
+            self._set_aside.clear()
+        self._weights.announce(WeightAnnouncement(message.version, str(path), message.files))
         self._announce(message.version)
 
     async def requested(self, trainer: Peer, message: BatchRequest) -> None:
@@ -107,6 +132,34 @@ class Batcher:
         else:
             self._wanted = _Wish(trainer, version, self._clock())
             self._pool.has_changed = True
+
+    async def failed(self, message: BatchFailed) -> None:
+        """The trainer could not train on the batch that was cut last; it goes back to a checkpoint and asks again.
+
+        Raises:
+            RunFailed: `MOST_SET_ASIDE` batches in a row were set aside.
+        """
+        step, reason = message.step, one_line(message.reason, _LONGEST_REASON)
+        if step != self._cut_step:
+            log.warning("update %d, which is not the last batch, failed: %s", step, reason)
+            return
+        groups = sorted({group_of(trial_id) for trial_id in await self._pool.journal.claimed(step)})
+        self._failures.update(groups)
+        bad = [group_id for group_id in groups if self._failures[group_id] >= MOST_FAILURES]
+        log.error("the trainer failed on the batch of update %d, groups %s: %s", step, groups, reason)
+        if not bad:
+            return
+        await self._begin_again(step - 1)
+        for group_id in bad:
+            self._pool.set_aside(group_id)
+        log.error("groups %s are set aside: the trainer failed on them %d times", bad, MOST_FAILURES)
+        self._set_aside.append(f"update {step}, groups {', '.join(map(str, bad))}")
+        if len(self._set_aside) >= MOST_SET_ASIDE:
+            raise RunFailed(
+                f"the trainer failed {MOST_FAILURES} times on each of {len(self._set_aside)} batches in a row "
+                f"({'; '.join(self._set_aside)}), the last time: {reason}. Their trials are in the journal as dropped: "
+                f"`lamer inspect` shows them. Mend the cause and go on with --resume"
+            )
 
     def try_cut(self, training_since: float) -> None:
         """Cut the batch that the trainer waits for, if the pool has changed and allows one."""
@@ -144,14 +197,24 @@ class Batcher:
         self._cut_step = version + 1
         batch = Batch(version + 1, version, tuple(sorted(entry.trial_id for entry in entries)))
         claim = self._pool.journal.claim(batch.step, batch.trial_ids)
-        claim.add_done_callback(lambda done: None if done.cancelled() else self._link.send(wish.trainer, batch))
+
+        def tell(done: asyncio.Future[object]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                self._link.send(wish.trainer, batch)
+
+        claim.add_done_callback(tell)
 
     async def _go_back_to(self, step: int) -> None:
         log.warning(
             "the trainer went back to policy version %d: claims after update %d are stored again", step - 1, step
         )
+        await self._begin_again(step)
+
+    async def _begin_again(self, step: int) -> None:
+        """Return every claim after update `step` to stored."""
         state = await self._pool.journal.resume(step)
-        self._pool.groups.restore(state.groups, state.trained, state.next_group_id, self._leases.training_slots())
+        playing = self._leases.training_slots()
+        self._pool.groups.restore(state.groups, state.trained, state.next_group_id, playing, updates=step)
         self._cut_step = step
 
     def _announce(self, version: int) -> None:

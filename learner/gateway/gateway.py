@@ -6,6 +6,7 @@
     evaluations which versions to measure   open_evaluation  the one under way  status     rates
     progress    phases and figures          weights/     announced, served to hosts without a shared disk
     plan        what a gateway is started with           hearing    the time by which peers are silent
+    refusals    what was refused, told in the log        checking/  who may say what; what a trial must satisfy
     `learner.journal`: what is on disk
 
 One event loop handles every message in order; what follows from it (a cut, new leases) is done by `_keep_advancing`,
@@ -19,19 +20,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from lamer.common import config
 from lamer.common.codec import CodecError, decode_message, encode_message
-from lamer.common.errors import BadInput, LamerError
+from lamer.common.errors import BadInput
+from lamer.common.keys import Client
+from lamer.common.liveness.guard import reason_of
+from lamer.common.liveness.line_budget import limited
 from lamer.common.liveness.loop_lag import LoopLag
 from lamer.common.messages import (
-    PROTOCOL_VERSION,
     AnyMessage,
+    BatchFailed,
     BatchRequest,
     Checkpointed,
     ChunkRequest,
@@ -45,7 +47,6 @@ from lamer.common.messages import (
     Hello,
     HostStatus,
     ManifestRequest,
-    Message,
     ModelFilesRequest,
     Phase,
     Published,
@@ -56,10 +57,12 @@ from lamer.common.messages import (
     TrialDone,
     TrialFailed,
     UpdateReport,
-    Welcome,
 )
 from lamer.common.transport import RouterEndpoint
 from lamer.learner.gateway.batching import Batcher
+from lamer.learner.gateway.checking.permissions import may_send
+from lamer.learner.gateway.checking.quarantine import Quarantine
+from lamer.learner.gateway.checking.rules import TrialRules, read_vocabulary
 from lamer.learner.gateway.dispatch import Dispatcher
 from lamer.learner.gateway.evaluations import Evaluations
 from lamer.learner.gateway.hearing import Hearing
@@ -69,7 +72,8 @@ from lamer.learner.gateway.peers import Expectation, Link, Peer, PeerTable
 from lamer.learner.gateway.plan import GatewayPlan, RunFacts, evaluation_schedule
 from lamer.learner.gateway.pool import TrainingTasks, TrialPool
 from lamer.learner.gateway.progress import Progress, RunFigures, UpdateReports
-from lamer.learner.gateway.weights.announcing import Announcer, first_weights
+from lamer.learner.gateway.refusals import Refusals
+from lamer.learner.gateway.weights.announcing import Announcer, first_weights, newest_folder
 from lamer.learner.gateway.weights.serving import StreamServer
 from lamer.learner.journal.archiving import Archiver
 from lamer.learner.journal.entries import TrialEntry
@@ -83,45 +87,39 @@ GOODBYE_SECONDS = 5.0
 ARCHIVE_SECONDS = 30.0
 MESSAGES_A_TURN = 16
 INTERRUPTED = 130
+_TAKEN = "another process called {name} joined with the same key after it: give each process a --name of its own"
 
-SENDER: dict[type[Message], Role] = {
-    TrialDone: Role.ACTOR,
-    TrialFailed: Role.ACTOR,
-    HostStatus: Role.HOST,
-    ManifestRequest: Role.HOST,
-    ChunkRequest: Role.HOST,
-    GroupJoin: Role.HOST,
-    GroupState: Role.HOST,
-    GroupOffer: Role.TRAINER,
-    GroupUpdate: Role.TRAINER,
-    GroupOrder: Role.TRAINER,
-    BatchRequest: Role.TRAINER,
-    Published: Role.TRAINER,
-    UpdateReport: Role.TRAINER,
-    Checkpointed: Role.TRAINER,
-}
-"""Whose message it is; what is not here comes from any role."""
+KEYS_SECONDS = 1.0
+"""How often the allow-list is read again; a key that is gone from it is cut off then."""
 
 
 async def run_gateway(
-    plan: GatewayPlan, stop: asyncio.Event | None = None, trainer_ended: asyncio.Event | None = None
+    plan: GatewayPlan,
+    stop: asyncio.Event | None = None,
+    trainer_ended: asyncio.Event | None = None,
+    trouble: asyncio.Future[None] | None = None,
 ) -> RunResult:
     """Run a whole training (or, with batch.updates 0, one evaluation) and return how it went.
 
     Listens at settings.gateway.bind and .port; run_dir/address holds the address as long as it does. Setting `stop`
     ends the run early: peers are told to exit with 130 and the journal is committed. A trainer that then has an update
     to report and a checkpoint to write is heard until `trainer_ended` is set; None: as briefly as the others.
+    An error set on `trouble` ends it as one of the gateway's own: peers are told its exit code.
 
     Raises:
         Missing: the port is taken, or the model folder is not there. BadInput: the run folder holds another run's
         journal. RunFailed: the journal can't be written, or no group can be trained.
     """
     weights = await asyncio.to_thread(first_weights, Path(plan.model_path))
-    gateway = Gateway(plan, Announcer(weights, plan.resume_step, plan.settings.batch.max_staleness))
-    try:
-        return await gateway.run(stop or asyncio.Event(), trainer_ended)
-    finally:
-        await gateway.close()
+    with limited(log):
+        newest = newest_folder(plan.run_dir / "weights")
+        gateway = Gateway(plan, Announcer(weights, plan.resume_step, plan.settings.batch.max_staleness, newest))
+        if trouble is not None:
+            trouble.add_done_callback(gateway.take_trouble)
+        try:
+            return await gateway.run(stop or asyncio.Event(), trainer_ended)
+        finally:
+            await gateway.close()
 
 
 class Gateway:
@@ -145,8 +143,10 @@ class Gateway:
         self._farewell: Shutdown | None = None
         self._failure: asyncio.Future[None] = self._loop.create_future()
         self._malformed = 0
+        self._refusals = Refusals(log, self._loop.time)
+        self._allowed = plan.keys.allow_list()
         self._router = RouterEndpoint(
-            settings.gateway.bind, settings.gateway.port, plan.keys.pair, plan.keys.is_allowed
+            settings.gateway.bind, settings.gateway.port, plan.keys.pair, self._allowed.admits
         )
         self._journal = Journal(journal_path, self._on_stored, self._fail)
         self._archiver = Archiver(journal_path, self._journal)
@@ -158,17 +158,34 @@ class Gateway:
         tasks = TrainingTasks(settings.env.name, plan.env_config, settings.run.seed)
         self._pool = TrialPool(plan.run, settings.batch, settings.gateway.slot_retries, tasks, self._journal)
         self._dispatcher = Dispatcher(
-            plan.run, settings.trial, settings.gateway.lease_seconds, self._pool, self._peers, self._link, weights
+            plan.run, settings.trial, settings.gateway, self._pool, self._peers, self._link, weights
         )
+        schedule = evaluation_schedule(plan)
         self._intake = Intake(
-            plan.run, plan.run_dir, settings.batch.group_size, self._pool, self._dispatcher, self._peers, self._link
+            plan.run,
+            TrialRules(settings.trial, schedule.asked, read_vocabulary(Path(plan.model_path))),
+            Quarantine(plan.run_dir / "quarantine", settings.gateway.quarantine_bytes),
+            settings.batch.group_size,
+            self._pool,
+            self._dispatcher,
+            weights,
+            self._peers,
+            self._link,
+            self._refusals,
+            self._hearing.now,
         )
         self._batcher = Batcher(
-            settings.batch.updates, self._pool, self._dispatcher.leases, weights, self._peers, self._link
+            settings.batch.updates,
+            self._pool,
+            self._dispatcher.leases,
+            weights,
+            self._peers,
+            self._link,
+            (plan.run_dir, Path(plan.model_path)),
         )
         self._evaluations = Evaluations(
             plan.run_dir,
-            evaluation_schedule(plan),
+            schedule,
             plan.tracker,
             self._journal,
             self._dispatcher,
@@ -203,7 +220,8 @@ class Gateway:
                 background = [
                     tasks.create_task(work)
                     for work in (
-                        self._router.serve(lambda why: log.warning("a client was refused: %s", why)),
+                        self._router.serve(lambda why: self._refusals.tell(why, f"a client was refused: {why}")),
+                        self._keep_reading_keys(),
                         self._hosts.run(),
                         self._lag.watch(),
                         self._archiver.run(),
@@ -227,9 +245,8 @@ class Gateway:
                     await self._archiver.settled(ARCHIVE_SECONDS)
                 for task in background:
                     task.cancel()
-        except* LamerError as errors:
-            failure = errors.exceptions[0]
-            assert isinstance(failure, LamerError)
+        except ExceptionGroup as errors:
+            failure = reason_of(log, errors)
             self._progress.phase = Phase.FAILED
             self._link.broadcast(Shutdown(str(failure), failure.exit_code))
             raise failure from None
@@ -240,6 +257,7 @@ class Gateway:
         (self._plan.run_dir / "address").unlink(missing_ok=True)
         await self._hosts.close()
         await self._journal.close()
+        self._reports.close()
         self._router.close()
 
     async def _play_phases(self) -> None:
@@ -278,7 +296,10 @@ class Gateway:
         if step is None:
             return
         state = await self._journal.resume(step)
-        self._pool.groups.restore(state.groups, state.trained, state.next_group_id, frozenset())
+        self._dispatcher.leases.restore(await self._journal.holders())
+        held = self._dispatcher.slots_held(state.groups)
+        self._pool.groups.restore(state.groups, state.trained, state.next_group_id, held, updates=step)
+        self._dispatcher.restore(state.groups, self._hearing.now())
         self._batcher.begin_at(step, state.groups)
         self._reports.restore(step, state)
         self._archiver.covered(step)
@@ -289,6 +310,7 @@ class Gateway:
         """Say Shutdown to all, hear the trainer of an interrupted run out, and wait a bounded time for Goodbyes."""
         self._farewell = Shutdown("the run is done" if exit_code == 0 else "the run was interrupted", exit_code)
         self._link.broadcast(self._farewell)
+        self._journal.forget_holders()
         if exit_code == INTERRUPTED and trainer_ended is not None:
             await trainer_ended.wait()
         if len(self._peers) > 0:
@@ -301,14 +323,19 @@ class Gateway:
     async def _keep_receiving(self) -> None:
         taken = 0
         while True:
-            identity, data = await self._router.receive()
+            received = await self._router.receive()
+            client = self._allowed.find(received.key)
+            if client is None:
+                self._refusals.tell("revoked", "a message was refused: its sender's key is not allowed any more")
+                continue
             try:
-                message = decode_message(data)
+                message = decode_message(received.data)
             except CodecError as error:
                 self._malformed += 1
                 log.warning("malformed message %d ignored: %s", self._malformed, error)
-                continue
-            await self._handle(identity, message)
+            else:
+                with self._peers.surviving(received.identity, message):
+                    await self._handle(received.identity, client, message)
             with self._hearing.held_up():
                 await self._journal.drained(self._settings.credit_bytes)
             taken += 1
@@ -329,6 +356,17 @@ class Gateway:
             self._dispatcher.expire(heard)
             self._work.set()
 
+    async def _keep_reading_keys(self) -> None:
+        while True:
+            await asyncio.sleep(KEYS_SECONDS)
+            await asyncio.to_thread(self._allowed.refresh)  # a shared disk may be slow
+            for peer in self._peers.all():
+                if self._allowed.find(peer.client.public) != peer.client:
+                    log.warning("%s %s is cut off: its key is not allowed any more", peer.role.value, peer.hello.name)
+                    self._link.send(peer, Reject(f"its key, {peer.client.name}, is not allowed any more"))
+                    self._lose(peer, is_dead=False)
+                    self._work.set()
+
     async def _keep_advancing(self) -> None:
         while True:
             await self._work.wait()
@@ -344,22 +382,30 @@ class Gateway:
             self._fail(error)
         self._work.set()
 
+    def take_trouble(self, trouble: asyncio.Future[None]) -> None:
+        """Something beside the gateway failed, such as its trainer: the run fails with it."""
+        failure = None if trouble.cancelled() else trouble.exception()
+        if isinstance(failure, Exception):
+            self._fail(failure)
+
     def _fail(self, failure: Exception) -> None:
         if not self._failure.done():
             self._failure.set_exception(failure)
+            self._failure.exception()  # nobody may be left to ask, in a run that is ending
 
     # --- messages ----------------------------------------------------------------------------------------------
 
-    async def _handle(self, identity: bytes, message: AnyMessage) -> None:
+    async def _handle(self, identity: bytes, client: Client, message: AnyMessage) -> None:
+        """Do what a message says that came from this client's key."""
         if isinstance(message, Hello):
-            self._greet(identity, message)
+            self._greet(identity, client, message)
             return
         peer = self._peers.heard(identity)
         if peer is None:  # its connection is new and its Hello on the way, or was lost: it will say it again
             return
-        expected = SENDER.get(type(message))
-        if expected is not None and peer.role is not expected:
-            log.warning("%s from %s %s ignored", type(message).__name__, peer.role.value, peer.hello.name)
+        kind = type(message).__name__
+        if peer.client != client or not may_send(peer.role, message):
+            self._refusals.tell(f"{peer.key} {kind}", f"{kind} from {peer.role.value} {peer.hello.name} refused")
             return
         if not isinstance(message, Heartbeat):
             await self._handle_work(peer, message)
@@ -385,6 +431,9 @@ class Gateway:
             case BatchRequest():
                 with self._hearing.held_up():
                     await self._batcher.requested(peer, message)
+            case BatchFailed():
+                with self._hearing.held_up():
+                    await self._batcher.failed(message)
             case Published():
                 self._batcher.published(message)
             case UpdateReport():
@@ -397,46 +446,38 @@ class Gateway:
             case Goodbye():
                 self._lose(peer, is_dead=False)
             case _:
-                log.warning("%s from %s %s ignored", type(message).__name__, peer.role.value, peer.hello.name)
+                raise AssertionError(f"nobody deals with {type(message).__name__}")
 
-    def _greet(self, identity: bytes, hello: Hello) -> None:
+    def _greet(self, identity: bytes, client: Client, hello: Hello) -> None:
         if self._farewell is not None:
             self._router.send(identity, encode_message(self._farewell))
             return
-        refusal = self._expectation.refusal(hello)
+        refusal = self._expectation.refusal(hello, client)
+        if self._peers.is_fenced(identity, hello, client):
+            refusal = _TAKEN.format(name=hello.name)
         if refusal:
-            log.warning("%s %s refused: %s", hello.role.value, hello.name, refusal)
+            self._refusals.tell(f"{client.name} {refusal}", f"{hello.role.value} {hello.name} refused: {refusal}")
             self._router.send(identity, encode_message(Reject(refusal)))
             return
-        peer = self._peers.welcome(identity, hello)
-        self._link.send(peer, self._welcome(hello))
+        before = self._peers.behind(identity)
+        if before is not None and not self._peers.is_of(before, identity, hello, client):
+            self._lose(before, is_dead=True)  # a connection is one process's: peers are no more than connections
+        peer = self._peers.welcome(identity, hello, client)
+        for rival in self._peers.rivals(peer):
+            log.warning("%s %s joined again and takes the place of an older process", peer.role.value, hello.name)
+            self._link.send(rival, Reject(_TAKEN.format(name=hello.name)))
+            self._lose(rival, is_dead=True)
+            self._peers.fence(rival)
+        config_hash, version = self._expectation.config_hash, self._pool.trained_from
+        self._link.send(peer, self._plan.welcome(hello, self._config, config_hash, version))
         if hello.role is Role.ACTOR:
-            self._dispatcher.greet(peer)
+            self._dispatcher.greet(peer, self._hearing.now())
         elif hello.role is Role.HOST:
             self._hosts.greet(peer)
         elif hello.role is Role.TRAINER:
-            for other in self._peers.of_role(Role.TRAINER):
-                if other is not peer:
-                    self._lose(other, is_dead=True)
             self._hosts.greet_trainer(peer)
         log.info("%s %s joined", hello.role.value, hello.name)
         self._work.set()
-
-    def _welcome(self, hello: Hello) -> Welcome:
-        return Welcome(
-            protocol=PROTOCOL_VERSION,
-            epoch=os.getpid() << 32 | int(time.time()),
-            run=self._plan.run,
-            config=self._config,
-            config_hash=self._expectation.config_hash,
-            policy_version=self._pool.trained_from,
-            model_path=self._plan.model_path,
-            credit_trials=hello.capacity,
-            credit_bytes=self._settings.credit_bytes,
-            heartbeat_seconds=self._settings.heartbeat_seconds,
-            dead_after_seconds=self._settings.dead_after_seconds,
-            fingerprint=self._plan.fingerprint,
-        )
 
     def _lose(self, peer: Peer, *, is_dead: bool) -> None:
         self._peers.remove(peer)

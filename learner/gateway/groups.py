@@ -78,12 +78,13 @@ class GroupTable:
         self._groups: dict[int, Group] = {}
         self._waiting: deque[tuple[int, int]] = deque()
         self._trained: set[int] = set()
+        self._forgotten = 0
         self._next_id = 0
 
     @property
     def admitted(self) -> int:
         """Groups trained, waiting or being played."""
-        return len(self._trained) + len(self._groups)
+        return self._forgotten + len(self._trained) + len(self._groups)
 
     @property
     def complete(self) -> int:
@@ -103,12 +104,23 @@ class GroupTable:
         trained: Collection[int],
         next_id: int,
         leased: Collection[tuple[int, int]],
+        updates: int = 0,
     ) -> None:
-        """Begin again from what the journal holds. leased: (group id, slot) that actors are playing at this moment."""
+        """Begin again from what the journal holds.
+
+        Args:
+            groups: neither trained nor dropped.
+            trained: ids of those that were.
+            next_id: of the next one.
+            leased: (group id, slot) that actors are playing at this moment.
+            updates: that have been trained. A journal that was repaired may not know the groups of all of them; they
+                count as admitted all the same.
+        """
         started = {group_id for group_id, _ in leased}
         self._groups.clear()
         self._waiting.clear()
         self._trained = set(trained)
+        self._forgotten = max(0, updates * self._admission.groups - len(self._trained))
         self._next_id = next_id
         for restored in sorted(groups, key=lambda group: group.group_id):
             trials = {entry.slot: entry for entry in restored.trials}

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
-from lamer.common.codec import CodecError
+from lamer.common.codec import CodecError, encode_message
 from lamer.common.errors import LamerError
+from lamer.common.liveness.guard import surviving
 from lamer.common.messages import (
+    AnyMessage,
     ChunkRequest,
     GroupJoin,
     GroupOffer,
@@ -36,6 +39,9 @@ from lamer.learner.gateway.weights.model_files import read_model_files
 from lamer.learner.gateway.weights.serving import StreamServer
 
 log = logging.getLogger("lamer.gateway")
+
+MOST_QUESTIONS = 64
+"""Of one peer that are being answered at a time; a host asks for eight chunks at once."""
 
 
 class Hosts:
@@ -60,9 +66,10 @@ class Hosts:
         self._model_files: ModelFiles | None = None
         self._joins: dict[str, GroupJoin] = {}
         self._answering = asyncio.TaskGroup()
+        self._open: Counter[str] = Counter()
 
     async def run(self) -> None:
-        """Own what is answered in the background, until cancelled: what goes wrong there unforeseen goes wrong here."""
+        """Own what is answered in the background, until cancelled."""
         async with self._answering:
             await self._loop.create_future()
 
@@ -92,11 +99,11 @@ class Hosts:
 
     def give_model_files(self, peer: Peer, request: ModelFilesRequest) -> None:
         """Send the small files of the run's model folder, which are read once, or those beside streamed weights."""
-        self._answering.create_task(self._send_model_files(peer, request.digest))
+        self._answer(peer, request, self._send_model_files(peer, request.digest))
 
     def answer(self, host: Peer, message: ManifestRequest | ChunkRequest) -> None:
         """Answer a question about weights, in the background: a delta may have to be made first."""
-        self._answering.create_task(self._send_weights(host, message))
+        self._answer(host, message, self._send_weights(host, message))
 
     def relay_to_trainer(self, host: Peer, message: GroupJoin | GroupState) -> None:
         """Pass a host's message on under the key by which the trainer answers it."""
@@ -123,6 +130,28 @@ class Hosts:
         for trainer in self._peers.of_role(Role.TRAINER):
             self._link.send(trainer, message)
 
+    def _answer(self, peer: Peer, question: AnyMessage, answering: Coroutine[None, None, None]) -> None:
+        """Answer in the background. A peer that has too many questions open asks this one again when it gets no answer.
+
+        An answer that fails unforeseen is given up.
+        """
+        if self._open[peer.key] >= MOST_QUESTIONS:
+            answering.close()
+            log.warning("%s %s asks too much at once: no answer", peer.role.value, peer.hello.name)
+            return
+
+        async def answer() -> None:
+            with surviving(log, question, f"{peer.role.value} {peer.hello.name}"):
+                await answering
+
+        self._open[peer.key] += 1
+        self._answering.create_task(answer()).add_done_callback(lambda _: self._answered(peer.key))
+
+    def _answered(self, key: str) -> None:
+        self._open[key] -= 1
+        if self._open[key] == 0:
+            del self._open[key]
+
     async def _send_model_files(self, peer: Peer, digest: str) -> None:
         """An actor that can't be given them is sent away with the reason; a host asks again by itself."""
         beside = self._stream.model_files(digest)
@@ -131,6 +160,7 @@ class Hosts:
                 self._model_files = await asyncio.to_thread(read_model_files, self._model_path)
             files = beside or self._model_files
             assert files is not None
+            encode_message(files)  # raises where they are too big to be sent
             self._link.send(peer, files)
         except (LamerError, OSError, CodecError) as error:  # it is gone, or too big to be sent
             reason = f"the files of the run's model in {self._model_path} can't be had: {error}"

@@ -1,10 +1,11 @@
 """What happens to a trial that an actor sends: checked, journalled, acknowledged; or kept in quarantine; or played
 again.
 
-A trial is acknowledged once the journal's commit is on disk. One that failed for a reason of ours is acknowledged at
-once, since nothing of it is kept: its slot is leased again. A prompt that outgrew the context would do so again, so
-its group is dropped. A trial that can't be what was leased goes to quarantine/ in the run's folder,
-`QUARANTINE_FILES` of them at most.
+Only a trial's holder (`learner.gateway.leases`) can deliver it or give it up: what anybody else says about it is
+refused unread. A trial is acknowledged once the journal's commit is on disk. One that failed for a reason of ours is
+acknowledged at once, since nothing of it is kept: its slot is leased again. A prompt that outgrew the context would do
+so again, so its group is dropped. A trial that can't be what was leased (`learner.gateway.checking`) goes to
+quarantine/ in the run's folder.
 """
 
 from __future__ import annotations
@@ -12,24 +13,28 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from lamer.common.codec import CodecError, decode_trial
+from lamer.common.codec import CodecError, decode_trial, encode_trial
 from lamer.common.messages import Ack, Nack, NackKind, TrialDone, TrialFailed
 from lamer.common.records import EpisodeStatus, Purpose, Trial, make_trial_id
+from lamer.common.text import one_line
+from lamer.learner.gateway.checking.quarantine import Quarantine
+from lamer.learner.gateway.checking.rules import TrialRules, with_logprobs_at_most_zero
 from lamer.learner.gateway.dispatch import Dispatcher
 from lamer.learner.gateway.groups import Acceptance
 from lamer.learner.gateway.open_evaluation import OpenEvaluation
 from lamer.learner.gateway.peers import Link, Peer, PeerTable
 from lamer.learner.gateway.pool import TrialPool
+from lamer.learner.gateway.refusals import Refusals
 from lamer.learner.gateway.status import RateWindow
+from lamer.learner.gateway.weights.announcing import Announcer
 from lamer.learner.journal.entries import TrialEntry
 from lamer.learner.measuring.counting import is_faulty
 
 log = logging.getLogger("lamer.gateway")
 
-QUARANTINE_FILES = 100
+LONGEST_REASON = 2000
 
 
 class Intake:
@@ -38,20 +43,29 @@ class Intake:
     def __init__(
         self,
         run: str,
-        run_dir: Path,
+        rules: TrialRules,
+        quarantine: Quarantine,
         group_size: int,
         pool: TrialPool,
         dispatcher: Dispatcher,
+        weights: Announcer,
         peers: PeerTable,
         link: Link,
+        refusals: Refusals,
+        hearing: Callable[[], float],
     ) -> None:
+        """hearing: the gateway's time, by which leases run out."""
         self._run = run
-        self._quarantine = run_dir / "quarantine"
+        self._rules = rules
+        self._quarantine = quarantine
+        self._weights = weights
         self._group_size = group_size
         self._pool = pool
         self._dispatcher = dispatcher
         self._peers = peers
         self._link = link
+        self._refusals = refusals
+        self._hearing = hearing
         self._to_acknowledge: defaultdict[str, set[str]] = defaultdict(set)
         self._clock = asyncio.get_running_loop().time
         self.rates = RateWindow(self._clock())
@@ -60,14 +74,21 @@ class Intake:
 
     def done(self, actor: Peer, message: TrialDone) -> None:
         """A trial arrived."""
+        if not self._is_held(actor, message):
+            return
         try:
             trial = decode_trial(message.body)
-            problem = self._mismatch(message, trial)
+            problem = self._mismatch(message, trial) or self._rules.problem(trial, self._weights.newest_version)
         except CodecError as error:
             problem = str(error)
+        problem = one_line(problem, LONGEST_REASON)
         granted = self._dispatcher.leases.release(message.trial_id)
+        if not problem and (trial.is_trainable if trial.purpose is Purpose.TRAIN else not is_faulty(trial)):
+            self._dispatcher.delivered(actor, self._hearing())
+        else:
+            self._dispatcher.failed(actor, self._hearing())
         if problem:
-            self._keep_in_quarantine(message, problem)
+            self._quarantine.keep(message, problem)
             self._link.send(actor, Nack(message.trial_id, NackKind.INVALID, problem))
             if granted is not None:
                 self._dispatcher.take_back(granted.lease, "invalid_trial", problem)
@@ -85,10 +106,14 @@ class Intake:
 
     def failed(self, actor: Peer, message: TrialFailed) -> None:
         """An actor gave a trial up."""
+        if not self._is_held(actor, message):
+            return
         granted = self._dispatcher.leases.release(message.trial_id)
         if granted is not None:
-            log.warning("%s failed on %s: %s", message.trial_id, actor.hello.name, message.reason)
-            self._dispatcher.take_back(granted.lease, "trial_failed", message.reason)
+            reason = one_line(message.reason, LONGEST_REASON)
+            log.warning("%s failed on %s: %s", message.trial_id, actor.hello.name, reason)
+            self._dispatcher.take_back(granted.lease, "trial_failed", reason)
+            self._dispatcher.failed(actor, self._hearing())
         self._link.send(actor, Ack((message.trial_id,)))
 
     def stored(self, entries: Sequence[TrialEntry]) -> None:
@@ -106,6 +131,22 @@ class Intake:
             actor = self._peers.get(key)
             if actor is not None:
                 self._link.send(actor, Ack(tuple(trial_ids)))
+
+    def _is_held(self, actor: Peer, message: TrialDone | TrialFailed) -> bool:
+        """Whether an actor may say something about a trial; it is told if not. Nothing of what it says is read then."""
+        holder = self._dispatcher.leases.holder(message.trial_id)
+        if holder == actor.key:
+            return True
+        if holder is None:
+            kind, reason = NackKind.INVALID, "this trial was never leased"
+        else:
+            kind, reason = NackKind.STALE, "this trial is another actor's"
+        self._refusals.tell(
+            f"{actor.key} {kind.value}",
+            f"{type(message).__name__} from {actor.hello.name} (key {actor.client.name}) refused: {reason}",
+        )
+        self._link.send(actor, Nack(message.trial_id, kind, reason))
+        return False
 
     def _mismatch(self, message: TrialDone, trial: Trial) -> str:
         """Why a trial can't be one of this run's leases, "" if it can."""
@@ -164,7 +205,8 @@ class Intake:
             oldest = min((completion.oldest_version for completion in trial.completions()), default=none_played)
             entry = TrialEntry(trial_id, trial.group_id, trial.slot, trial.purpose, oldest, tokens, trial.solved_at)
             self._to_acknowledge[trial_id].add(actor.key)
-            self._pool.journal.store(entry, message.body)
+            kept = with_logprobs_at_most_zero(trial)
+            self._pool.journal.store(entry, message.body if kept is trial else encode_trial(kept))
             self.rates.add(self._clock(), tokens)
         elif acceptance is Acceptance.LATE:
             self._link.send(actor, Nack(trial_id, NackKind.STALE, "its group was given up"))
@@ -172,11 +214,3 @@ class Intake:
             self._to_acknowledge[trial_id].add(actor.key)
         else:
             self._link.send(actor, Ack((trial_id,)))
-
-    def _keep_in_quarantine(self, message: TrialDone, problem: str) -> None:
-        log.warning("%s is no valid trial and goes to %s: %s", message.trial_id, self._quarantine, problem)
-        self._quarantine.mkdir(exist_ok=True)
-        number = len(list(self._quarantine.glob("*.msgpack")))
-        if number < QUARANTINE_FILES:
-            (self._quarantine / f"{number:03}.msgpack").write_bytes(message.body)
-            (self._quarantine / f"{number:03}.txt").write_text(f"{message.trial_id}\n{problem}\n", encoding="utf-8")

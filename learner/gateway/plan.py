@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from lamer.common.keys import ServerKeys
-from lamer.common.messages import Metric, Sampling
+from lamer.common.messages import PROTOCOL_VERSION, Hello, Metric, Sampling, Welcome
 from lamer.common.records import MemoryMode
 from lamer.common.settings import EvaluationSettings, Settings, TrialSettings
 from lamer.common.weights import ModelFingerprint
@@ -45,6 +47,24 @@ class GatewayPlan:
     resume_step: int | None = None
     fingerprint: ModelFingerprint | None = None
     mlflow_url: str = ""
+
+    def welcome(self, hello: Hello, config: str, config_hash: str, policy_version: int) -> Welcome:
+        """The answer to a Hello that is taken. config: the run's, as JSON. policy_version: that the trainer holds."""
+        settings = self.settings.gateway
+        return Welcome(
+            protocol=PROTOCOL_VERSION,
+            epoch=os.getpid() << 32 | int(time.time()),
+            run=self.run,
+            config=config,
+            config_hash=config_hash,
+            policy_version=policy_version,
+            model_path=self.model_path,
+            credit_trials=min(hello.capacity, settings.max_trials_per_actor),
+            credit_bytes=settings.credit_bytes,
+            heartbeat_seconds=settings.heartbeat_seconds,
+            dead_after_seconds=settings.dead_after_seconds,
+            fingerprint=self.fingerprint,
+        )
 
 
 @dataclass(frozen=True, slots=True)

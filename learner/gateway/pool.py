@@ -32,6 +32,8 @@ class TrainingTasks:
 class TrialPool:
     """Keeps `groups` and `journal` in step. trained_from: the policy version that the trainer holds.
 
+    group_size: trials in a group.
+
     has_changed: a group completed or left since the last cut was tried.
     """
 
@@ -39,6 +41,7 @@ class TrialPool:
         self, run: str, batch: BatchSettings, slot_retries: int, tasks: TrainingTasks, journal: Journal
     ) -> None:
         self._run = run
+        self.group_size = batch.group_size
         self.journal = journal
         self.drops = DropCounts()
         self.trained_from = 0
@@ -82,6 +85,12 @@ class TrialPool:
     def note_stale(self, group: Group) -> None:
         """A cut found this group too old, and took it off the table."""
         self._note_drop(group, "stale", ())
+
+    def set_aside(self, group_id: int) -> None:
+        """Give a group up that the trainer failed on again and again."""
+        group = self.groups.drop(group_id)
+        if group is not None:
+            self._note_drop(group, "batch_failed", ())
 
     def _note_drop(self, group: Group, reason: str, failed: tuple[Drop, ...]) -> None:
         played = tuple(

@@ -149,6 +149,10 @@ class UpdateReports:
         self._record.write(report.step, metrics)
         self._tracker.log(report.step, metrics)
 
+    def close(self) -> None:
+        """Close the file of the record."""
+        self._record.close()
+
     def restore(self, step: int, state: JournalState) -> None:
         """Count on from a checkpoint of update `step`, with what the journal holds of the run."""
         progress = self._figures.progress

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lamer.common.errors import RunFailed, advice_for
 from lamer.common.messages import Metric
 
 SECONDS, TRAINING_SECONDS = "run/seconds", "run/training_seconds"
@@ -28,28 +29,40 @@ class Spent:
 
 
 class MetricsFile:
-    """Writes and reads a run's record."""
+    """Writes and reads a run's record. Its file is open from the start, so that a line never waits for a free one, and
+    has no buffer: what could not be written to a full disk is not tried again by `close`.
+    """
 
     def __init__(self, path: Path) -> None:
+        """Open it.
+
+        Raises:
+            RunFailed: it can't be opened for writing.
+        """
         self._path = path
         self._last = 0
+        try:
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise RunFailed(f"the run's record can't be written: {error}{advice_for(error)}") from error
 
     def write(self, step: int, metrics: Sequence[Metric]) -> None:
         """Add the line of update `step`; lines from it on, of a trainer that went back to a checkpoint, go first."""
         if step <= self._last:
             self.forget_after(step - 1)
         line = json.dumps({"step": step, **{metric.name: metric.value for metric in metrics}})
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        self._file.write(f"{line}\n".encode())
         self._last = step
 
     def forget_after(self, step: int) -> Spent:
         """Drop the lines after update `step`, in one step; what the run had spent by then."""
         kept = [tree for tree in self._lines() if _step(tree) <= step]
-        if self._path.is_file():
-            temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-            temporary.write_text("".join(json.dumps(tree) + "\n" for tree in kept), encoding="utf-8")
-            temporary.replace(self._path)
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        replacement = temporary.open("wb", buffering=0)
+        replacement.write("".join(json.dumps(tree) + "\n" for tree in kept).encode())
+        temporary.replace(self._path)
+        self._file.close()
+        self._file = replacement
         self._last = max(map(_step, kept), default=0)
         if not kept:
             return Spent(is_known=step == 0)
@@ -60,6 +73,10 @@ class MetricsFile:
             int(max(_number(tree, "staleness/max") for tree in kept)),
             TRAINING_SECONDS in last,
         )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
     def _lines(self) -> list[Mapping[str, object]]:
         """Every whole line of the file; a last one that was cut off is left out."""

@@ -9,9 +9,9 @@ checkpoint finds its trials where they are.
 
 Compression happens in threads that read the journal beside its writer; the writer only lets bodies go, at most
 `_COMMIT_BYTES` of them a commit. A body leaves its row only in the commit that names its place, and only if it is the
-body that lies there. Killed at any point, the process leaves every body in at least one place; a segment that no row
-names is removed at the next start. SQLite uses the pages of bodies that went for those that come: the file stays as
-large as what was stored between two checkpoints.
+body that lies there. Killed at any point, the process leaves every body in at least one place; a segment that the
+journal began, and that no row names, is removed at the next start. SQLite uses the pages of bodies that went for those
+that come: the file stays as large as what was stored between two checkpoints.
 """
 
 from __future__ import annotations
@@ -25,8 +25,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from lamer.common.errors import Missing
-from lamer.learner.journal.bodies import HAS_ENDED, UPDATE, Place, known_segments, segments_folder, sweep, write_segment
+from lamer.common.errors import BadInput, Missing
+from lamer.learner.journal.bodies import (
+    COLUMNS,
+    HAS_ENDED,
+    SOURCE,
+    UPDATE,
+    Bodies,
+    Place,
+    free_name,
+    segments_folder,
+    sweep,
+    write_segment,
+)
 from lamer.learner.journal.reader import opened
 from lamer.learner.journal.writer import Journal
 
@@ -94,7 +105,10 @@ class Archiver:
     async def _move(self, step: int) -> None:
         movable = await asyncio.to_thread(_movable, self._path, step)
         for part in _cut(movable, [one.size for one in movable], _SEGMENT_BYTES):
-            places = await asyncio.to_thread(_write, self._path, part)
+            updates = [one.update for one in part]
+            name = free_name(segments_folder(self._path), min(updates), max(updates))
+            await self._journal.begin_segment(name)
+            places = await asyncio.to_thread(_write, self._path, name, part)
             for some in _cut(places, [place.body_bytes for place in places], _COMMIT_BYTES):
                 await self._journal.move(some)
 
@@ -116,21 +130,24 @@ def _cut(items: Sequence[ItemT], sizes: Sequence[int], most: int) -> Iterator[Se
         yield items[start:]
 
 
-def _write(path: Path, part: Sequence[_Movable]) -> tuple[Place, ...]:
+def _write(path: Path, name: str, part: Sequence[_Movable]) -> tuple[Place, ...]:
     with opened(path) as connection:
-        updates = [one.update for one in part]
-        return write_segment(segments_folder(path), min(updates), max(updates), _bodies(connection, part))
+        return write_segment(segments_folder(path), name, _bodies(connection, Bodies(path), part))
 
 
-def _bodies(connection: sqlite3.Connection, part: Iterable[_Movable]) -> Iterator[tuple[str, bytes]]:
+def _bodies(connection: sqlite3.Connection, loaded: Bodies, part: Iterable[_Movable]) -> Iterator[tuple[str, bytes]]:
+    query = f"SELECT {COLUMNS} FROM {SOURCE} WHERE trial_id = ? AND length(body) > 0"
     for one in part:
-        row = connection.execute("SELECT body FROM trials WHERE trial_id = ?", (one.trial_id,)).fetchone()
-        if row is not None and row[0]:  # an evaluation's trial may have been forgotten meanwhile
-            yield one.trial_id, row[0]
+        row = connection.execute(query, (one.trial_id,)).fetchone()
+        if row is None:  # an evaluation's trial that was forgotten meanwhile
+            continue
+        try:
+            yield one.trial_id, loaded.load(row)
+        except BadInput as error:  # it stays where it is, and is refused there
+            log.warning("%s", error)
 
 
 def _sweep(path: Path) -> None:
     with opened(path) as connection:
-        known = known_segments(connection)
-    for left in sweep(segments_folder(path), known):
-        log.info("%s was left by a process that was killed, and is removed", left)
+        for left in sweep(connection, segments_folder(path)):
+            log.info("%s was left by a process that was killed, and is removed", left)

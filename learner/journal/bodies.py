@@ -21,12 +21,15 @@ from typing import Any, BinaryIO
 
 import zstandard
 
-from lamer.common.codec import MAX_MESSAGE_BYTES
+from lamer.common.codec import MAX_MESSAGE_BYTES, CodecError, decode_trial
 from lamer.common.errors import BadInput, Missing
+from lamer.common.records import Trial
 
 SEGMENTS = "segments"
 PRUNED = ""
 """In the place of a segment's name: the body was deleted on purpose."""
+SET_ASIDE = "!"
+"""In the place of a segment's name: the body was damaged, and `lamer journal repair` took what there was of it away."""
 TABLE = """
 CREATE TABLE IF NOT EXISTS bodies(
     trial_id TEXT PRIMARY KEY, checksum INTEGER, segment TEXT, frame_offset INTEGER, frame_bytes INTEGER,
@@ -37,7 +40,13 @@ CREATE TABLE IF NOT EXISTS bodies(
 
 A journal that an earlier lamer wrote has no such table until it is opened for writing.
 """
-INDEX = "CREATE INDEX IF NOT EXISTS bodies_of_segment ON bodies(segment);"
+REST = """
+CREATE INDEX IF NOT EXISTS bodies_of_segment ON bodies(segment);
+CREATE TABLE IF NOT EXISTS segments(name TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+"""`segments`: every segment that this journal began. Others are not ours to remove: a journal that was put back from an
+older copy knows nothing of the later ones.
+"""
 SOURCE = "trials LEFT JOIN bodies USING (trial_id)"
 COLUMNS = "trial_id, body, checksum, segment, frame_offset, frame_bytes, body_offset, body_bytes"
 HAS_ENDED = "(step IS NOT NULL OR state IN ('dropped', 'evaluated'))"
@@ -48,12 +57,15 @@ _KEPT = "trial_id, group_id, slot, purpose, state, step, checkpoint, oldest_vers
 _LEVEL = 3
 _FRAME_BYTES = 256 * 1024
 _MOST_CONTENT = _FRAME_BYTES + MAX_MESSAGE_BYTES
-_WAY_OUT = "put it back from a copy of the run"
 _SUFFIX, _UNFINISHED = ".zst", ".tmp"
 
 
-class Pruned(Missing):
-    """A body that `lamer journal prune` deleted."""
+class Gone(Missing):
+    """A body that `lamer journal prune` deleted or `lamer journal repair` took away. state: which of them."""
+
+    def __init__(self, message: str, state: str) -> None:
+        super().__init__(message)
+        self.state = state
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +93,34 @@ class Bodies:
         self._journal = journal
         self._frame: tuple[str, int] = ("", 0)
         self._content = b""
+        self._way_out = f"`lamer journal repair {journal.parent}` sets aside what is damaged"
 
     def load(self, row: Sequence[Any]) -> bytes:
         """The encoded trial of a row of `COLUMNS` from `SOURCE`.
 
         Raises:
-            Pruned: it was deleted on purpose. Missing: its segment is gone. BadInput: its bytes are damaged.
+            Gone: it was deleted or set aside. Missing: its segment is gone. BadInput: its bytes are damaged.
         """
-        trial_id, inline, _, segment, *_ = row
+        trial_id, inline, checksum, segment, *_ = row
         if inline:
+            if checksum is not None and checksum_of(inline) != checksum:
+                problem = "its checksum is not the one that it was stored with"
+                raise BadInput(f"the body of {trial_id} in {self._journal} is damaged ({problem}): {self._way_out}")
             return bytes(inline)
         if segment is None:
-            raise BadInput(f"{self._journal} holds no body of {trial_id}")
+            raise BadInput(f"{self._journal} holds no body of {trial_id}: {self._way_out}")
         if segment == PRUNED:
-            raise Pruned(f"the body of {trial_id} was deleted by `lamer journal prune`")
+            raise Gone(f"the body of {trial_id} was deleted by `lamer journal prune`", "pruned")
+        if segment == SET_ASIDE:
+            raise Gone(f"the body of {trial_id} was damaged and set aside by `lamer journal repair`", "set aside")
         return self.load_from(Place(trial_id, *row[2:]))
+
+    def decode(self, row: Sequence[Any]) -> Trial:
+        """The trial of a row of `COLUMNS` from `SOURCE`; raises as `load` does."""
+        try:
+            return decode_trial(self.load(row))
+        except CodecError as error:
+            raise BadInput(f"the body of {row[0]} in {self._journal} is damaged ({error}): {self._way_out}") from error
 
     def load_from(self, place: Place) -> bytes:
         """The body that lies in a segment.
@@ -113,14 +138,13 @@ class Bodies:
 
     def _read(self, place: Place) -> bytes:
         path = segments_folder(self._journal) / place.segment
+        way_out = f"put it back from a copy of the run; without one, {self._way_out}"
         try:
             with path.open("rb") as file:
                 file.seek(place.frame_offset)
                 data = file.read(place.frame_bytes)
         except FileNotFoundError as error:
-            raise Missing(
-                f"segment {path}, which holds the body of {place.trial_id}, is missing: {_WAY_OUT}"
-            ) from error
+            raise Missing(f"segment {path}, which holds the body of {place.trial_id}, is missing: {way_out}") from error
         try:
             if len(data) < place.frame_bytes or not 0 <= zstandard.frame_content_size(data) <= _MOST_CONTENT:
                 raise self._damaged(place)
@@ -131,7 +155,7 @@ class Bodies:
     def _damaged(self, place: Place) -> BadInput:
         path = segments_folder(self._journal) / place.segment
         at = f"the body of {place.trial_id}, in the frame at byte {place.frame_offset}"
-        return BadInput(f"segment {path} is damaged at {at}: {_WAY_OUT}")
+        return BadInput(f"segment {path} is damaged at {at}: {self._way_out}")
 
 
 def segments_folder(journal: Path) -> Path:
@@ -144,24 +168,28 @@ def checksum_of(body: bytes) -> int:
     return zlib.crc32(body)
 
 
-def write_segment(folder: Path, first: int, last: int, bodies: Iterable[tuple[str, bytes]]) -> tuple[Place, ...]:
+def free_name(folder: Path, first: int, last: int) -> str:
+    """A name for a segment of updates `first` to `last` that no file in `folder` has."""
+    stem = f"{first:06d}-{last:06d}"
+    name, number = f"{stem}{_SUFFIX}", 1
+    while (folder / name).exists():
+        number += 1
+        name = f"{stem}-{number}{_SUFFIX}"
+    return name
+
+
+def write_segment(folder: Path, name: str, bodies: Iterable[tuple[str, bytes]]) -> tuple[Place, ...]:
     """Write a segment, durable when this returns. Only one process may do so in a folder.
 
     Args:
         folder: see `segments_folder`; created if need be.
-        first: lowest update in it.
-        last: highest update in it.
+        name: see `free_name`; the journal's table `segments` has it already.
         bodies: trial_id and encoded trial, one after the other.
 
     Raises:
         OSError: it can't be written; nothing but a leftover that `sweep` removes is there then.
     """
     folder.mkdir(exist_ok=True)
-    stem = f"{first:06d}-{last:06d}"
-    name, number = f"{stem}{_SUFFIX}", 1
-    while (folder / name).exists():
-        number += 1
-        name = f"{stem}-{number}{_SUFFIX}"
     temporary = folder / f".{name}{_UNFINISHED}"
     places: list[Place] = []
     with temporary.open("wb") as file:
@@ -199,6 +227,17 @@ def _write_frame(file: BinaryIO, segment: str, frame: Sequence[tuple[str, bytes]
         start += len(body)
 
 
+def mark_gone(connection: sqlite3.Connection, trial_id: str, mark: str) -> None:
+    """Note that a trial's body is nowhere any more, and empty it. mark: `PRUNED` or `SET_ASIDE`."""
+    connection.execute("INSERT OR IGNORE INTO bodies(trial_id) VALUES(?)", (trial_id,))
+    connection.execute(
+        "UPDATE bodies SET segment = ?, frame_offset = NULL, frame_bytes = NULL, body_offset = NULL, body_bytes = NULL "
+        "WHERE trial_id = ?",
+        (mark, trial_id),
+    )
+    let_go(connection, trial_id)
+
+
 def let_go(connection: sqlite3.Connection, trial_id: str) -> None:
     """Empty a trial's body. Its row is deleted and inserted again: SQLite joins half empty pages when rows go, but not
     when they shrink.
@@ -211,23 +250,24 @@ def let_go(connection: sqlite3.Connection, trial_id: str) -> None:
 
 def known_segments(connection: sqlite3.Connection) -> frozenset[str]:
     """Names of the segments in which trials of a journal lie."""
-    query = "SELECT DISTINCT segment FROM bodies WHERE segment != ?"
-    return frozenset(row[0] for row in connection.execute(query, (PRUNED,)))
+    query = "SELECT DISTINCT segment FROM bodies WHERE segment NOT IN (?, ?)"
+    return frozenset(row[0] for row in connection.execute(query, (PRUNED, SET_ASIDE)))
 
 
-def sweep(folder: Path, referenced: frozenset[str]) -> tuple[Path, ...]:
-    """Remove what killed processes left: unfinished segments, and those in which no trial is known to lie.
+def sweep(connection: sqlite3.Connection, folder: Path) -> tuple[Path, ...]:
+    """Remove what is left over: unfinished segments, and those of this journal in which no trial lies.
+
+    Args:
+        connection: to the journal, with all tables.
+        folder: see `segments_folder`.
 
     Returns:
         the files removed.
     """
     if not folder.is_dir():
         return ()
-    left = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix == _UNFINISHED or (path.suffix == _SUFFIX and path.name not in referenced)
-    ]
+    begun = {row[0] for row in connection.execute("SELECT name FROM segments")} - known_segments(connection)
+    left = [path for path in sorted(folder.iterdir()) if path.suffix == _UNFINISHED or path.name in begun]
     for path in left:
         path.unlink(missing_ok=True)
     return tuple(left)

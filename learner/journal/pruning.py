@@ -14,20 +14,20 @@ from pathlib import Path
 from lamer.common.errors import RunFailed
 from lamer.learner.journal.bodies import (
     HAS_ENDED,
-    INDEX,
     PRUNED,
+    REST,
+    SET_ASIDE,
     SOURCE,
     TABLE,
     UPDATE,
-    known_segments,
-    let_go,
+    mark_gone,
     segments_folder,
     sweep,
 )
 from lamer.learner.journal.reader import opened
 
 _TRIALS_A_COMMIT = 256
-_HAS_BODY = "(length(body) > 0 OR segment != ?)"
+_HAS_BODY = "(length(body) > 0 OR segment NOT IN (?, ?))"
 _OLD = f"{HAS_ENDED} AND {UPDATE} <= ?"
 
 
@@ -68,9 +68,9 @@ def prunable(path: Path, last: int) -> Prunable:
         ).fetchone()
         query = (
             f"SELECT segment, COUNT(*), MIN({_OLD}), SUM({_OLD}) FROM trials JOIN bodies USING (trial_id) "
-            "WHERE segment != ? GROUP BY segment ORDER BY segment"
+            "WHERE segment NOT IN (?, ?) GROUP BY segment ORDER BY segment"
         )
-        found = connection.execute(query, (last, last, PRUNED)).fetchall()
+        found = connection.execute(query, (last, last, PRUNED, SET_ASIDE)).fetchall()
     gone = tuple(str(row[0]) for row in found if row[2])
     paths = (segments_folder(path) / name for name in gone)
     size = sum(each.stat().st_size for each in paths if each.is_file())
@@ -86,11 +86,11 @@ def prune(path: Path, last: int) -> None:
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)) as writer:
             writer.execute("PRAGMA synchronous=FULL")
-            writer.executescript(TABLE + INDEX)
+            writer.executescript(TABLE + REST)
             reached: int | None = -1
             while reached is not None:
                 reached = _let_go(writer, last, reached)
-            sweep(segments_folder(path), known_segments(writer))
+            sweep(writer, segments_folder(path))
             writer.execute("VACUUM")
             writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.DatabaseError as error:
@@ -103,15 +103,9 @@ def _let_go(writer: sqlite3.Connection, last: int, after: int) -> int | None:
         f"SELECT trials.rowid, trial_id FROM {SOURCE} "
         f"WHERE trials.rowid > ? AND {_HAS_BODY} AND {_OLD} ORDER BY trials.rowid LIMIT ?"
     )
-    rows = writer.execute(query, (after, PRUNED, last, _TRIALS_A_COMMIT)).fetchall()
+    rows = writer.execute(query, (after, PRUNED, SET_ASIDE, last, _TRIALS_A_COMMIT)).fetchall()
     writer.execute("BEGIN IMMEDIATE")
     for _, trial_id in rows:
-        writer.execute("INSERT OR IGNORE INTO bodies(trial_id) VALUES(?)", (trial_id,))
-        writer.execute(
-            "UPDATE bodies SET segment = ?, frame_offset = NULL, frame_bytes = NULL, body_offset = NULL, "
-            "body_bytes = NULL WHERE trial_id = ?",
-            (PRUNED, trial_id),
-        )
-        let_go(writer, trial_id)
+        mark_gone(writer, trial_id, PRUNED)
     writer.execute("COMMIT")
     return rows[-1][0] if rows else None

@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lamer.common.codec import decode_trial
 from lamer.common.errors import Missing
 from lamer.common.records import Trial
 from lamer.learner.journal import bodies
-from lamer.learner.journal.bodies import Bodies, Pruned
+from lamer.learner.journal.bodies import Bodies, Gone
 
 _COLUMNS = "trial_id, state, step, oldest_version, response_tokens, solved_at"
 
@@ -68,7 +67,8 @@ class JournalReader:
             Missing: there is no journal.
         """
         if not path.is_file():
-            raise Missing(f"no journal at {path}: the run has not begun")
+            way_out = f"`lamer journal repair {path.parent}` begins a new one"
+            raise Missing(f"no journal at {path}: the run has not begun, or it is gone: {way_out}")
         self._path = path
 
     def count(self, wanted: TrialFilter) -> int:
@@ -102,7 +102,7 @@ class JournalReader:
         return row, self._trial(row.trial_id, Bodies(self._path))
 
     def trials(self, rows: Sequence[TrialRow]) -> tuple[Trial | None, ...]:
-        """The trials of these rows; None in the place of one that was pruned.
+        """The trials of these rows; None in the place of one whose body is gone.
 
         Raises:
             Missing: a segment is not there. BadInput: a body is damaged.
@@ -112,7 +112,7 @@ class JournalReader:
         for row in rows:
             try:
                 found.append(self._trial(row.trial_id, loaded))
-            except Pruned:
+            except Gone:
                 found.append(None)
         return tuple(found)
 
@@ -128,7 +128,7 @@ class JournalReader:
         query = f"SELECT {bodies.COLUMNS} FROM {bodies.SOURCE} WHERE trial_id = ?"
         with opened(self._path) as connection:
             row = connection.execute(query, (trial_id,)).fetchone()
-        return decode_trial(loaded.load(row))
+        return loaded.decode(row)
 
 
 def read_batch(path: Path, step: int) -> tuple[Trial, ...]:
@@ -141,7 +141,7 @@ def read_batch(path: Path, step: int) -> tuple[Trial, ...]:
     query = f"SELECT {bodies.COLUMNS} FROM {bodies.SOURCE} WHERE step = ? ORDER BY trial_id"
     with opened(path) as connection:
         loaded = Bodies(path)
-        trials = tuple(decode_trial(loaded.load(row)) for row in connection.execute(query, (step,)))
+        trials = tuple(loaded.decode(row) for row in connection.execute(query, (step,)))
     if not trials:
         raise Missing(f"the journal {path} holds no batch of update {step}")
     return trials
@@ -158,13 +158,15 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         connection = sqlite3.connect(f"{address}?mode=ro", uri=True)
     except sqlite3.OperationalError as error:
-        raise Missing(f"the journal {path} can't be opened: {error}") from error
+        way_out = f"if it is gone, `lamer journal repair {path.parent}` begins a new one"
+        raise Missing(f"the journal {path} can't be opened ({error}): {way_out}") from error
     try:
         if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'bodies'").fetchone() is None:
             connection.execute(bodies.TABLE.replace("CREATE TABLE", "CREATE TEMP TABLE"))
         yield connection
     except sqlite3.DatabaseError as error:
-        raise Missing(f"{path} is no journal: {error}") from error
+        way_out = f"`lamer journal repair {path.parent}` keeps what is whole"
+        raise Missing(f"{path} is no journal, or a damaged one ({error}): {way_out}") from error
     finally:
         connection.close()
 

@@ -18,12 +18,11 @@ import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from lamer.common.codec import decode_trial
-from lamer.common.errors import BadInput, RunFailed
+from lamer.common.errors import BadInput, RunFailed, advice_for
 from lamer.common.records import Purpose, Trial
 from lamer.learner.journal import bodies
 from lamer.learner.journal.bodies import Bodies, Place
@@ -41,10 +40,19 @@ CREATE INDEX IF NOT EXISTS trials_of_step ON trials(step);
 CREATE TABLE IF NOT EXISTS drops(
     group_id INTEGER NOT NULL, trial_id TEXT NOT NULL, reason TEXT NOT NULL, outcome TEXT NOT NULL,
     response_tokens INTEGER NOT NULL, trained_from INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS leases(trial_id TEXT PRIMARY KEY, holder TEXT NOT NULL) WITHOUT ROWID;
 """
 _INSERT = "INSERT OR IGNORE INTO trials VALUES(?, ?, ?, ?, ?, NULL, NULL, ?, ?, ?, ?)"
 _COLUMNS = "trial_id, group_id, slot, purpose, oldest_version, response_tokens, solved_at"
+_INSERT_CHECKSUM = """
+INSERT OR IGNORE INTO bodies(trial_id, checksum) SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM trials WHERE trial_id = ?)
+"""
 _COMMIT_BYTES = 64 * 1024 * 1024
+
+
+def create_tables(connection: sqlite3.Connection) -> None:
+    """Make the tables of a journal that are not there yet."""
+    connection.executescript(_SCHEMA + bodies.TABLE + bodies.REST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +95,7 @@ class Journal:
         self._on_failure = on_failure
         self._path = path
         self._queue: queue.SimpleQueue[_Row | _Operation | None] = queue.SimpleQueue()
+        self._failure: RunFailed | None = None
         self.pending_bytes = 0
         self._drained = asyncio.Event()
         self._drained.set()
@@ -94,9 +103,10 @@ class Journal:
             self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.executescript(_SCHEMA + bodies.TABLE + bodies.INDEX)
+            create_tables(self._connection)
         except sqlite3.DatabaseError as error:
-            raise BadInput(f"{path} can't be used as a journal: {error}") from error
+            way_out = f"`lamer journal repair {path.parent}` keeps what is whole"
+            raise BadInput(f"{path} can't be used as a journal ({error}): {way_out}") from error
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
 
@@ -106,14 +116,34 @@ class Journal:
         self._queue.put(_Row(entry, body))
 
     async def drained(self, limit: int) -> None:
-        """Wait while more than `limit` bytes of bodies are queued."""
+        """Wait while more than `limit` bytes of bodies are queued.
+
+        Raises:
+            RunFailed: the journal can't be written.
+        """
         while self.pending_bytes > limit:
+            if self._failure is not None:
+                raise self._failure
             self._drained.clear()
             await self._drained.wait()
 
     def admit(self, group_id: int, admitted_version: int) -> asyncio.Future[object]:
         """Note a new group."""
         return self._execute("INSERT OR IGNORE INTO groups VALUES(?, ?, 0)", [(group_id, admitted_version)])
+
+    def lease(self, holders: Mapping[str, str]) -> asyncio.Future[object]:
+        """Note whom trials were leased to, by trial id; in place of whom they were leased to before."""
+        return self._execute("INSERT OR REPLACE INTO leases VALUES(?, ?)", list(holders.items()))
+
+    async def holders(self) -> dict[str, str]:
+        """Whom each trial was leased to last, by trial id."""
+        rows = await self._submit(lambda connection: connection.execute("SELECT * FROM leases").fetchall())
+        assert isinstance(rows, list)
+        return dict(rows)
+
+    def forget_holders(self) -> asyncio.Future[object]:
+        """Nobody plays anything any more: the run ends."""
+        return self._execute("DELETE FROM leases", [()])
 
     def drop(self, group_id: int, drops: Sequence[Drop]) -> asyncio.Future[object]:
         """Note that a group is given up, with one line for each of its trials that had been played."""
@@ -142,6 +172,10 @@ class Journal:
             "UPDATE trials SET state = 'trained', checkpoint = ? WHERE state = 'claimed' AND step <= ?", [(step, step)]
         )
 
+    def begin_segment(self, name: str) -> asyncio.Future[object]:
+        """Note that a segment of this name is about to be written."""
+        return self._execute("INSERT OR IGNORE INTO segments VALUES(?)", [(name,)])
+
     def move(self, places: Sequence[Place]) -> asyncio.Future[object]:
         """Let the bodies go that lie at `places`, on disk. One that is not the body there stays."""
         return self._submit(lambda connection: _move(connection, places))
@@ -163,7 +197,7 @@ class Journal:
         return tuple(row[0] for row in rows)
 
     async def evaluated(self, policy_version: int) -> tuple[Trial, ...]:
-        """The evaluation trials of a policy version, sorted by trial_id.
+        """The evaluation trials of a policy version, sorted by trial_id; those whose bodies are gone are forgotten.
 
         Raises:
             BadInput: a body is damaged. Missing: a segment is not there.
@@ -171,10 +205,15 @@ class Journal:
         query = (
             f"SELECT {bodies.COLUMNS} FROM {bodies.SOURCE} WHERE purpose = 'evaluate' AND slot = ? ORDER BY trial_id"
         )
-        rows = await self._submit(lambda connection: connection.execute(query, (policy_version,)).fetchall())
+
+        def run(connection: sqlite3.Connection) -> list[tuple[object, ...]]:
+            _forget_gone(connection, "purpose = 'evaluate' AND slot = ?", policy_version)
+            return connection.execute(query, (policy_version,)).fetchall()
+
+        rows = await self._submit(run)
         assert isinstance(rows, list)
         loaded = Bodies(self._path)
-        return tuple([decode_trial(await asyncio.to_thread(loaded.load, row)) for row in rows])
+        return tuple([await asyncio.to_thread(loaded.decode, row) for row in rows])
 
     async def close(self) -> None:
         """Commit what is queued and close the file. Harmless when called again."""
@@ -189,7 +228,10 @@ class Journal:
 
     def _submit(self, run: Callable[[sqlite3.Connection], object]) -> asyncio.Future[object]:
         done: asyncio.Future[object] = self._loop.create_future()
-        self._queue.put(_Operation(run, done))
+        if self._failure is not None:
+            _fail(done, self._failure)
+        else:
+            self._queue.put(_Operation(run, done))
         return done
 
     # --- the writer's thread -----------------------------------------------------------------------------------
@@ -200,8 +242,8 @@ class Journal:
             items, is_open = self._take()
             try:
                 outcomes = self._commit(items)
-            except (sqlite3.Error, OSError) as error:
-                failure = RunFailed(f"the journal {self._path} can't be written: {error}")
+            except Exception as error:  # whatever it is: nothing would be written from now on, so the run must end
+                failure = RunFailed(f"the journal {self._path} can't be written: {_described(error, self._path)}")
                 self._loop.call_soon_threadsafe(self._tell_failure, items, failure)
                 break
             if items:
@@ -224,22 +266,28 @@ class Journal:
     def _commit(self, items: Sequence[_Row | _Operation]) -> list[object]:
         """Run all in one transaction, rows between two operations with one statement; the operations' results."""
         outcomes: list[object] = []
-        rows: list[tuple[object, ...]] = []
+        rows: list[_Row] = []
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             for item in items:
                 if isinstance(item, _Row):
-                    rows.append(_values(item))
+                    rows.append(item)
                     continue
-                self._connection.executemany(_INSERT, rows)
+                self._insert(rows)
                 rows.clear()
                 outcomes.append(item.run(self._connection))
-            self._connection.executemany(_INSERT, rows)
+            self._insert(rows)
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:  # SQLite has rolled back by itself when the disk is full
+                self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
         return outcomes
+
+    def _insert(self, rows: Sequence[_Row]) -> None:
+        checksums = [(row.entry.trial_id, bodies.checksum_of(row.body), row.entry.trial_id) for row in rows]
+        self._connection.executemany(_INSERT_CHECKSUM, checksums)
+        self._connection.executemany(_INSERT, [_values(row) for row in rows])
 
     # --- in the event loop, after a commit ---------------------------------------------------------------------
 
@@ -255,10 +303,30 @@ class Journal:
                 operation.done.set_result(outcome)
 
     def _tell_failure(self, items: Sequence[_Row | _Operation], failure: RunFailed) -> None:
-        for item in items:
+        """Whoever waits for the journal, or asks it for something from now on, gets the failure."""
+        self._failure = failure
+        self._drained.set()
+        left: list[_Row | _Operation | None] = [*items]
+        while not self._queue.empty():
+            left.append(self._queue.get())
+        for item in left:
             if isinstance(item, _Operation):
-                item.done.cancel()
+                _fail(item.done, failure)
         self._on_failure(failure)
+
+
+def _fail(done: asyncio.Future[object], failure: RunFailed) -> None:
+    if not done.done():
+        done.set_exception(failure)
+        done.exception()  # seen: nobody has to wait for it
+
+
+def _described(error: Exception, path: Path) -> str:
+    """What happened, and what to do about it."""
+    if isinstance(error, sqlite3.DatabaseError) and "malformed" in str(error):
+        return f"{error}: `lamer journal repair {path.parent}` keeps what is whole"
+    said = str(error) if isinstance(error, (sqlite3.Error, OSError)) else f"{type(error).__name__}: {error}"
+    return f"{said}{advice_for(error)}"
 
 
 def _values(row: _Row) -> tuple[object, ...]:
@@ -285,7 +353,17 @@ def _move(connection: sqlite3.Connection, places: Sequence[Place]) -> None:
             bodies.let_go(connection, place.trial_id)
 
 
+def _forget_gone(connection: sqlite3.Connection, where: str, value: int) -> None:
+    """Delete the trials that `where` names and whose bodies are gone, so that they are played again."""
+    gone = f"{where} AND trial_id IN (SELECT trial_id FROM bodies WHERE segment IN (?, ?))"
+    values = (value, bodies.PRUNED, bodies.SET_ASIDE)
+    trial_ids = connection.execute(f"SELECT trial_id FROM trials WHERE {gone}", values).fetchall()
+    connection.executemany("DELETE FROM trials WHERE trial_id = ?", trial_ids)
+    connection.executemany("DELETE FROM bodies WHERE trial_id = ?", trial_ids)
+
+
 def _resume(connection: sqlite3.Connection, step: int) -> JournalState:
+    _forget_gone(connection, "step > ?", step)
     connection.execute("UPDATE trials SET state = 'stored', step = NULL, checkpoint = NULL WHERE step > ?", (step,))
     later = "purpose = 'evaluate' AND slot > ?"
     connection.execute(f"DELETE FROM bodies WHERE trial_id IN (SELECT trial_id FROM trials WHERE {later})", (step,))

@@ -82,7 +82,7 @@ def fine_tune(model_path: Path, examples: Sequence[Example], plan: FineTuning, o
     started = time.perf_counter()
     torch.set_num_threads(plan.threads)
     transformers_logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32, use_safetensors=True)
     _check_examples(examples, int(model.config.max_position_embeddings))
     model.train()
     losses, tokens = _train(model, examples, plan)

@@ -10,10 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lamer.common.errors import LamerError
+from lamer.common.errors import failure_of
 from lamer.common.keys import load_client_keys
+from lamer.common.messages import Role
 from lamer.learner.trainer.trainer import INTERRUPTED, Interrupted, TrainerOptions, run_trainer
 from lamer.learner.trainer.watchdog import Hung, leave
+
+log = logging.getLogger("lamer.trainer")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,12 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     try:
-        return asyncio.run(_train(TrainerOptions(parsed.connect, load_client_keys(parsed.keys), parsed.run_dir)))
-    except LamerError as error:
-        print(f"lamer: {error}", file=sys.stderr)
-        return error.exit_code
+        keys = load_client_keys(parsed.keys, Role.TRAINER)
+        return asyncio.run(_train(TrainerOptions(parsed.connect, keys, parsed.run_dir)))
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Exception as error:
+        failure = failure_of(error)
+        if failure is None:
+            raise
+        if failure is not error:
+            log.error("the trainer ends", exc_info=error)
+        print(f"lamer: {failure}", file=sys.stderr)
+        return failure.exit_code
 
 
 async def _train(options: TrainerOptions) -> int:

@@ -3,6 +3,7 @@
     Hello -> Welcome -> [checkpoint loaded: Published(k)] -> BatchRequest(v) -> Batch(v + 1)
           -> trials read from the journal -> update -> weights/v{n} -> Published(n) -> UpdateReport -> [Checkpointed(n)]
           -> BatchRequest(n) ... until Shutdown
+    a batch that can't be trained -> BatchFailed -> [checkpoint loaded: Published(k)] -> BatchRequest(k)
 
 torch runs in a worker thread, so that heartbeats go on during an update, and so do weight broadcasts
 (`learner.trainer.broadcast.broadcaster`): what concerns them is sorted out of the messages at once. An update that
@@ -25,13 +26,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from lamer.common import config
-from lamer.common.errors import LamerError
+from lamer.common.errors import LamerError, Missing
 from lamer.common.folders import sweep
 from lamer.common.keys import ClientKeys
+from lamer.common.liveness.guard import surviving
+from lamer.common.liveness.line_budget import limited
 from lamer.common.messages import (
     PROTOCOL_VERSION,
-    AnyMessage,
     Batch,
+    BatchFailed,
     BatchRequest,
     Checkpointed,
     GroupJoin,
@@ -43,6 +46,7 @@ from lamer.common.messages import (
     Welcome,
 )
 from lamer.common.session import BUSY_SECONDS, Session
+from lamer.common.text import describe_error, valid_text
 from lamer.learner.journal.reader import read_batch
 from lamer.learner.trainer import checkpoint
 from lamer.learner.trainer.broadcast.broadcaster import Broadcaster
@@ -56,6 +60,7 @@ log = logging.getLogger("lamer.trainer")
 Result = TypeVar("Result")
 
 CONNECT_SECONDS = 60.0
+INBOX_MESSAGES = 64
 INTERRUPTED = 130
 
 
@@ -92,7 +97,7 @@ class Trainer:
             session.send,
         )
         self._watchdog = Watchdog(self._settings.trainer.watchdog_seconds)
-        self._inbox: asyncio.Queue[AnyMessage] = asyncio.Queue()
+        self._inbox: asyncio.Queue[Batch | Welcome | Shutdown] = asyncio.Queue()
         self._interrupted = asyncio.Event()
         self._updater: PolicyUpdater | None = None
         self._saved = 0
@@ -123,14 +128,24 @@ class Trainer:
             message = await self._session.receive()
             match message:
                 case GroupJoin() | GroupState():
-                    self._broadcaster.take(message)
-                    continue
+                    with surviving(log, message, "a host"):
+                        self._broadcaster.take(message)
                 case Welcome():
                     self._broadcaster.reset()
-            if isinstance(message, Shutdown):
-                self._end(message)
-                return
+                    self._put(message)
+                case Batch():
+                    self._put(message)
+                case Shutdown():
+                    self._end(message)
+                    return
+                case _:
+                    log.warning("a %s is no message for a trainer", type(message).__name__)
+
+    def _put(self, message: Batch | Welcome) -> None:
+        if self._inbox.qsize() < INBOX_MESSAGES:
             self._inbox.put_nowait(message)
+        else:
+            log.warning("a %s is given up: %d messages wait", type(message).__name__, self._inbox.qsize())
 
     def _end(self, order: Shutdown) -> None:
         """Be told to end: what is going on is brought to where the version held is whole, or given up."""
@@ -141,28 +156,43 @@ class Trainer:
         self._inbox.put_nowait(order)
 
     async def _train_until_shutdown(self) -> int:
-        loading = self._watchdog.run("loading the model", asyncio.to_thread(self._load_updater))
-        updater = await self._unless_interrupted(loading)
-        self._updater, self._saved = updater, updater.version
-        await self._unless_interrupted(self._publish_again(updater))
-        await self._session.send(BatchRequest(policy_version=updater.version))
+        await self._begin()
         while True:
             message = await self._inbox.get()
             match message:
                 case Shutdown():
                     log.info("the run ended: %s", message.reason)
+                    updater = self._held
                     if message.exit_code == INTERRUPTED and updater.version > self._saved:
                         await self._watchdog.run(f"saving version {updater.version}", self._save(updater))
                     return message.exit_code
                 case Batch():
-                    await self._watchdog.run(f"update {message.step}", self._train(updater, message))
-                    if not self._interrupted.is_set():
-                        await self._session.send(BatchRequest(policy_version=updater.version))
+                    failure = await self._watchdog.run(f"update {message.step}", self._train(message))
+                    if failure:
+                        await self._session.send(BatchFailed(message.step, failure))
+                        await self._begin()
+                    elif not self._interrupted.is_set():
+                        await self._ask()
                 case Welcome():
-                    await self._publish_again(updater)
-                    await self._session.send(BatchRequest(policy_version=updater.version))
-                case _:
-                    log.warning("a %s is no message for a trainer", type(message).__name__)
+                    await self._publish_again()
+                    await self._ask()
+
+    async def _begin(self) -> None:
+        """Be at the last checkpoint: at the start, and after a batch that left the policy in an unknown state."""
+        self._updater = None  # before the next one is loaded
+        loading = self._watchdog.run("loading the model", asyncio.to_thread(self._load_updater))
+        self._updater = await self._unless_interrupted(loading)
+        self._saved = self._updater.version
+        await self._unless_interrupted(self._publish_again())
+        await self._ask()
+
+    async def _ask(self) -> None:
+        await self._session.send(BatchRequest(policy_version=self._held.version))
+
+    @property
+    def _held(self) -> PolicyUpdater:
+        assert self._updater is not None
+        return self._updater
 
     async def _unless_interrupted(self, work: Coroutine[None, None, Result]) -> Result:
         """What `work`, which leaves nothing to be saved, returns.
@@ -180,7 +210,8 @@ class Trainer:
             working.cancel()
             ending.cancel()
 
-    async def _publish_again(self, updater: PolicyUpdater) -> None:
+    async def _publish_again(self) -> None:
+        updater = self._held
         if updater.version > 0:
             await self._watchdog.run(f"publishing version {updater.version}", self._publisher.publish(updater))
 
@@ -194,16 +225,23 @@ class Trainer:
             log.info("going on from %s, policy version %d", latest, updater.version)
         return updater
 
-    async def _train(self, updater: PolicyUpdater, batch: Batch) -> None:
+    async def _train(self, batch: Batch) -> str:
+        """Train on a batch, publish, report; why it can't be trained, "" if it was."""
+        updater = self._held
         if batch.policy_version != updater.version:
             log.warning("batch %d is for policy version %d, not %d", batch.step, batch.policy_version, updater.version)
-            return
-        trials = await asyncio.to_thread(read_batch, self._options.run_dir / "journal.db", batch.step)
+            return ""
         try:
+            trials = await asyncio.to_thread(read_batch, self._options.run_dir / "journal.db", batch.step)
             result = await asyncio.to_thread(updater.update, batch.step, trials)
         except GivenUp:
             log.info("update %d was given up before its first optimizer step", batch.step)
-            return
+            return ""
+        except Missing:
+            raise
+        except Exception as error:  # of these trials, whatever it is: the gateway decides how often they are tried
+            log.exception("update %d failed; going back to the last checkpoint", batch.step)
+            return valid_text(str(error)) if isinstance(error, LamerError) else describe_error(error)
         if not self._interrupted.is_set():
             await self._publisher.publish(updater)
         parity = await asyncio.to_thread(updater.parity, trials, self._publisher.folder)
@@ -212,6 +250,7 @@ class Trainer:
             await asyncio.to_thread(updater.save_weights, self._options.run_dir / "model")
         if batch.step % self._settings.trainer.checkpoint_every == 0 or batch.step == self._settings.batch.updates:
             await self._save(updater)
+        return ""
 
     async def _save(self, updater: PolicyUpdater) -> None:
         """Write a checkpoint of the version held, remove old ones, and tell the gateway."""
@@ -237,6 +276,7 @@ async def run_trainer(options: TrainerOptions) -> int:
     hello = Hello(protocol_min=PROTOCOL_VERSION, protocol_max=PROTOCOL_VERSION, role=Role.TRAINER, name="trainer")
     session = await Session.open(options.url, options.keys, hello, CONNECT_SECONDS, BUSY_SECONDS)
     try:
-        return await Trainer(options, session).run()
+        with limited(log):
+            return await Trainer(options, session).run()
     finally:
         await session.close("the trainer ends")

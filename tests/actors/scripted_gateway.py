@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from lamer.common.codec import decode_message, encode_message
 from lamer.common.config import to_json
-from lamer.common.keys import ClientKeys, create_keys, load_client_keys, load_server_keys
-from lamer.common.messages import AnyMessage, Heartbeat, Hello, Reject, Welcome
+from lamer.common.keys import AllowList, create_keys, load_client_keys, load_server_keys
+from lamer.common.messages import AnyMessage, Heartbeat, Hello, Reject, Role, Welcome
 from lamer.common.settings import Settings
 from lamer.common.transport import RouterEndpoint
 from lamer.common.weights import ModelFingerprint
@@ -23,9 +23,13 @@ MessageT = TypeVar("MessageT")
 class ScriptedGateway:
     """Welcomes whoever says Hello; everything else that arrives lies in `inbox`."""
 
-    def __init__(self, endpoint: RouterEndpoint, keys: ClientKeys, model_path: Path, settings: Settings) -> None:
+    def __init__(
+        self, endpoint: RouterEndpoint, allowed: AllowList, keys_folder: Path, model_path: Path, settings: Settings
+    ) -> None:
         self.endpoint = endpoint
-        self.keys = keys
+        self.allowed = allowed
+        self.keys = load_client_keys(keys_folder, Role.ACTOR)
+        self.host_keys = load_client_keys(keys_folder, Role.HOST)
         self.url = endpoint.url
         self.model_path = model_path
         self.settings = settings
@@ -72,12 +76,14 @@ class ScriptedGateway:
 
     async def _read(self) -> None:
         while True:
-            identity, data = await self.endpoint.receive()
-            message = decode_message(data)
+            received = await self.endpoint.receive()
+            identity, message = received.identity, decode_message(received.data)
+            client = self.allowed.find(received.key)
+            assert client is not None
             if isinstance(message, Hello):
                 self._identity = identity
                 self.hellos.append(message)
-                refusal = self.expectation.refusal(message)
+                refusal = self.expectation.refusal(message, client)
                 self.send(Reject(refusal) if refusal else self.welcome())
                 self.greeted.set()
             elif isinstance(message, Heartbeat):
@@ -91,8 +97,9 @@ async def scripted_gateway(folder: Path, model_path: Path, settings: Settings) -
     """A gateway on a free port of this machine, with keys in `folder`."""
     create_keys(folder)
     server_keys = load_server_keys(folder)
-    endpoint = RouterEndpoint("tcp://127.0.0.1", 0, server_keys.pair, server_keys.is_allowed)
-    gateway = ScriptedGateway(endpoint, load_client_keys(folder), model_path, settings)
+    allowed = server_keys.allow_list()
+    endpoint = RouterEndpoint("tcp://127.0.0.1", 0, server_keys.pair, allowed.admits)
+    gateway = ScriptedGateway(endpoint, allowed, folder, model_path, settings)
     serving = asyncio.create_task(gateway.serve())
     try:
         yield gateway

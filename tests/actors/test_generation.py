@@ -7,8 +7,17 @@ import json
 import numpy as np
 import pytest
 
-from lamer.actors.generation import BadAnswer, check_ids, decode_answer, encode_request, error_message, refusal
+from lamer.actors.generation import (
+    BadAnswer,
+    check_ids,
+    check_response,
+    decode_answer,
+    encode_request,
+    error_message,
+    refusal,
+)
 from lamer.actors.policy import ContextOverflow, InferenceRefused, Request, RequestKind
+from lamer.actors.resuming import LENGTH_ONLY, settle
 from lamer.common.records import FinishReason, VersionSpan
 from lamer.common.versions import UnknownVersion, to_policy_version, to_weight_version
 
@@ -145,3 +154,37 @@ def test_weight_versions_and_policy_versions_map_both_ways() -> None:
     for label in ("default", "", "-1", "1.5", "²"):
         with pytest.raises(UnknownVersion):
             to_policy_version(label)
+
+
+@pytest.mark.parametrize(("logprob", "is_taken"), [(-1000.0, True), (1e-4, True), (-1001.0, False), (2e-4, False)])
+def test_a_logprob_that_the_learner_would_refuse_is_a_bad_answer(logprob: float, is_taken: bool) -> None:
+    data = answer(output_token_logprobs=[[-0.25, 5, None], [logprob, 6, None], [-0.25, 7, None]])
+    if is_taken:
+        decode_answer(data, request())
+    else:
+        with pytest.raises(BadAnswer, match=f"a logprob is {logprob}"):
+            decode_answer(data, request())
+
+
+@pytest.mark.parametrize(("vocabulary", "is_taken"), [(8, True), (7, False)])
+def test_an_id_that_the_model_does_not_have_is_a_bad_answer(vocabulary: int, is_taken: bool) -> None:
+    completion = decode_answer(answer(), request())
+    if is_taken:
+        check_response(completion, vocabulary)
+    else:
+        with pytest.raises(BadAnswer, match="token id 7 came back, the vocabulary ends at 7"):
+            check_response(completion, vocabulary)
+
+
+@pytest.mark.parametrize("data", [b"{" * 100_000, b'{"output_ids":' + b"[" * 100_000])
+def test_an_answer_nested_beyond_the_stack_is_a_bad_answer(data: bytes) -> None:
+    with pytest.raises(BadAnswer):
+        decode_answer(data, request())
+    assert error_message(data)
+
+
+def test_more_tokens_than_were_asked_for_are_cut() -> None:
+    completion = decode_answer(answer(tuple(range(20))), request())
+    settled = settle(completion, request(), LENGTH_ONLY, 0)
+    assert settled.ids.tolist() == list(range(16))
+    assert (settled.versions[-1].end, settled.finish_reason) == (16, FinishReason.LENGTH)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from lamer.common import messages
-from lamer.learner.gateway import gateway
+from lamer.learner.gateway.checking.permissions import SENDERS
 from tests.architecture import rules
 from tests.architecture.tree import CHECKOUT, SourceTree, room
 
@@ -31,8 +31,6 @@ FROM_GATEWAY = {
     "trainer": {"Batch", "GroupJoin", "GroupState"},
     "observer": {"Status"},
 }
-FROM_ANY_ROLE = {"actor": {"ModelFilesRequest"}, "host": {"ModelFilesRequest"}, "observer": {"StatusRequest"}}
-"""Messages that the gateway's table leaves to any role, where they do come from."""
 WITH_EVERYBODY = {"Hello", "Heartbeat", "Goodbye", "Welcome", "Reject", "Shutdown"}
 
 
@@ -69,9 +67,10 @@ def wrong_messages(page: str) -> set[tuple[str, str, str]]:
         for name in re.split(r",\s*|<br/>", text)
         if name in known
     }
-    sent: dict[str, set[str]] = defaultdict(set, {role: set(names) for role, names in FROM_ANY_ROLE.items()})
-    for kind, role in gateway.SENDER.items():
-        sent[role.value].add(kind.__name__)
+    sent: dict[str, set[str]] = defaultdict(set)
+    for kind, roles in SENDERS.items():
+        for role in roles if kind.__name__ not in WITH_EVERYBODY else ():
+            sent[role.value].add(kind.__name__)
     expected = {(role, name, "gateway") for role, names in sent.items() for name in names}
     expected |= {("gateway", name, role) for role, names in FROM_GATEWAY.items() for name in names}
     return expected ^ drawn
@@ -87,8 +86,8 @@ def test_the_import_arrows_are_those_of_the_sources() -> None:
 
 def test_the_messages_on_the_arrows_are_those_of_the_protocol_and_none_is_missing() -> None:
     assert wrong_messages(PAGE) == set()
-    named = {name for names in (*FROM_GATEWAY.values(), *FROM_ANY_ROLE.values()) for name in names}
-    named |= {kind.__name__ for kind in gateway.SENDER} | WITH_EVERYBODY
+    named = {name for names in FROM_GATEWAY.values() for name in names}
+    named |= {kind.__name__ for kind in SENDERS} | WITH_EVERYBODY
     assert named == {kind.__name__ for kind in messages.MESSAGE_TYPES}
     assert all(name in PAGE for name in WITH_EVERYBODY)
 

@@ -17,7 +17,6 @@ from tests.integration.test_kills import check_journal
 REASON = why_not()
 pytestmark = [pytest.mark.skipif(bool(REASON), reason=REASON), pytest.mark.timeout(600)]
 PORT = 5555
-GIVEN_KEYS = ("server.key", "client.key", "client.key_secret")
 DELAY_SECONDS = 1.0
 CUT_SECONDS = 20.0
 UPDATES = 30
@@ -71,9 +70,10 @@ class Run:
         return machine.lamer("learner", "--plain", *listens, *what)
 
     def _join(self, machine: Machine, part: str, *options: str) -> Started:
-        (machine.folder / "keys").mkdir()
-        for name in GIVEN_KEYS:
-            shutil.copy(self.learner_machine.folder / "keys" / name, machine.folder / "keys" / name)
+        role = {"serve": "host"}.get(part, part)
+        made = self.learner_machine.lamer("keys", "create", "--role", role, f"{machine.name}-1")
+        assert made.wait() == 0, made.text
+        shutil.copytree(self.learner_machine.folder / "keys" / f"{machine.name}-1", machine.folder / "keys")
         url = f"tcp://{self.learner_machine.address}:{PORT}"
         return machine.lamer(part, "--connect", url, "--keys", "keys", *options)
 

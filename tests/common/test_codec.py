@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 import msgpack
+import msgspec.inspect
 import numpy as np
 import pytest
 
@@ -204,3 +205,44 @@ def test_messages_over_the_limit_are_refused_at_both_ends() -> None:
         encode_message(message, max_bytes=500)
     with pytest.raises(CodecError, match="over the limit of 500"):
         decode_message(encode_message(message), max_bytes=500)
+
+
+NESTED = b"\x82\xa1a" + b"\x81\xa1a" * 5000 + b"\xc0\xa4type\xa9Heartbeat"
+"""Maps in maps, 15 KB, in a field that no message has."""
+
+
+@pytest.mark.parametrize("data", [NESTED, b"\x91" * 100_000 + b"\xc0", b"\x81\xa1a" * 100_000])
+def test_bytes_nested_beyond_the_stack_are_a_codec_error(data: bytes) -> None:
+    for decode in (decode_message, decode_trial):
+        with pytest.raises(CodecError):
+            decode(data)
+
+
+def test_every_number_of_every_record_fits_63_bits() -> None:
+    """One that does not fit would end whoever stores it or puts it into an array; floats are each part's own matter."""
+    unbounded: list[str] = []
+
+    def visit(place: str, kind: msgspec.inspect.Type, seen: frozenset[type]) -> None:
+        if isinstance(kind, msgspec.inspect.IntType) and (kind.ge, kind.le) != (-(2**63), 2**63 - 1):
+            unbounded.append(place)
+        if isinstance(kind, msgspec.inspect.StructType) and kind.cls not in seen:
+            for field in kind.fields:
+                visit(f"{kind.cls.__name__}.{field.name}", field.type, seen | {kind.cls})
+        for inner in (*getattr(kind, "types", ()), *getattr(kind, "item_types", ())):
+            visit(place, inner, seen)
+        if isinstance(inner := getattr(kind, "item_type", None), msgspec.inspect.Type):
+            visit(place, inner, seen)
+
+    for kind in (*MESSAGE_TYPES, Trial):
+        visit(kind.__name__, msgspec.inspect.type_info(kind), frozenset())
+    assert unbounded == []
+
+
+@pytest.mark.parametrize(("version", "is_held"), [(2**63 - 1, True), (2**63, False), (2**64 - 1, False)])
+def test_a_number_beyond_63_bits_is_a_codec_error(version: int, is_held: bool) -> None:
+    data = msgpack.packb({"type": "BatchRequest", "policy_version": version})
+    if is_held:
+        decode_message(data)
+    else:
+        with pytest.raises(CodecError, match="policy_version"):
+            decode_message(data)

@@ -11,7 +11,7 @@ from lamer.common import config
 from lamer.common.config import PACKAGED, config_hash, differing_keys, from_json, load, parameters, to_json, to_yaml
 from lamer.common.errors import BadInput, Missing
 from lamer.common.records import MemoryMode
-from lamer.common.schema import ConfigError
+from lamer.common.schema import ConfigError, ForeignOption
 from lamer.common.settings import Settings
 
 
@@ -45,6 +45,28 @@ def test_of_several_bases_the_later_wins_and_the_file_over_all(tmp_path: Path) -
     write(tmp_path, "two.yaml", "batch: {group_size: 4, updates: 4}\n")
     batch = load([write(tmp_path, "top.yaml", "base: [one.yaml, two.yaml]\nbatch: {updates: 5}\n")]).batch
     assert (batch.groups, batch.group_size, batch.updates) == (3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides"),
+    [("base: doors.yaml\nenv: {name: maze}\n", []), ("base: doors.yaml\n", ["env.options.size=3", "env.name=maze"])],
+)
+def test_a_base_with_options_of_another_environment_is_refused_naming_the_base_that_has_none(
+    tmp_path: Path, text: str, overrides: list[str]
+) -> None:
+    with pytest.raises(ForeignOption) as raised:
+        load([write(tmp_path, "maze.yaml", text)], overrides)
+    assert "env.options.doors in doors.yaml is an option of doors, but env.name is maze" in str(raised.value)
+    assert "base: pocket.yaml" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_options_that_are_meant_for_the_environment_that_is_played_stay(tmp_path: Path) -> None:
+    write(tmp_path, "any.yaml", "env: {options: {seen: true}}\n")  # names no environment: meant for whichever comes
+    own = write(tmp_path, "own.yaml", "base: [any.yaml, pocket.yaml]\nenv: {name: maze, options: {size: 3}}\n")
+    assert load([own], ["env.options.size=4"]).env.options == {"seen": True, "size": 4}
+    restated = write(tmp_path, "restated.yaml", "base: doors.yaml\nenv: {name: maze, options: {doors: 2}}\n")
+    assert load([restated]).env.options == {"doors": 2}
 
 
 def test_a_file_that_is_its_own_base_is_refused(tmp_path: Path) -> None:

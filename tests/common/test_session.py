@@ -46,7 +46,7 @@ class ScriptedGateway:
 
     def __init__(self, keys_folder: Path, port: int = 0, answer: AnyMessage | None = None) -> None:
         keys = load_server_keys(keys_folder)
-        self.router = RouterEndpoint("tcp://127.0.0.1", port, keys.pair, keys.is_allowed)
+        self.router = RouterEndpoint("tcp://127.0.0.1", port, keys.pair, keys.allow_list().admits)
         self.answer = answer
         self.is_mute = False
         self.heard: list[AnyMessage] = []
@@ -63,8 +63,8 @@ class ScriptedGateway:
 
     async def _listen(self) -> None:
         while True:
-            identity, data = await self.router.receive()
-            message = decode_message(data)
+            received = await self.router.receive()
+            identity, message = received.identity, decode_message(received.data)
             if isinstance(message, Heartbeat):
                 self.beats += 1
             else:
@@ -99,7 +99,7 @@ def keys_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def keys(keys_folder: Path) -> ClientKeys:
-    return load_client_keys(keys_folder)
+    return load_client_keys(keys_folder, Role.ACTOR)
 
 
 async def until(gateway: ScriptedGateway, count: int) -> None:
@@ -129,6 +129,61 @@ async def test_messages_are_received_in_order_and_heartbeats_are_not(keys_folder
             gateway.router.send(gateway.identities[0], encode_message(Heartbeat()))
             gateway.router.send(gateway.identities[0], encode_message(Ack((str(number),))))
         assert [await session.receive() for _ in range(3)] == [Ack(("0",)), Ack(("1",)), Ack(("2",))]
+        await session.close("enough")
+
+
+async def test_bytes_that_are_no_message_are_ignored(
+    keys_folder: Path, keys: ClientKeys, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ScriptedGateway(keys_folder).running() as gateway:
+        session = await Session.open(gateway.router.url, keys, HELLO, TIMEOUT)
+        for data in (b"", b"\x93garbage", b"\x81\xa1a" * 5000, encode_message(Ack(("1",)))):
+            gateway.router.send(gateway.identities[0], data)
+        assert await asyncio.wait_for(session.receive(), TIMEOUT) == Ack(("1",))
+        await session.close("enough")
+    assert caplog.text.count("a malformed message of the learner") == 3
+
+
+async def test_a_gateway_that_answers_hello_with_garbage_is_missing(keys_folder: Path, keys: ClientKeys) -> None:
+    server = load_server_keys(keys_folder)
+    router = RouterEndpoint("tcp://127.0.0.1", 0, server.pair, server.allow_list().admits)
+    serving = asyncio.create_task(router.serve(lambda _: None))
+    opening = asyncio.create_task(Session.open(router.url, keys, HELLO, TIMEOUT))
+    received = await asyncio.wait_for(router.receive(), TIMEOUT)
+    router.send(received.identity, b"\x81\xa1a" * 5000)
+    with pytest.raises(Missing, match="answered Hello with what is no message"):
+        await opening
+    serving.cancel()
+    router.close()
+
+
+async def test_what_nobody_receives_is_bounded_and_takes_nobody_for_dead(
+    keys_folder: Path, keys: ClientKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lamer.common.session.INBOX_MESSAGES", 3)
+    async with ScriptedGateway(keys_folder).running() as gateway:
+        session = await Session.open(gateway.router.url, keys, HELLO, TIMEOUT)
+        for number in range(20):
+            gateway.router.send(gateway.identities[0], encode_message(Ack((str(number),))))
+        await asyncio.sleep(3 * session.welcome.dead_after_seconds)
+        assert len(session._inbox._waiting) == 3
+        assert [await session.receive() for _ in range(20)] == [Ack((str(number),)) for number in range(20)]
+        assert len(gateway.hellos()) == 1
+        await session.close("enough")
+
+
+async def test_a_question_is_given_up_when_everything_but_an_answer_comes(
+    keys_folder: Path, keys: ClientKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lamer.common.session.INBOX_MESSAGES", 3)
+    async with ScriptedGateway(keys_folder).running() as gateway:
+        session = await Session.open(gateway.router.url, keys, HELLO, TIMEOUT)
+        asking = asyncio.create_task(session.ask(ModelFilesRequest(), ModelFiles))
+        await until(gateway, 2)
+        for number in range(20):
+            gateway.router.send(gateway.identities[0], encode_message(Ack((str(number),))))
+        with pytest.raises(Missing, match="sent 3 messages and no answer"):
+            await asking
         await session.close("enough")
 
 
@@ -224,7 +279,7 @@ async def test_only_a_learner_that_is_there_is_waited_for_longer(keys_folder: Pa
 
 async def test_a_wrong_key_at_either_end_is_named(keys_folder: Path, keys: ClientKeys, tmp_path: Path) -> None:
     create_keys(tmp_path / "other")
-    other = load_client_keys(tmp_path / "other")
+    other = load_client_keys(tmp_path / "other", Role.ACTOR)
     async with ScriptedGateway(keys_folder).running() as gateway:
         with pytest.raises(Missing, match=r"wrong CURVE key.*does not allow"):
             await Session.open(gateway.router.url, ClientKeys(other.pair, keys.server_public), HELLO, TIMEOUT)
@@ -314,10 +369,10 @@ async def test_a_session_whose_sending_is_held_back_does_not_take_the_gateway_fo
 ) -> None:
     """The gateway beats but does not read, as while its journal stalls, until nothing more fits on the way to it."""
     server = load_server_keys(keys_folder)
-    router = RouterEndpoint("tcp://127.0.0.1", 0, server.pair, server.is_allowed)
+    router = RouterEndpoint("tcp://127.0.0.1", 0, server.pair, server.allow_list().admits)
     serving = asyncio.create_task(router.serve(lambda _: None))
     opening = asyncio.create_task(Session.open(router.url, keys, HELLO, TIMEOUT))
-    identity, _ = await router.receive()
+    identity = (await router.receive()).identity
     router.send(identity, encode_message(welcome()))
     session = await opening
     sending = asyncio.create_task(send_for_ever(session, TrialDone("r/train/0/0", bytes(1 << 12))))
@@ -325,7 +380,7 @@ async def test_a_session_whose_sending_is_held_back_does_not_take_the_gateway_fo
         router.send(identity, encode_message(Heartbeat()))
         await asyncio.sleep(0.02)
     sending.cancel()
-    heard = {(await router.receive())[0] for _ in range(500)}  # connections take turns in being heard
+    heard = {(await router.receive()).identity for _ in range(500)}  # connections take turns in being heard
     assert heard == {identity}, "it never opened another one"
     await session.close("enough")
     serving.cancel()
@@ -392,8 +447,8 @@ async def test_a_message_too_big_to_arrive_is_refused_at_the_sender(keys_folder:
 
 
 async def test_a_frame_over_the_sockets_limit_costs_only_its_sender_the_connection(keys_folder: Path) -> None:
-    keys, server = load_client_keys(keys_folder), load_server_keys(keys_folder)
-    router = RouterEndpoint("tcp://127.0.0.1", 0, server.pair, server.is_allowed, max_bytes=1000)
+    keys, server = load_client_keys(keys_folder, Role.ACTOR), load_server_keys(keys_folder)
+    router = RouterEndpoint("tcp://127.0.0.1", 0, server.pair, server.allow_list().admits, max_bytes=1000)
     serving = asyncio.create_task(router.serve(lambda _: None))
     honest = DealerEndpoint(router.url, keys.pair, keys.server_public, max_bytes=1000)
     hostile = DealerEndpoint(router.url, keys.pair, keys.server_public)
@@ -405,10 +460,10 @@ async def test_a_frame_over_the_sockets_limit_costs_only_its_sender_the_connecti
         await hostile.send(bytes(5000))
         await asyncio.wait_for(hostile.lost(), TIMEOUT)
         await honest.send(b"still here")
-        identity, data = await asyncio.wait_for(router.receive(), TIMEOUT)
-        assert data == b"still here"
+        received = await asyncio.wait_for(router.receive(), TIMEOUT)
+        assert (received.data, received.key) == (b"still here", keys.pair.public)
         with pytest.raises(CodecError, match="over the socket's limit of 1000"):
-            router.send(identity, bytes(1001))
+            router.send(received.identity, bytes(1001))
     finally:
         honest.close(linger_ms=0)
         hostile.close(linger_ms=0)
@@ -419,7 +474,7 @@ async def test_a_frame_over_the_sockets_limit_costs_only_its_sender_the_connecti
 
 async def test_a_router_says_so_when_a_peer_is_gone(keys_folder: Path) -> None:
     server = load_server_keys(keys_folder)
-    router = RouterEndpoint("tcp://127.0.0.1", 0, server.pair, server.is_allowed)
+    router = RouterEndpoint("tcp://127.0.0.1", 0, server.pair, server.allow_list().admits)
     assert router.send(b"nobody", b"hello?") is False
     router.close()
 
@@ -427,13 +482,13 @@ async def test_a_router_says_so_when_a_peer_is_gone(keys_folder: Path) -> None:
 def test_two_gateways_cannot_share_a_port(keys_folder: Path) -> None:
     async def bind_twice() -> None:
         keys = load_server_keys(keys_folder)
-        first = RouterEndpoint("tcp://127.0.0.1", 0, keys.pair, keys.is_allowed)
+        first = RouterEndpoint("tcp://127.0.0.1", 0, keys.pair, keys.allow_list().admits)
         try:
             port = int(first.url.rsplit(":", 1)[1])
             with pytest.raises(Missing, match=f"port {port} of tcp://127.0.0.1 is taken"):
-                RouterEndpoint("tcp://127.0.0.1", port, keys.pair, keys.is_allowed)
+                RouterEndpoint("tcp://127.0.0.1", port, keys.pair, keys.allow_list().admits)
             with pytest.raises(BadInput, match=r"gateway\.bind=tcp://192\.0\.2\.1"):
-                RouterEndpoint("tcp://192.0.2.1", 0, keys.pair, keys.is_allowed)
+                RouterEndpoint("tcp://192.0.2.1", 0, keys.pair, keys.allow_list().admits)
         finally:
             first.close()
 

@@ -54,6 +54,7 @@ def write_model(folder: Path, *files: str) -> Path:
         (("-c", "doors.yaml", "trial.episodes=-1"), 2, "trial.episodes is -1; it must be at least 1"),
         (("-c", "doors.yaml", "env.name=dors"), 2, "did you mean 'doors'?"),
         (("-c", "doors.yaml", "env.options.dors=3"), 2, "env.options.dors"),
+        (("-c", "doors.yaml", "env.name=sokoban"), 2, "env.options.doors in doors.yaml is an option of doors"),
         (("-c", "dors.yaml"), 3, "no configuration file dors.yaml: did you mean doors.yaml?"),
         (("-c", "doors.yaml", "model.path=/no/such/model"), 3, "/no/such/model is not there"),
         (("-c", "doors.yaml", "--name", "a/b"), 2, "run.name 'a/b'"),
@@ -107,7 +108,7 @@ def test_a_command_line_that_typer_refuses_exits_with_two() -> None:
 def test_an_actor_without_keys_or_with_no_learner_says_so(keys: Path) -> None:
     result = lamer("actor", "--connect", "tcp://127.0.0.1:1", "--keys", "nowhere")
     assert (result.exit_code, "nowhere/client.key is not there" in the_error(result)) == (3, True)
-    (keys / "client.key").write_text("short\n")
+    (keys / "actor" / "client.key").write_text("short\n")
     result = lamer("actor", "--connect", "tcp://127.0.0.1:1", "--keys", str(keys))
     assert (result.exit_code, "holds no CURVE key" in the_error(result)) == (2, True)
 
@@ -134,11 +135,27 @@ def test_keys_are_created_once_shown_and_never_overwritten(tmp_path: Path) -> No
     folder = tmp_path / "new"
     assert lamer("keys", "create", str(folder)).exit_code == 0
     shown = lamer("keys", "show", str(folder)).stdout.split()
-    assert shown[:4:2] == ["server", "client"]
-    assert shown[3] == shown[5]  # the folder's own client is allowed
+    assert (shown[0], shown[2::3], shown[4::3]) == (
+        "server",
+        ["actor", "host", "observer"],
+        ["actor", "host", "observer"],
+    )
     assert (folder / "server.key_secret").read_text().strip() not in shown
     again = lamer("keys", "create", str(folder))
     assert (again.exit_code, "exists already" in the_error(again)) == (2, True)
+
+
+def test_a_key_for_another_machine_is_made_by_one_command_that_says_what_to_copy(tmp_path: Path) -> None:
+    made = lamer("keys", "create", "--role", "host", "gpu-1")
+    assert made.exit_code == 0
+    assert "gpu-1 may connect as host: copy keys/gpu-1 to that machine" in made.stdout
+    assert lamer("keys", "show", "keys/gpu-1").stdout.split()[2] == "host"
+    assert lamer("keys", "create", "--role", "actor", "own", "--server", "keys/server.key").exit_code == 0
+    assert lamer("keys", "allow", "keys", "own/client.key", "--name", "mine", "--role", "actor").exit_code == 0
+    assert "mine" in lamer("keys", "show", "keys").stdout
+    assert lamer("keys", "create", "--role", "trainer", "me").exit_code == 2
+    refused = lamer("actor", "--connect", "tcp://127.0.0.1:1", "--keys", "keys/gpu-1")
+    assert (refused.exit_code, "is a host's key: make an actor's" in the_error(refused)) == (2, True)
 
 
 def test_doctor_finds_this_machine_fit() -> None:

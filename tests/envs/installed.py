@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lamer.envs import registry
+
 VAULT = """
 import random
 from dataclasses import dataclass
@@ -45,3 +47,4 @@ def install(folder: Path, entry_points: str, module: str, source: str) -> None:
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[lamer.envs]\n{entry_points}\n")
+    registry.installed_target.cache_clear()  # a process looks once, and was there before this package

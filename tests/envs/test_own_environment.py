@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import re
@@ -16,10 +17,14 @@ from typer.testing import CliRunner
 from lamer.common import config
 from lamer.common.records import EpisodeStatus, Task, Trial
 from lamer.deploy.cli import app
+from lamer.deploy.models.preparation import prepare_model
 from lamer.deploy.play.scripted import play_scripted
+from lamer.deploy.run.configuration import read_settings
 from lamer.envs import registry
+from lamer.learner.measuring.intervals import wilson_interval
 from tests.actors.parts import write_model
 from tests.envs.installed import install
+from tests.integration.in_process import train
 from tests.integration.processes import start, updates
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "environments.md").read_text(encoding="utf-8")
@@ -81,8 +86,17 @@ def test_it_is_played_by_name_in_the_terminal(site: Path) -> None:
     arguments = ["play", "numbers", "-c", str(site / "numbers.yaml"), "--policy", "random"]
     result = CliRunner().invoke(app, arguments, prog_name="lamer")
     assert result.exit_code == 0, result.stderr
-    assert "Find a number from 1 to 9." in result.stdout
-    assert "3 guesses left" in result.stdout
+    assert "Find a number from 1 to 5." in result.stdout
+    assert "2 guesses left" in result.stdout
+
+
+@pytest.mark.timeout(600)
+def test_the_example_ends_above_the_untrained_model_with_the_base_for_any_environment(site: Path) -> None:
+    """The page's configuration on one seed, with fewer tasks: at pass@2 the intervals are apart."""
+    settings = read_settings([site / "numbers.yaml"], ["evaluation.tasks=200"])
+    model = prepare_model(settings, site / "models").path
+    before, after = asyncio.run(train(settings, model, site / "weights"))
+    assert wilson_interval(after[1], 200).low > wilson_interval(before[1], 200).high, (before, after)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -52,6 +53,7 @@ def install(folder: Path, entry_points: str, source: str = PACKAGE) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: maze-package\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[lamer.envs]\n{entry_points}\n")
+    registry.installed_target.cache_clear()  # a process looks once, and was there before this package
 
 
 @pytest.fixture
@@ -127,6 +129,23 @@ def test_an_environment_of_an_installed_package_is_found_and_made(site: Path) ->
     assert "maze" in registry.names()
     task = Task("maze", registry.canonical_config("maze", {"size": 4}), seed=0)
     assert registry.make_env(task).reset().text == "maze 4"
+
+
+def test_the_installed_packages_are_looked_through_once_and_not_for_every_trial(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(site, "maze = maze_package:FACTORY")
+    looked: list[str] = []
+    find = importlib.metadata.entry_points
+
+    def look(*, group: str) -> importlib.metadata.EntryPoints:
+        looked.append(group)
+        return find(group=group)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", look)
+    for seed in range(3):
+        registry.make_env(Task("maze", registry.canonical_config("maze", {}), seed))
+    assert looked == [registry.ENTRY_POINT_GROUP]
 
 
 def test_an_installed_environment_that_cannot_be_imported_is_named_in_the_error(site: Path) -> None:

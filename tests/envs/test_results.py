@@ -124,3 +124,12 @@ def test_text_that_is_valid_is_the_very_same_and_a_lone_half_costs_one_character
     assert valid_text(text) is text
     assert valid_text("a\udcc3\udca9b\ud83d") == "a\ufffd\ufffdb\ufffd"
     assert describe_error(RuntimeError("can't read file \udcff.txt")) == "RuntimeError: can't read file \ufffd.txt"
+
+
+@pytest.mark.parametrize(("reward", "is_taken"), [(1e6, True), (-1e6, True), (1e6 + 1, False), (-1e6 - 1, False)])
+def test_a_reward_that_the_learner_would_refuse_is_a_fault_of_the_environment(reward: float, is_taken: bool) -> None:
+    if is_taken:
+        assert taken("reward", reward) == reward
+    else:
+        with pytest.raises(EnvironmentFault, match=r"StepResult.reward is .*1000001.0 .*within plus and minus 1e\+06"):
+            checked_step(changed("reward", reward))

@@ -14,7 +14,7 @@ from lamer.actors import worker
 from lamer.actors.routing import Affinity, Place, Router
 from lamer.actors.worker import ActorOptions, run_actor
 from lamer.common.keys import load_client_keys
-from lamer.common.messages import ServerInfo
+from lamer.common.messages import Role, ServerInfo
 from tests.integration.processes import TINY, Started, last_step, wait_until
 from tests.integration.test_by_hand import free_port
 from tests.integration.test_kills import check_journal
@@ -80,7 +80,7 @@ class Run:
 
     async def play(self) -> int:
         """Be an actor until the learner says Shutdown."""
-        return await run_actor(ActorOptions(self._url, load_client_keys(self._keys), "actor", 24))
+        return await run_actor(ActorOptions(self._url, load_client_keys(self._keys, Role.ACTOR), "actor", 24))
 
     async def wait_for(self, what: Callable[[], bool]) -> None:
         """Wait for a fact; fails when a process ends before."""

@@ -71,9 +71,14 @@ def test_a_taken_port_a_wrong_key_and_an_unusable_model_are_told_by_learner_and_
     save_file(tensors, folder / "headless" / "model.safetensors", metadata={"format": "pt"})
     assert lamer("keys", "create", "other").wait() == 0
     for name, files in {"stranger": ("client.key", "client.key_secret"), "mixed": ("client.key",)}.items():
-        shutil.copytree(run / "keys", folder / name)
+        shutil.copytree(run / "keys" / "actor", folder / name)
         for file in files:
-            shutil.copy(folder / "other" / file, folder / name / file)
+            shutil.copy(folder / "other" / "actor" / file, folder / name / file)
+    (run / "keys" / "gpu-1").mkdir()
+    for file in ("server.key", "client.key", "client.key_secret"):  # a host's key that its file calls an actor's
+        shutil.copy(run / "keys" / "host" / file, run / "keys" / "gpu-1" / file)
+    key = (run / "keys" / "host" / "client.key").read_text().split()[1]
+    (run / "keys" / "gpu-1" / "client.key").write_text(f"actor {key}")
     refused = {
         "is taken": (lamer("serve", *joins, "--port", str(taken_port)), 3),
         "there is no model folder nowhere": (lamer("serve", *joins, "--model", "nowhere"), 3),
@@ -81,14 +86,31 @@ def test_a_taken_port_a_wrong_key_and_an_unusable_model_are_told_by_learner_and_
         "headless lacks model.embed_tokens.weight": (lamer("serve", *joins, "--model", "headless"), 2),
         "is another one than the run's: architecture": (lamer("serve", *joins, "--model", "unknown"), 2),
         "has another key than server.key": (lamer("actor", *joins[:3], "other"), 3),
-        "put client.key into its keys folder under allowed/": (lamer("actor", *joins[:3], "stranger"), 3),
+        "does not allow this client's public key; there, `lamer keys create --role": (
+            lamer("actor", *joins[:3], "stranger"),
+            3,
+        ),
         "client.key_secret in mixed does not belong to client.key": (lamer("actor", *joins[:3], "mixed"), 2),
+        "host/client.key is a host's key: make an actor's": (lamer("actor", *joins[:3], str(run / "keys" / "host")), 2),
+        "says that it is an actor, but its key, host, is a host's": (
+            lamer("actor", *joins[:3], str(run / "keys" / "gpu-1")),
+            2,
+        ),
     }
     for message, (process, code) in refused.items():
         assert (message, process.wait(), message in process.error) == (message, code, True), process.text
-    for keys, code in {str(run / "keys"): 0, "other": 3, "stranger": 3, "mixed": 3}.items():
-        doctor = lamer("doctor", *joins[:3], keys)
-        assert (keys, doctor.wait()) == (keys, code), doctor.text
+    findings = {
+        str(run / "keys"): (0, "takes these keys as an observer's"),
+        str(run / "keys" / "host"): (0, "takes these keys as a host's"),
+        str(run / "keys" / "gpu-1"): (3, "its key host is a host's"),
+        "stranger": (3, "does not allow this client's public key"),
+        "mixed": (3, "does not belong to client.key"),
+    }
+    doctors = {keys: lamer("doctor", *joins[:3], keys) for keys in findings}
+    for keys, (code, finding) in findings.items():
+        assert (keys, doctors[keys].wait()) == (keys, code), doctors[keys].text
+        printed = {word.strip(":;,") for word in doctors[keys].text.split()}  # in a table, which breaks lines
+        assert set(finding.split()) <= printed, doctors[keys].text
     assert learner.interrupted() == 130, learner.text
 
 

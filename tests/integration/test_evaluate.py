@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lamer.common.codec import decode_trial
-from lamer.common.records import Trial
+from lamer.common.records import Purpose, Trial
+from lamer.learner.journal.reader import JournalReader, TrialFilter
 from lamer.learner.measuring.evaluation import read_evaluations
 from tests.integration.processes import TINY, Started, updates
 
@@ -22,9 +20,11 @@ Lamer = Callable[..., Started]
 
 def evaluated(run: Path) -> list[Trial]:
     """The evaluation trials in a run's journal, by play."""
-    with contextlib.closing(sqlite3.connect(f"file:{run}/journal.db?mode=ro", uri=True)) as connection:
-        bodies = connection.execute("SELECT body FROM trials WHERE purpose = 'evaluate' ORDER BY group_id").fetchall()
-    return [decode_trial(body) for (body,) in bodies]
+    reader = JournalReader(run / "journal.db")
+    trials = [reader.trial(row.trial_id)[1] for row in reader.rows(TrialFilter(limit=100_000)) if row.step is None]
+    return sorted(
+        (trial for trial in trials if trial.purpose is Purpose.EVALUATE), key=lambda trial: (trial.group_id, trial.slot)
+    )
 
 
 @pytest.fixture

@@ -150,11 +150,12 @@ def test_ctrl_c_in_an_evaluation_or_before_the_first_checkpoint_is_due_can_be_re
 
 
 def test_ctrl_c_while_the_model_is_created_leaves_no_process_and_no_half_made_model(folder: Path, train: Train) -> None:
-    process = train("creating", "run.seed=77", "model.warmstart.steps=100000")
+    process = train("creating", "run.seed=77", "model.warmstart.steps=100000", "optimizer.learning_rate=1e-6")
     log = folder / "runs" / "creating" / "logs" / "learner.log"
     wait_until(lambda: log.exists() and "lamer.warmstart: creating" in log.read_text(), lambda: process.text)
     models = folder / ".cache" / "lamer" / "models"
     wait_until(lambda: any(models.glob(".creating-*/created/model.safetensors")), log.read_text)
     assert process.interrupted() == 130, process.text
     assert "creating the pocket model for doors" in process.text
+    assert "warning: optimizer.learning_rate is 1e-06" in process.text, "told before anything is waited for"
     assert list(models.glob(".creating-*")) == []

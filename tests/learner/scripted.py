@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lamer.common.codec import encode_trial
-from lamer.common.keys import ClientKeys, create_keys, load_client_keys, load_server_keys
+from lamer.common.keys import ClientKeys, create_keys, load_client_keys, load_server_keys, write_trainer_keys
 from lamer.common.messages import (
     PROTOCOL_VERSION,
     Ack,
@@ -62,13 +62,14 @@ TIMEOUT = 20.0
 FILES = (WeightFile("model.safetensors", 7, "digest"),)
 
 
-def completion(version: int = 0, tokens: int = 3) -> Completion:
+def completion(version: int = 0, tokens: int = 3, temperature: float = 1.0) -> Completion:
     return Completion(
         prompt_ids=np.arange(5, dtype=np.int32),
         ids=np.arange(tokens, dtype=np.int32),
         behaviour_logprobs=np.full(tokens, -0.5, dtype=np.float32),
         versions=(VersionSpan(version, 0, tokens),),
         finish_reason=FinishReason.STOP,
+        temperature=temperature,
     )
 
 
@@ -76,8 +77,11 @@ def make_trial(
     lease: Lease, version: int = 0, statuses: Sequence[EpisodeStatus] = (EpisodeStatus.SOLVED,), tokens: int = 3
 ) -> Trial:
     """A trial of one turn an episode."""
+    temperature = lease.sampling.temperature
     episodes = tuple(
-        Episode(index, (Turn(completion(version, tokens), f"open {lease.task.seed % 3}", 1.0, "hall"),), status)
+        Episode(
+            index, (Turn(completion(version, tokens, temperature), f"open {lease.task.seed % 3}", 1.0, "hall"),), status
+        )
         for index, status in enumerate(statuses)
     )
     return Trial(
@@ -104,9 +108,18 @@ class Run:
     """A gateway under test and how to reach it."""
 
     plan: GatewayPlan
-    keys: ClientKeys
     keys_folder: Path
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def keys(self, role: Role) -> ClientKeys:
+        """What a process of this role connects with."""
+        return self.plan.keys.of_trainer if role is Role.TRAINER else load_client_keys(self.keys_folder, role)
+
+    def trainer_keys(self) -> Path:
+        """A folder with the trainer's."""
+        folder = self.plan.run_dir / "trainer-keys"
+        write_trainer_keys(folder, self.plan.keys)
+        return folder
 
     @property
     def tracker(self) -> RecordedTracker:
@@ -131,7 +144,7 @@ class Run:
 
     @contextlib.asynccontextmanager
     async def session(self, role: Role, name: str = "", capacity: int = 0) -> AsyncIterator[Session]:
-        session = await Session.open(await self.url(), self.keys, hello(role, name, capacity), 5.0)
+        session = await Session.open(await self.url(), self.keys(role), hello(role, name, capacity), 5.0)
         try:
             yield session
         finally:
@@ -162,7 +175,7 @@ def make_run(folder: Path, resume_step: int | None = None, **sections: object) -
         tracker=RecordedTracker(),
         resume_step=resume_step,
     )
-    return Run(plan, load_client_keys(folder / "keys"), folder / "keys")
+    return Run(plan, folder / "keys")
 
 
 Play = Callable[[Lease, int], Trial | None]

@@ -17,7 +17,17 @@ from typing import TypeVar, cast
 import msgspec
 import numpy as np
 
-from lamer.common.errors import BadInput
+from lamer.common.errors import MALFORMED, BadInput
+from lamer.deploy.inference.embedded.bounds import (
+    MOST_TEXTS,
+    MOST_TOP,
+    check_names,
+    check_range,
+    check_sampling,
+    check_sequences,
+    check_texts,
+    usable_temperature,
+)
 from lamer.deploy.inference.embedded.engine import Engine, PauseMode
 from lamer.deploy.inference.embedded.sequence import (
     Finish,
@@ -31,9 +41,6 @@ from lamer.deploy.inference.embedded.sequence import (
 )
 
 Body = TypeVar("Body")
-
-_MOST_SAMPLES = 256
-_MOST_TOP = 64
 
 
 class SamplingBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -142,23 +149,29 @@ def decode_body(raw: bytes, kind: type[Body]) -> Body:
     """`raw` JSON as `kind`; an empty body is {}. Raises BadInput with the field that is wrong."""
     try:
         return msgspec.json.decode(raw or b"{}", type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise BadInput(str(error)) from error
 
 
-def _prompts(body: GenerateBody, engine: Engine) -> tuple[list[IdArray], bool]:
+async def _prompts(body: GenerateBody, engine: Engine) -> tuple[list[IdArray], bool]:
     """The prompts of a body as int32 arrays, and whether it was a batch."""
     if (body.text is None) == (body.input_ids is None):
         raise BadInput("Either text or input_ids should be provided, and not both.")
     if body.text is not None:
-        is_batch = isinstance(body.text, list)
         texts = body.text if isinstance(body.text, list) else [body.text]
-        return [_checked_ids(engine.text.encode(text).tolist(), engine) for text in texts], is_batch
+        check_sequences(len(texts))
+        check_texts(texts, engine.model.context)
+        prompts = []
+        for text in texts:
+            prompts.append(_checked_ids(engine.text.encode(text).tolist(), engine))
+            await asyncio.sleep(0)  # others are served between two texts
+        return prompts, isinstance(body.text, list)
     rows = body.input_ids or []
     kinds = set(map(type, rows))
     if len(kinds) > 1:
         raise BadInput("input_ids mixes token ids with lists of token ids")
     if kinds == {list}:
+        check_sequences(len(rows))
         return [_checked_ids(ids, engine) for ids in cast(list[list[int]], rows)], True
     return [_checked_ids(cast(list[int], rows), engine)], False
 
@@ -173,26 +186,9 @@ def _checked_ids(ids: list[int], engine: Engine) -> IdArray:
     return np.array(ids, np.int32)
 
 
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise BadInput(f"{name} must be in [{low:g}, {high:g}], got {value}.")
-
-
 def _check_sampling(body: SamplingBody, vocabulary: int) -> None:
-    """Raises BadInput with the first parameter that is out of its range."""
-    _check_range("temperature", body.temperature, 0.0, 1e6)
-    if not 0.0 < body.top_p <= 1.0:
-        raise BadInput(f"top_p must be in (0, 1], got {body.top_p}.")
-    if body.top_k != -1 and body.top_k < 1:
-        raise BadInput(f"top_k must be -1 (disable) or at least 1, got {body.top_k}.")
-    _check_range("n", body.n, 1, _MOST_SAMPLES)
-    if body.max_new_tokens is not None:
-        _check_range("max_new_tokens", body.max_new_tokens, 0, 2**31)
-        _check_range("min_new_tokens", body.min_new_tokens, 0, body.max_new_tokens)
-    for token in body.stop_token_ids or ():
-        _check_range("stop_token_ids", token, 0, vocabulary - 1)
-    if body.stop is not None and (body.stop == "" or "" in [*body.stop]):
-        raise BadInput("stop must not hold an empty string.")
+    """Raises BadInput with the first parameter that is out of its range or not supported."""
+    check_sampling(body, vocabulary)
     neutral = SamplingBody()
     for name in ("min_p", "frequency_penalty", "presence_penalty", "repetition_penalty"):
         if getattr(body, name) != getattr(neutral, name):
@@ -208,9 +204,9 @@ def _sampling_params(body: SamplingBody, sample: int, prompt_length: int, engine
     seed = secrets.randbits(64) if body.sampling_seed is None else (body.sampling_seed + sample * 0x9E3779B9) % 2**64
     stop_ids = () if body.ignore_eos else (*engine.text.end_ids, *(body.stop_token_ids or ()))
     return SamplingParams(
-        temperature=body.temperature,
+        temperature=usable_temperature(body.temperature),
         top_p=body.top_p,
-        top_k=body.top_k,
+        top_k=min(body.top_k, engine.model.vocabulary),
         max_new_tokens=max(longest, 0) if body.max_new_tokens is None else body.max_new_tokens,
         min_new_tokens=body.min_new_tokens,
         stop=stop,
@@ -240,19 +236,21 @@ def _samplings(body: GenerateBody, prompts: int) -> list[SamplingBody]:
     return [given or SamplingBody()] * prompts
 
 
-def parse_generate(raw: bytes, engine: Engine) -> Generation:
+async def parse_generate(raw: bytes, engine: Engine) -> Generation:
     """Checks a /generate body against the engine's limits. Raises BadInput."""
     body = decode_body(raw, GenerateBody)
-    prompts, is_batch = _prompts(body, engine)
+    check_names(body.extra_key, body.cache_salt, *(body.rid if isinstance(body.rid, list) else [body.rid]))
+    prompts, is_batch = await _prompts(body, engine)
     samplings = _samplings(body, len(prompts))
     start, top = body.logprob_start_len, body.top_logprobs_num or 0
-    _check_range("top_logprobs_num", top, 0, _MOST_TOP)
+    check_range("top_logprobs_num", top, 0, MOST_TOP)
     logprobs = LogprobParams(
         wanted=body.return_logprob,
         input_start=start if body.return_logprob and start is not None else -1,
         top=top if body.return_logprob else 0,
         with_text=body.return_text_in_logprobs,
     )
+    check_sequences(sum(max(sampling.n, 0) for sampling in samplings))
     pairs: list[tuple[IdArray, SamplingParams]] = []
     for prompt, sampling in zip(prompts, samplings, strict=True):
         _check_sampling(sampling, engine.model.vocabulary)
@@ -261,6 +259,9 @@ def parse_generate(raw: bytes, engine: Engine) -> Generation:
         for sample in range(sampling.n):
             params = _sampling_params(sampling, sample, len(prompt), engine)
             engine.check_prompt(len(prompt), params.max_new_tokens)
+            if logprobs.with_text:
+                texts = logprobs.top * params.max_new_tokens
+                check_range("top_logprobs_num times max_new_tokens, with their texts,", texts, 0, MOST_TEXTS)
             pairs.append((prompt, params))
     names, group = _names(body, len(pairs))
     loop = asyncio.get_running_loop()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import functools
+import itertools
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,18 @@ class EngineOptions:
     weight_version: str = "default"
 
 
+MOST_WAITING = 65_536
+"""Sequences."""
+MOST_WAITING_TOKENS = 64 * 1024 * 1024
+"""Of their prompts; each takes four bytes."""
+
+
 class DuplicateRequest(ValueError):
     """A request id that is still in flight."""
+
+
+class Overloaded(RuntimeError):
+    """So much waits already that nothing more is taken; it may be later."""
 
 
 class Engine:
@@ -80,9 +91,21 @@ class Engine:
         """Sequences that wait for one."""
         return len(self.scheduler.waiting) + len(self._deferred)
 
+    def _is_too_much(self, more: Many[Sequence]) -> bool:
+        """Whether `more` would make too much wait."""
+        count = self.waiting_count + len(more)
+        if count * self.model.context <= MOST_WAITING_TOKENS:  # however long they are
+            return count > MOST_WAITING
+        waiting = itertools.chain(self.scheduler.waiting, self._deferred, more)
+        return count > MOST_WAITING or sum(len(sequence.prompt) for sequence in waiting) > MOST_WAITING_TOKENS
+
     # -- requests ---------------------------------------------------------------------------------------------------
     def submit(self, sequences: Many[Sequence]) -> None:
-        """Queues `sequences`. Raises DuplicateRequest, having queued none, when an id is in flight."""
+        """Queues `sequences`. Raises DuplicateRequest when an id is in flight, Overloaded when too much waits; none is
+        queued then.
+        """
+        if self._is_too_much(sequences):
+            raise Overloaded(f"{self.waiting_count} requests wait already: nothing more is taken at present")
         names = [sequence.rid for sequence in sequences]
         taken = sorted(name for name in names if name in self._live)
         if taken or len(set(names)) < len(names):

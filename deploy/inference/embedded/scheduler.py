@@ -7,6 +7,7 @@ prompt being computed waits for it and takes the shared part from there.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,13 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from lamer.common.text import describe_error
 from lamer.deploy.inference.embedded.attention import Chunk
 from lamer.deploy.inference.embedded.model import PackedModel, StepInput
 from lamer.deploy.inference.embedded.prefix import BLOCK, hash_blocks
 from lamer.deploy.inference.embedded.sampling import Sampled, sample
-from lamer.deploy.inference.embedded.sequence import Finish, Sequence
+from lamer.deploy.inference.embedded.sequence import Finish, IdArray, Sequence
 from lamer.deploy.inference.embedded.table import RowArray, RunningTable
 from lamer.deploy.inference.embedded.text import TextCodec
+
+log = logging.getLogger("lamer.engine")
 
 PREFILL_TOKENS = 2048
 _SPARE = 1.25
@@ -254,13 +258,29 @@ class Scheduler:
             most_reused = len(tokens) - 1
             if sequence.logprobs.input_start >= 0:
                 most_reused = min(most_reused, sequence.logprobs.input_start)
-            row, sequence.computed = self.cache.take_row(tokens, sequence.block_hashes, most_reused)
-            self.table.enter(row, sequence)
+            if not self._enter(sequence, tokens, most_reused):
+                continue
             sequence.cached_tokens = max(sequence.cached_tokens, sequence.computed if not sequence.retractions else 0)
             self.prefilling.append(sequence)
             pending.update(sequence.block_hashes)
             budget -= len(tokens) - sequence.computed
         self.waiting.extendleft(reversed(postponed))
+
+    def _enter(self, sequence: Sequence, tokens: IdArray, most_reused: int) -> bool:
+        """Give a sequence its row; False if it can't be entered, which ends it alone."""
+        row = -1
+        try:
+            row, sequence.computed = self.cache.take_row(tokens, sequence.block_hashes, most_reused)
+            self.table.enter(row, sequence)
+        except Exception as error:
+            log.exception("request %s can't be entered and is ended", sequence.rid)
+            if row >= 0:
+                self.table.forget(row)
+                self.cache.leave_row(row, None, ())
+            sequence.row = -1
+            sequence.fail(f"a defect of the engine: {describe_error(error)}")
+            return False
+        return True
 
     def _waits_for_prefix(self, sequence: Sequence, pending: set[int]) -> bool:
         """Whether a prompt that is being computed shares a block more with `sequence` than the cache has."""

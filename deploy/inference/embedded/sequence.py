@@ -89,7 +89,8 @@ class Sequence:
     """One prompt to continue, int32 [P]. `done` resolves when it has ended, `progress` is set whenever it has grown.
 
     row: its row while it runs, else -1. computed: how many of its tokens have keys and values in that row.
-    is_pure: all of those were computed by the current weights; only then may others reuse them.
+    is_pure: all of those were computed by the current weights; only then may others reuse them. failure: the defect of
+    ours that ended it.
     """
 
     rid: str
@@ -109,6 +110,7 @@ class Sequence:
     retractions: int = 0
     saved: Generated = field(default_factory=Generated.nothing)
     finish: Finish | None = None
+    failure: str = ""
     stop_at: int = -1
     block_hashes: tuple[int, ...] = ()
     input_logprobs: dict[int, float] = field(default_factory=dict)
@@ -122,6 +124,11 @@ class Sequence:
     def known_tokens(self) -> IdArray:
         """Prompt and what had been generated when it last left a row, int32 [P + R]."""
         return np.concatenate([self.prompt, self.saved.ids]) if len(self.saved.ids) else self.prompt
+
+    def fail(self, failure: str) -> None:
+        """Ends it because of a defect of ours."""
+        self.failure = failure
+        self.end(Finish("abort", message=failure))
 
     def end(self, finish: Finish) -> None:
         """Ends it, once; later calls change nothing."""

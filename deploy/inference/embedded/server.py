@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import time
@@ -19,6 +20,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from lamer.common.errors import BadInput, Missing
+from lamer.common.liveness.line_budget import limited
+from lamer.common.text import describe_error
 from lamer.deploy.inference.embedded.api import (
     AbortBody,
     Generation,
@@ -30,11 +33,14 @@ from lamer.deploy.inference.embedded.api import (
     parse_generate,
 )
 from lamer.deploy.inference.embedded.auth import Keys
-from lamer.deploy.inference.embedded.engine import DuplicateRequest, Engine
+from lamer.deploy.inference.embedded.engine import DuplicateRequest, Engine, Overloaded
 from lamer.deploy.inference.embedded.sequence import Generated, Sequence
 
-_MOST_BODY_BYTES = 64 * 1024 * 1024
+MOST_BODY_BYTES = 8 * 1024 * 1024
 _SHUTDOWN_SECONDS = 1.0
+
+log = logging.getLogger("lamer.engine")
+
 _encoder = msgspec.json.Encoder()
 
 
@@ -57,8 +63,15 @@ def _guard(keys: Keys) -> Middleware:
             return await handler(request)
         except (BadInput, DuplicateRequest) as error:
             return _error(str(error))
-        except web.HTTPRequestEntityTooLarge as error:
-            return _error(error.text or "the body is too large", 413)
+        except Overloaded as error:
+            return _error(str(error), 503)
+        except web.HTTPRequestEntityTooLarge:
+            return _error(f"the body has more than {MOST_BODY_BYTES} bytes", 413)
+        except web.HTTPException:
+            raise
+        except Exception as error:  # a defect that this request found
+            log.exception("%s failed", request.path)
+            return _error(f"a defect of the engine: {describe_error(error)}", 500)
 
     return guard
 
@@ -66,12 +79,14 @@ def _guard(keys: Keys) -> Middleware:
 class Routes:
     """The handlers. Each reads its body, calls the engine and answers; none keeps state."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, keys: Keys) -> None:
         self.engine = engine
+        self._keys = keys
 
-    def application(self, keys: Keys) -> web.Application:
+    def application(self) -> web.Application:
         """The aiohttp application with every route."""
-        app = web.Application(middlewares=[_guard(keys)], client_max_size=_MOST_BODY_BYTES)
+        keys = self._keys
+        app = web.Application(middlewares=[_guard(keys)], client_max_size=MOST_BODY_BYTES)
         for path, handler in (
             ("/health", self.health),
             ("/ready", self.health),
@@ -99,7 +114,7 @@ class Routes:
     # -- generation -------------------------------------------------------------------------------------------------
     async def generate(self, request: web.Request) -> web.StreamResponse:
         """POST /generate: one reply, a list of them for a batch or n > 1, or a stream of server-sent events."""
-        generation = parse_generate(await request.read(), self.engine)
+        generation = await parse_generate(await request.read(), self.engine)
         self.engine.submit(generation.sequences)
         try:
             if generation.is_stream:
@@ -109,6 +124,9 @@ class Routes:
         finally:
             if any(sequence.finish is None for sequence in generation.sequences):
                 self.engine.abort(generation.sequences, "the client disconnected")
+        failed = [sequence.failure for sequence in generation.sequences if sequence.failure]
+        if failed:
+            return _error(failed[0], 500)
         replies = [make_reply(sequence, self.engine, sequence.saved) for sequence in generation.sequences]
         return _json(replies if generation.is_list else replies[0])
 
@@ -141,9 +159,10 @@ class Routes:
         return web.Response(status=503 if is_stuck else 200)
 
     async def health_generate(self, request: web.Request) -> web.Response:
-        """GET /health_generate: as /health, after generating a token."""
-        if self.engine.pause_mode is None:
-            probe = parse_generate(b'{"input_ids":[0],"sampling_params":{"max_new_tokens":1}}', self.engine)
+        """GET /health_generate: as /health, after generating a token for who may generate."""
+        may_generate = self._keys.allows("/generate", request.headers.get("Authorization", ""))
+        if may_generate and self.engine.pause_mode is None:
+            probe = await parse_generate(b'{"input_ids":[0],"sampling_params":{"max_new_tokens":1}}', self.engine)
             self.engine.submit(probe.sequences)
             try:
                 await probe.sequences[0].done
@@ -259,7 +278,7 @@ async def serve(engine: Engine, keys: Keys, listener: socket.socket, announce: C
     """Serves until SIGTERM or SIGINT. `announce` gets the URL once requests are answered."""
     stop = asyncio.Event()
     runner = web.AppRunner(
-        Routes(engine).application(keys),
+        Routes(engine, keys).application(),
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=_SHUTDOWN_SECONDS,
@@ -268,12 +287,13 @@ async def serve(engine: Engine, keys: Keys, listener: socket.socket, announce: C
     try:
         await web.SockSite(runner, listener).start()
         host, port = listener.getsockname()[:2]
-        async with asyncio.TaskGroup() as group:
-            stepping = group.create_task(engine.run())
-            announce(f"http://{host}:{port}")
-            await _until_signal(stop)
-            engine.abort_all("the server is shutting down")
-            stepping.cancel()
+        with limited(log):
+            async with asyncio.TaskGroup() as group:
+                stepping = group.create_task(engine.run())
+                announce(f"http://{host}:{port}")
+                await _until_signal(stop)
+                engine.abort_all("the server is shutting down")
+                stepping.cancel()
     finally:
         with contextlib.suppress(asyncio.TimeoutError):
             await runner.cleanup()

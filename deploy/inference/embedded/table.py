@@ -73,6 +73,10 @@ class RunningTable:
         if sequence is not None:
             sequence.saved = self.generated(row)
             sequence.row = -1
+        self.forget(row)
+
+    def forget(self, row: int) -> None:
+        """The row is empty, whatever was in it."""
         self.sequences[row] = None
         self.decoding[row] = self.has_watch[row] = False
 

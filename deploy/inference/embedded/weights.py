@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from lamer.common.errors import BadInput
+from lamer.common.errors import MALFORMED, BadInput
 
 
 def shard_paths(folder: Path) -> tuple[Path, ...]:
@@ -25,7 +25,7 @@ def shard_paths(folder: Path) -> tuple[Path, ...]:
         return (single,)
     try:
         names = set(json.loads(index.read_text())["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, *MALFORMED, KeyError, AttributeError) as error:
         raise BadInput(f"{index} is not an index of shards: {error!r}") from error
     return tuple(folder / str(name) for name in sorted(names))
 

@@ -10,18 +10,23 @@ import asyncio
 import logging
 import ssl
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 import msgspec
 
-from lamer.common.errors import BadInput, LamerError, Missing
+from lamer.common.errors import MALFORMED, BadInput, LamerError, Missing
+from lamer.common.liveness.bounded import read_bounded
 
 log = logging.getLogger("lamer.host")
 
 POLL_SECONDS = 0.2
 REQUEST_SECONDS = 600.0
 CONNECT_SECONDS = 10.0
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _KEY_STATUSES = (401, 403)
+
+AnswerT = TypeVar("AnswerT")
 
 
 class ServerRefused(LamerError):
@@ -162,19 +167,19 @@ class ServerClient:
 
     async def server_info(self) -> ServerRelease:
         """The server's release."""
-        return msgspec.json.decode(await self._get("/server_info"), type=ServerRelease)
+        return await self._ask("/server_info", ServerRelease)
 
     async def routes(self) -> frozenset[str]:
         """The server's routes, as its own description lists them."""
-        return frozenset(msgspec.json.decode(await self._get("/openapi.json"), type=Routes).paths)
+        return frozenset((await self._ask("/openapi.json", Routes)).paths)
 
     async def model_info(self) -> ModelInfo:
         """The model folder and weight version that the server holds."""
-        return msgspec.json.decode(await self._get("/model_info"), type=ModelInfo)
+        return await self._ask("/model_info", ModelInfo)
 
     async def loads(self) -> LoadFigures:
         """Running and waiting requests, summed over ranks."""
-        ranks = msgspec.json.decode(await self._get("/v1/loads"), type=Loads).loads
+        ranks = (await self._ask("/v1/loads", Loads)).loads
         return LoadFigures(sum(rank.num_running_reqs for rank in ranks), sum(rank.num_waiting_reqs for rank in ranks))
 
     async def pause(self, mode: str) -> None:
@@ -212,6 +217,13 @@ class ServerClient:
         body = LoadWeightsBody(folder, weight_version, flush_cache, abort_all_requests)
         await self.post("/update_weights_from_disk", body)
 
+    async def _ask(self, route: str, kind: type[AnswerT]) -> AnswerT:
+        data = await self._get(route)
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except MALFORMED as error:
+            raise ServerRefused(f"{self.url}{route} answered what is no {kind.__name__}: {error}") from error
+
     async def _get(self, route: str) -> bytes:
         async with self._http.get(self.url + route, headers=self._user) as response:
             return await self._body(route, response)
@@ -227,7 +239,9 @@ class ServerClient:
             await self._body(route, response)
 
     async def _body(self, route: str, response: aiohttp.ClientResponse) -> bytes:
-        data = await response.read()
+        data = await read_bounded(response.content, MAX_ANSWER_BYTES)
+        if data is None:
+            raise ServerRefused(f"{self.url}{route} answered more than {MAX_ANSWER_BYTES} bytes")
         if response.status in _KEY_STATUSES:
             raise KeyRefused(f"{self.url}{route} answered {response.status}: it does not take our key")
         if response.status != 200:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from lamer.common.errors import MALFORMED
 from lamer.common.folders import file_digest
 from lamer.common.weights import WEIGHT_SUFFIX, WeightFile
 from lamer.deploy.inference.fetching.base import DeliveryFailed
@@ -39,7 +40,7 @@ def check_index(folder: Path, files: tuple[WeightFile, ...]) -> None:
     try:
         index: Mapping[str, Mapping[str, str]] = json.loads(path.read_text(encoding="utf-8"))
         named = set(index["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *MALFORMED, KeyError, TypeError, AttributeError) as error:
         raise DeliveryFailed(f"{path} is no index of weight files: {error!r}") from error
     others = sorted(map(str, named - {file.name for file in files}))
     if others:

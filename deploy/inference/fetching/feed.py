@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lamer.common.errors import RunFailed
+from lamer.common.errors import MALFORMED, RunFailed
 from lamer.common.messages import WeightAnnouncement
 from lamer.common.weights import identity_of, weight_files
 from lamer.deploy.inference.fetching.base import DeliveryFailed, Fetched, FolderDelivery, LiveDelivery
@@ -150,7 +150,7 @@ class WeightFeed:
         for attempt in range(1, MAX_FETCH_TRIES + 1):
             try:
                 fetched = await self.folder(wanted, is_full=is_full)
-            except (DeliveryFailed, OSError) as error:
+            except (DeliveryFailed, OSError, *MALFORMED) as error:
                 last = error
             else:
                 self._needs_folder = False

@@ -43,6 +43,8 @@ ANSWER_SECONDS = 30.0
 MAX_SILENCES = 5
 """How often what was asked is asked again, after twice the time each, before the learner is given up: 15 minutes."""
 MAX_MANIFESTS = 3
+MOST_ANSWERS = 8 * WINDOW
+"""Answers that may wait: those asked for, asked for again, and a few more. What is given up is asked for again."""
 _ANSWERS = (WeightManifest, WeightChunk, ModelFiles, Welcome)
 
 Answer = TypeVar("Answer", WeightManifest, ModelFiles)
@@ -79,7 +81,7 @@ class StreamDelivery:
         """
         async with self._turn:
             began = time.monotonic()
-            self._answers, self._silences, self._received = asyncio.Queue(), 0, 0
+            self._answers, self._silences, self._received = asyncio.Queue(MOST_ANSWERS), 0, 0
             try:
                 folder = await self._fetch(wanted, is_full)
             except OSError as error:
@@ -90,7 +92,11 @@ class StreamDelivery:
 
     def take(self, message: AnyMessage) -> None:
         """An answer of the gateway, or Welcome after a reconnection."""
-        if self._answers is not None and isinstance(message, _ANSWERS):
+        if self._answers is None or not isinstance(message, _ANSWERS):
+            return
+        if self._answers.full():  # more than was asked for
+            log.warning("a %s that nobody waits for is given up", type(message).__name__)
+        else:
             self._answers.put_nowait(message)
 
     async def _fetch(self, wanted: WeightAnnouncement, is_full: bool) -> Path:

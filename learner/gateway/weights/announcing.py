@@ -29,11 +29,24 @@ def first_weights(model_path: Path) -> WeightAnnouncement:
     return WeightAnnouncement(0, str(model_path), weight_files(model_path))
 
 
-class Announcer:
-    """The run's published weights and its hosts."""
+def newest_folder(weights: Path) -> int:
+    """The highest version in the folder of a run's published weights, 0 without one: an earlier gateway of the run may
+    have announced it, and trials that were played with it may still be on their way.
+    """
+    return max((int(path.name[1:]) for path in weights.glob("v*") if path.name[1:].isdecimal()), default=0)
 
-    def __init__(self, first: WeightAnnouncement, resume_step: int | None, max_staleness: int = 0) -> None:
-        """Start at version 0, or, going on from a later one, without current weights until they are published."""
+
+class Announcer:
+    """The run's published weights and its hosts. newest_version: the highest that was ever published."""
+
+    def __init__(
+        self, first: WeightAnnouncement, resume_step: int | None, max_staleness: int = 0, newest_version: int = 0
+    ) -> None:
+        """Start at version 0, or, going on from a later one, without current weights until they are published.
+
+        newest_version: the highest that an earlier gateway of the run may have announced.
+        """
+        self.newest_version = max(first.version, resume_step or 0, newest_version)
         self.current = None if resume_step else first
         self._published = {first.version: first}
         self._lineage = 0
@@ -47,6 +60,7 @@ class Announcer:
         if self.current is not None and weights.version <= self.current.version:
             self._lineage += weights.identity != self.current.identity
             self._floor = min(self._floor, weights.version)
+        self.newest_version = max(self.newest_version, weights.version)
         self.current = msgspec.structs.replace(weights, lineage=self._lineage)
         self._published[weights.version] = self.current
 

@@ -331,6 +331,10 @@ def test_a_run_that_fits_one_gpu_is_not_warned_of() -> None:
     assert "warning" not in text
 
 
+def test_a_setting_for_a_model_of_another_size_is_warned_of() -> None:
+    assert "warning: optimizer.learning_rate is 1e-06" in printed("doors.yaml", "optimizer.learning_rate=1e-6")
+
+
 def test_no_line_of_a_dry_run_is_over_100_columns() -> None:
     out = StringIO()
     print_dry_run(dry_run(load_settings([Path("paper/minesweeper-ppo.yaml")], ())), Console(file=out, width=100))

@@ -55,7 +55,7 @@ async def learner(folder: Path, model: TinyModel) -> AsyncIterator[Learner]:
         try:
             url = await run.url()
             async with run.session(Role.TRAINER) as trainer:
-                yield Learner(run, url, model, folder / "published", trainer)
+                yield Learner(run, url, model, run.plan.run_dir / "published", trainer)
         finally:
             run.stop.set()
             await gateway

@@ -61,7 +61,7 @@ async def fetching_host(url: str, keys: ClientKeys, cache: Path, anchor_every: i
 
 
 async def main(url: str, keys: Path, cache: Path) -> None:
-    async with fetching_host(url, load_client_keys(keys), cache) as host:
+    async with fetching_host(url, load_client_keys(keys, Role.HOST), cache) as host:
         fetched = await host.delivery.fetch(await host.announcement(0))
         print(fetched.size, flush=True)
 

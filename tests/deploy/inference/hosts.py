@@ -127,7 +127,7 @@ async def host_scene(folder: Path, settings: Settings = SETTINGS, **options: obj
     others = frozenset(each.pid for each in engines())
     async with scripted_gateway(folder / "keys", folder / "model", settings) as gateway:
         cache = folder / "cache"
-        made = HostOptions(gateway.url, gateway.keys, "host-1", "127.0.0.1", 0, cache=cache)
+        made = HostOptions(gateway.url, gateway.host_keys, "host-1", "127.0.0.1", 0, cache=cache)
         host = asyncio.create_task(run_host(replace(made, **options)))  # type: ignore[arg-type]
         greeted = asyncio.create_task(gateway.greeted.wait())
         try:

@@ -19,6 +19,7 @@ import pytest
 
 from lamer.common.errors import BadInput
 from lamer.common.keys import create_keys, load_client_keys
+from lamer.common.messages import Role
 from lamer.common.weights import read_fingerprint
 from lamer.deploy.inference.engines.launch import free_port
 from lamer.deploy.inference.engines.options import HostOptions, ServerKeys
@@ -143,7 +144,9 @@ def key_files(tmp_path: Path) -> tuple[str, ...]:
 def test_an_address_with_a_password_is_refused_and_not_shown(flag: str, tmp_path: Path) -> None:
     create_keys(tmp_path / "keys")
     given = {flag: "http://someone:pa55@host:30000"}
-    options = HostOptions("tcp://127.0.0.1:1", load_client_keys(tmp_path / "keys"), "host", "127.0.0.1", 0, **given)  # type: ignore[arg-type]
+    options = HostOptions(
+        "tcp://127.0.0.1:1", load_client_keys(tmp_path / "keys", Role.HOST), "host", "127.0.0.1", 0, **given
+    )  # type: ignore[arg-type]
     with pytest.raises(BadInput, match=r"http://\*\*\*@host:30000.*--api-key-file") as refused:
         options.check()
     assert "pa55" not in str(refused.value)

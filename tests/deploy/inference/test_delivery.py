@@ -145,7 +145,10 @@ def test_every_kind_of_delivery_is_made_by_its_name_and_others_are_refused(tmp_p
 
 async def test_fifty_deltas_in_a_row_leave_the_trainers_weights_bit_for_bit(tmp_path: Path) -> None:
     moved = []
-    async with learner(tmp_path, TinyModel()) as run, fetching_host(run.url, run.run.keys, tmp_path / "cache") as host:
+    async with (
+        learner(tmp_path, TinyModel()) as run,
+        fetching_host(run.url, run.run.keys(Role.HOST), tmp_path / "cache") as host,
+    ):
         await host.delivery.fetch(await host.announcement(0))
         for version in range(1, 51):
             published = await run.publish(version)
@@ -165,7 +168,7 @@ async def test_a_download_that_is_cut_goes_on_where_it_was(tmp_path: Path, monke
     monkeypatch.setattr(stream, "CHUNK_BYTES", CHUNK)
     model = TinyModel(vocabulary=20_000)  # a payload of 31 chunks
     async with learner(tmp_path, model) as run, Proxy(run.url) as proxy:
-        async with fetching_host(proxy.url, run.run.keys, tmp_path / "cache") as host:
+        async with fetching_host(proxy.url, run.run.keys(Role.HOST), tmp_path / "cache") as host:
             wanted = await host.announcement(0)
             proxy.hold_after = wanted.files[0].size // 2
             fetching = asyncio.create_task(host.delivery.fetch(wanted))
@@ -198,7 +201,7 @@ async def test_a_host_process_killed_in_a_download_goes_on_where_it_was(tmp_path
         had = partial.stat().st_size
         second = await start(proxy.url)
         output, _ = await second.communicate()
-        async with fetching_host(run.url, run.run.keys, tmp_path / "other cache") as host:
+        async with fetching_host(run.url, run.run.keys(Role.HOST), tmp_path / "other cache") as host:
             whole = (await host.delivery.fetch(await host.announcement(0))).size
         (folder,) = (tmp_path / "cache").glob("v0-*")
         assert same_weights(WeightAnnouncement(0, str(tmp_path / "model"), weight_files(tmp_path / "model")), folder)
@@ -209,7 +212,8 @@ async def test_a_host_process_killed_in_a_download_goes_on_where_it_was(tmp_path
 async def test_a_host_that_does_not_read_holds_up_no_other(tmp_path: Path) -> None:
     model = TinyModel(vocabulary=300_000)
     async with learner(tmp_path, model) as run:
-        deaf = DealerEndpoint(run.url, run.run.keys.pair, run.run.keys.server_public)
+        keys = run.run.keys(Role.HOST)
+        deaf = DealerEndpoint(run.url, keys.pair, keys.server_public)
         await deaf.connected(TIMEOUT)
         await deaf.send(encode_message(replace(hello(Role.HOST, "deaf"), instance="deaf")))
         wanted = run.model.publish(tmp_path / "model", 0)
@@ -219,7 +223,7 @@ async def test_a_host_that_does_not_read_holds_up_no_other(tmp_path: Path) -> No
         for _ in range(8):
             for offset in range(0, manifest.size - stream.CHUNK_BYTES, stream.CHUNK_BYTES):
                 await deaf.send(encode_message(ChunkRequest(manifest.payload, offset, stream.CHUNK_BYTES)))
-        async with fetching_host(run.url, run.run.keys, tmp_path / "cache") as host:
+        async with fetching_host(run.url, run.run.keys(Role.HOST), tmp_path / "cache") as host:
             fetched = await host.delivery.fetch(await host.announcement(0))
         assert same_weights(wanted, fetched.folder)
         assert fetched.size > 4 * stream.CHUNK_BYTES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,9 @@ import pytest
 
 from lamer.common import config
 from lamer.common.errors import BadInput, Missing
+from lamer.common.keys import create_keys
 from lamer.common.settings import EnvSettings, RunSettings, Settings
+from lamer.common.transport import make_key_pair
 from lamer.deploy.run.folder import find_run, locked, open_run, write_text
 
 FILES = (Path("configs/doors.yaml"),)
@@ -102,6 +105,33 @@ def test_a_second_learner_in_a_folder_is_refused_until_the_first_is_gone_however
         holder.kill()
     with locked(run):
         assert not run.address.exists()
+
+
+def test_a_refused_second_learner_leaves_the_configuration_as_it_is(tmp_path: Path) -> None:
+    run = open_run(settings(tmp_path, "mine"), FILES, is_resume=False)
+    before = run.config.read_text()
+    with locked(run):
+        with pytest.raises(BadInput, match="a learner is at work in"):
+            open_run(settings(tmp_path, "mine", "batch.updates=999"), FILES, is_resume=True)
+        assert run.config.read_text() == before
+    open_run(settings(tmp_path, "mine", "batch.updates=999"), FILES, is_resume=True)
+    assert config.load([run.config]).batch.updates == 999
+
+
+def test_a_port_that_is_taken_and_keys_without_roles_leave_no_folder_that_blocks_its_name(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for name in ("mine", ""):
+            with pytest.raises(Missing, match=f"port {port} of tcp://127.0.0.1 is taken"):
+                open_run(settings(tmp_path, name, f"gateway.port={port}"), FILES, is_resume=False)
+            with pytest.raises(BadInput, match=r"can't listen at gateway\.bind=tcp://192\.0\.2\.1"):
+                open_run(settings(tmp_path, name, "gateway.bind=tcp://192.0.2.1"), FILES, is_resume=False)
+    create_keys(tmp_path / "keys")
+    (tmp_path / "keys" / "allowed" / "old.key").write_text(make_key_pair().public)
+    with pytest.raises(BadInput, match="has no role"):
+        open_run(settings(tmp_path, "mine", f"gateway.keys={tmp_path / 'keys'}"), FILES, is_resume=False)
+    assert not (tmp_path / "runs").exists()
+    assert open_run(settings(tmp_path, "mine", f"gateway.port={port}"), FILES, is_resume=False).name == "mine"
 
 
 def test_the_address_of_an_earlier_learner_is_removed(tmp_path: Path) -> None:

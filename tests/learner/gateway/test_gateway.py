@@ -34,6 +34,7 @@ from lamer.common.messages import (
 from lamer.common.records import EpisodeStatus, Purpose, Trial
 from lamer.common.session import Session
 from lamer.common.settings import BatchSettings, EvaluationSettings, GatewaySettings
+from lamer.learner.gateway.gateway import run_gateway
 from lamer.learner.journal.reader import read_batch
 from lamer.learner.measuring.result import RunResult
 from tests.learner.scripted import (
@@ -105,7 +106,7 @@ async def test_trials_that_a_checkpoint_covers_leave_the_journal_and_are_read_as
     run = make_run(tmp_path)
     _, _, trainer = await play_whole_run(run)
     assert rows(run, "SELECT COUNT(*) FROM trials WHERE length(body) > 0") == [(0,)]
-    assert [file.suffix for file in (run.plan.run_dir / "segments").iterdir()] == [".zst"] * 3
+    assert {file.suffix for file in (run.plan.run_dir / "segments").iterdir()} == {".zst"}
     for batch, trials in trainer.batches:
         again = read_batch(run.plan.run_dir / "journal.db", batch.step)
         assert [encode_trial(trial) for trial in again] == [encode_trial(trial) for trial in trials]
@@ -231,7 +232,7 @@ async def test_leases_of_a_dead_actor_go_to_another(tmp_path: Path) -> None:
         tasks.create_task(run.gateway())
         async with run.session(Role.TRAINER) as trainer:
             tasks.create_task(run.host())
-            session = await Session.open(await run.url(), run.keys, hello(Role.ACTOR, "mortal", 8), 5.0)
+            session = await Session.open(await run.url(), run.keys(Role.ACTOR), hello(Role.ACTOR, "mortal", 8), 5.0)
             lost = {(await receive(session, Lease)).trial_id, (await receive(session, Lease)).trial_id}
             await kill(session)
             async with run.session(Role.ACTOR, "heir", 8) as heir:
@@ -423,6 +424,20 @@ async def test_an_interrupt_sends_everyone_away_with_130_and_commits(tmp_path: P
     assert {trial_id for (trial_id,) in rows(run, "SELECT trial_id FROM trials")} >= set(actor.acked)
 
 
+async def test_a_trainer_that_can_not_be_kept_ends_everybody_with_its_code(tmp_path: Path) -> None:
+    """Not with 130: nobody interrupted the run."""
+    run = make_run(tmp_path)
+    trouble: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async with asyncio.timeout(TIMEOUT):
+        running = asyncio.create_task(run_gateway(run.plan, run.stop, trouble=trouble))
+        async with run.session(Role.ACTOR, capacity=1) as session:
+            trouble.set_exception(Missing("there is no GPU (trainer, ended with code 3)"))
+            shutdown = await receive(session, Shutdown)
+        with pytest.raises(Missing, match="no GPU"):
+            await running
+    assert (shutdown.exit_code, "no GPU" in shutdown.reason) == (3, True)
+
+
 async def test_a_run_in_which_no_group_can_be_trained_fails_and_says_so(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     overflow = (EpisodeStatus.CONTEXT_OVERFLOW,)
@@ -436,6 +451,25 @@ async def test_a_run_in_which_no_group_can_be_trained_fails_and_says_so(tmp_path
     with pytest.raises(RunFailed, match="max_prompt_tokens"):
         await asyncio.wait_for(run.gateway(), TIMEOUT)
     assert await asyncio.wait_for(playing, TIMEOUT) == [1, 1]
+
+
+async def test_a_record_that_cannot_be_written_ends_the_run_for_everyone_with_the_real_error(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    (run.plan.run_dir / "metrics.jsonl").symlink_to("/dev/full")
+
+    async def play_all() -> list[int]:
+        async with (
+            run.session(Role.ACTOR, capacity=8) as a,
+            run.session(Role.HOST) as h,
+            run.session(Role.TRAINER) as t,
+        ):
+            everyone = (Actor(a).run(), Host(h).run(), Trainer(t, run.plan.run_dir).run())
+            return list(await asyncio.gather(*everyone))
+
+    playing = asyncio.create_task(play_all())
+    with pytest.raises(RunFailed, match=r"the disk is full .*free some space"):
+        await asyncio.wait_for(run.gateway(), TIMEOUT)
+    assert await asyncio.wait_for(playing, TIMEOUT) == [1, 1, 1]
 
 
 async def test_a_taken_port_is_missing_with_the_port_in_the_message(tmp_path: Path) -> None:
@@ -464,11 +498,11 @@ async def test_clients_with_a_wrong_key_protocol_or_run_are_refused(tmp_path: Pa
     async with asyncio.timeout(TIMEOUT), asyncio.TaskGroup() as tasks:
         tasks.create_task(run.gateway())
         url, actor = await run.url(), hello(Role.ACTOR, "a", 1)
-        stranger = load_client_keys(tmp_path / "other")
+        stranger, keys = load_client_keys(tmp_path / "other", Role.ACTOR), run.keys(Role.ACTOR)
         with pytest.raises(Missing, match="wrong CURVE key"):
             await Session.open(url, stranger, actor, 5.0)
         with pytest.raises(Missing, match="wrong CURVE key"):
-            await Session.open(url, replace(stranger, server_public=run.keys.server_public), actor, 5.0)
+            await Session.open(url, replace(stranger, server_public=keys.server_public), actor, 5.0)
         for changes, reason in (
             ({"protocol_min": 9, "protocol_max": 9}, "speaks protocol 1"),
             ({"run": "another"}, "expects run another"),
@@ -476,7 +510,7 @@ async def test_clients_with_a_wrong_key_protocol_or_run_are_refused(tmp_path: Pa
             ({"capacity": 0}, "at least one trial"),
         ):
             with pytest.raises(BadInput, match=reason):
-                await Session.open(url, run.keys, changed(actor, **changes), 5.0)
+                await Session.open(url, keys, changed(actor, **changes), 5.0)
         run.stop.set()
 
 
@@ -491,6 +525,7 @@ async def receive(session: Session, kind: type[T]) -> T:
 
 async def kill(session: Session) -> None:
     """End a session as SIGKILL would: without a Goodbye."""
+    session._is_over = True
     session._task.cancel()
     await asyncio.wait([session._task])
     session._endpoint.close(linger_ms=0)

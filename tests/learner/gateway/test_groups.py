@@ -164,3 +164,14 @@ def test_restored_groups_lease_only_what_is_missing_and_not_being_played() -> No
     admitted = table.admit(5)
     assert admitted is not None
     assert admitted.group_id == 9
+
+
+def test_groups_that_a_repaired_journal_has_forgotten_count_as_admitted() -> None:
+    """21 updates were trained and the journal is new: counted as none, 21 groups too many would be played and be too
+    old when their turn comes.
+    """
+    table = make_table(groups=1, max_staleness=1)
+    table.restore([], frozenset(), 230, frozenset(), updates=21)
+    admitted = [table.admit(21) for _ in range(3)]
+    assert [group.group_id for group in admitted if group is not None] == [230, 231]
+    assert table.admitted == 23

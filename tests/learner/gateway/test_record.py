@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lamer.common.errors import RunFailed
 from lamer.common.messages import Metric
 from lamer.learner.gateway.record import SECONDS, TRAINING_SECONDS, MetricsFile, Spent
 
@@ -57,3 +58,9 @@ def test_what_an_earlier_version_does_not_say_is_not_known(tmp_path: Path) -> No
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "staleness/max": 2}\n')
     assert MetricsFile(path).forget_after(1) == Spent(staleness_max=2, is_known=False)
+
+
+def test_a_record_that_cannot_be_opened_is_told_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(RunFailed, match=r"the run's record can't be written: .*Is a directory: .*metrics\.jsonl"):
+        MetricsFile(tmp_path / "metrics.jsonl")

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-import os
 import shutil
 import sqlite3
-import sys
-import threading
 from contextlib import closing
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
 from lamer.common.codec import encode_trial
 from lamer.common.errors import BadInput, Missing
 from lamer.common.records import Purpose
-from lamer.learner.journal import archiving, bodies, writer
+from lamer.learner.journal import archiving, bodies
 from lamer.learner.journal.reader import read_batch
+from tests.learner.journal.killing import killed_copies
 from tests.learner.journal.parts import archive, archive_with, opened, play, read_all, store, trial
 
 EARLIER = Path(__file__).parents[2] / "data" / "run-of-ddffd24" / "runs" / "before"
@@ -108,6 +104,18 @@ async def test_a_journal_of_an_earlier_version_is_read_as_it_is_and_moves_once_i
     assert len(inline(path)) < len(before)
 
 
+async def test_segments_that_an_older_copy_of_the_journal_does_not_know_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    played = await play(path)
+    await archive(path, 1)
+    copy = path.read_bytes()
+    await archive(path, 3)
+    path.write_bytes(copy)
+    await archive(path, 2)
+    assert segments(path) == ["000000-000001.zst", "000002-000002.zst", "000002-000003.zst"]
+    assert read_all(path) == played
+
+
 @pytest.mark.parametrize("harm", ["gone", "cut", "flipped", "other"])
 async def test_a_segment_that_is_missing_or_damaged_is_named_with_the_trial(tmp_path: Path, harm: str) -> None:
     path = tmp_path / "journal.db"
@@ -117,7 +125,7 @@ async def test_a_segment_that_is_missing_or_damaged_is_named_with_the_trial(tmp_
     data = bytearray(segment.read_bytes())
     if harm == "flipped":
         data[-5] ^= 1
-    whole = bodies.write_segment(tmp_path / "other", 0, 0, [("one", b"1" * 1000)])
+    whole = bodies.write_segment(tmp_path / "other", "0.zst", [("one", b"1" * 1000)])
     other = (tmp_path / "other" / whole[0].segment).read_bytes() * 100
     segment.write_bytes({"gone": b"", "cut": data[:-20], "flipped": data, "other": other}[harm])
     if harm == "gone":
@@ -126,48 +134,19 @@ async def test_a_segment_that_is_missing_or_damaged_is_named_with_the_trial(tmp_
         read_batch(path, 3)
 
 
-class Killer:
-    """Ends the process at the n-th line of ours that it comes to, in whatever thread."""
-
-    FILES = frozenset(str(module.__file__) for module in (archiving, bodies, writer))
-
-    def __init__(self, lines: int) -> None:
-        self.left = lines
-
-    def __call__(self, frame: FrameType, event: str, _: object) -> Killer | None:
-        if frame.f_code.co_filename not in self.FILES:
-            return None
-        if event == "line":
-            self.left -= 1
-            if self.left == 0:
-                os._exit(9)
-        return self
-
-
-def _archive_until(path: Path, lines: int) -> None:
-    killer = Killer(lines)
-    threading.settrace(killer)
-    sys.settrace(killer)
+def _archive(path: Path) -> None:
     asyncio.run(archive(path, 3))
 
 
 def test_killed_at_any_point_the_process_leaves_every_body_and_the_next_one_finishes(tmp_path: Path) -> None:
-    """A child process is killed at every 29th line that it executes, until it comes through."""
     made = tmp_path / "made"
     made.mkdir()
     played = asyncio.run(play(made / "journal.db"))
-    lines, code, leftovers = 1, 9, 0
-    while code != 0:
-        path = shutil.copytree(made, tmp_path / f"killed-{lines}") / "journal.db"
-        child = multiprocessing.get_context("fork").Process(target=_archive_until, args=(path, lines))
-        child.start()
-        child.join()
-        code = child.exitcode or 0
-        assert code in (0, 9)
-        assert read_all(path) == played, lines
+    leftovers = 0
+    for path in killed_copies(made, _archive, 29):
+        assert read_all(path) == played, path
         leftovers += len(segments(path)) > 0 and len(inline(path)) == len(played)
         asyncio.run(archive(path, 3))
-        assert read_all(path) == played, lines
-        assert (segments(path), inline(path)) == (["000000-000003.zst"], {"r/train/4/0"}), lines
-        lines += 29
-    assert leftovers > 1, "some were killed between the segment and the commit"
+        assert read_all(path) == played, path
+        assert (segments(path), inline(path)) == (["000000-000003.zst"], {"r/train/4/0"}), path
+    assert leftovers > 0, "some were killed between the segment and the commit"

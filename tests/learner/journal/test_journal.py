@@ -8,17 +8,18 @@ import os
 import signal
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lamer.common.codec import encode_trial
-from lamer.common.errors import BadInput, Missing
+from lamer.common.errors import BadInput, Missing, RunFailed
 from lamer.common.records import Purpose
 from lamer.learner.journal.entries import Drop, TrialEntry
-from lamer.learner.journal.reader import read_batch
+from lamer.learner.journal.reader import JournalReader, TrialFilter, read_batch
 from lamer.learner.journal.writer import Journal
-from tests.learner.journal.parts import entry_of, opened, store, trial
+from tests.learner.journal.parts import Recorder, entry_of, opened, store, trial
 
 
 async def test_a_trial_stored_twice_is_one_row_with_the_first_body(tmp_path: Path) -> None:
@@ -184,3 +185,47 @@ async def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
     (tmp_path / "journal.db").write_bytes(b"not a database" * 100)
     with pytest.raises(BadInput, match="can't be used as a journal"):
         Journal(tmp_path / "journal.db", lambda _: None, lambda _: None)
+
+
+async def until_failed(recorder: Recorder) -> str:
+    async with asyncio.timeout(5):
+        while not recorder.failures:  # noqa: ASYNC110 - the failure comes from the journal's thread
+            await asyncio.sleep(0.01)
+    return str(recorder.failures[0])
+
+
+async def test_any_death_of_the_writers_thread_ends_the_run_and_whoever_waits_for_it_hears_why(tmp_path: Path) -> None:
+    """A version that SQLite has no integer for: OverflowError, no error of SQLite's."""
+    async with opened(tmp_path / "journal.db") as (journal, recorder):
+        journal.store(replace(entry_of(trial(0)), oldest_version=2**63), encode_trial(trial(0)))
+        waiting = journal.claim(1, ["r/train/0/0"])
+        assert "journal.db can't be written: OverflowError: Python int too large" in await until_failed(recorder)
+        for late in (waiting, journal.mark_trained(1)):
+            with pytest.raises(RunFailed, match="OverflowError"):
+                await asyncio.wait_for(late, 5)
+        with pytest.raises(RunFailed, match="OverflowError"):
+            await asyncio.wait_for(journal.drained(1), 5)
+
+
+async def test_a_full_disk_is_told_as_such_with_what_to_do(tmp_path: Path) -> None:
+    async with opened(tmp_path / "journal.db") as (journal, recorder):
+        await store(journal, trial(0))
+        await journal._submit(lambda connection: connection.execute("PRAGMA max_page_count = 20").fetchone())
+        for group in range(1, 20):
+            journal.store(entry_of(trial(group)), bytes(10_000))
+        said = await until_failed(recorder)
+    assert "can't be written: database or disk is full; the disk is full: free some space" in said
+    assert "go on with --resume" in said
+    assert len(JournalReader(tmp_path / "journal.db").rows(TrialFilter())) >= 1
+
+
+async def test_a_damaged_journal_names_the_way_out_wherever_it_is_met(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(BadInput, match=f"lamer journal repair {tmp_path}"):
+        Journal(path, lambda _: None, lambda _: None)
+    with pytest.raises(Missing, match=f"lamer journal repair {tmp_path}"):
+        read_batch(path, 1)
+    path.unlink()
+    with pytest.raises(Missing, match=f"lamer journal repair {tmp_path}"):
+        read_batch(path, 1)

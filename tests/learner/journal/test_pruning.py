@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from lamer.common.errors import Missing
 from lamer.learner.journal.pruning import last_trained, prunable, prune
 from lamer.learner.journal.reader import JournalReader, TrialFilter, read_batch
+from tests.learner.journal.killing import killed_copies
 from tests.learner.journal.parts import archive, play, read_all
 
 
@@ -60,3 +62,20 @@ async def test_a_segment_of_which_a_part_is_kept_stays(tmp_path: Path) -> None:
     prune(path, 1)
     assert read_all(path)["r/train/2/0"] == played["r/train/2/0"]
     assert prunable(path, 3).segments == ("000000-000003.zst",)
+
+
+def _prune(path: Path) -> None:
+    prune(path, 2)
+
+
+def test_killed_at_any_point_pruning_leaves_what_is_kept_and_is_completed_by_the_next_call(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    played = asyncio.run(play(made / "journal.db"))
+    asyncio.run(archive(made / "journal.db", 2))
+    kept = {"r/train/3/0", "r/train/3/1", "r/train/4/0", "r/evaluate/0/3"}
+    for path in killed_copies(made, _prune, 17):
+        assert {one: body for one, body in read_all(path).items() if one in kept} == {one: played[one] for one in kept}
+        prune(path, 2)
+        assert {one for one, body in read_all(path).items() if body} == kept
+        assert list((path.parent / "segments").iterdir()) == []

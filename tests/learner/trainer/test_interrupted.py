@@ -40,7 +40,7 @@ async def interrupted_in_update_2(run: Run, monkeypatch: pytest.MonkeyPatch, *, 
         tasks.create_task(run.host())
         async with run.session(Role.ACTOR, capacity=4) as session:
             acting = tasks.create_task(Actor(session).run())
-            assert await run_trainer(TrainerOptions(await run.url(), run.keys, run.plan.run_dir)) == 130
+            assert await run_trainer(TrainerOptions(await run.url(), run.keys(Role.TRAINER), run.plan.run_dir)) == 130
             ended.set()
             await acting
     return result.result()

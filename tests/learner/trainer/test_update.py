@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lamer.common.errors import BadInput, RunFailed
-from lamer.common.records import Completion, Trial, VersionSpan
+from lamer.common.records import Completion, Trial, Turn, VersionSpan
 from lamer.common.settings import (
     AdvantageSettings,
     BatchSettings,
@@ -232,13 +233,40 @@ def rescored(updater: PolicyUpdater, item: Trial) -> Trial:
     )
 
 
-def test_a_gradient_that_is_not_finite_ends_the_run_and_changes_nothing(model_path: Path) -> None:
+def test_a_gradient_that_is_not_finite_ends_the_run_and_changes_nothing(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lamer.learner.credit.samples.MAX_REWARD", math.inf)  # for want of another way to come to one
     updater = PolicyUpdater(SETTINGS, model_path)
     before = parameters(updater)
     batch = [trial([[turn(reward)]], slot=slot) for slot, reward in enumerate((1e30, 0.0, 1.0))]
     with pytest.raises(RunFailed, match=r"update 1 is not finite: loss .* gradient norm"):
         updater.update(1, batch)
     assert_bit_equal(parameters(updater), before)
+    assert updater.version == 0
+
+
+COLD = msgspec.structs.replace(completion([1, 2], [3]), temperature=0.0)
+
+
+@pytest.mark.parametrize(
+    ("odd", "problem"),
+    [
+        (turn(math.nan), "a reward is nan"),
+        (turn(1e6 + 1), r"a reward is 1000001\.0"),
+        (turn(1.0, response=completion([1, 2], [3], logprob=-3e38)), r"a behaviour logprob is -3\.0"),
+        (
+            turn(1.0, response=msgspec.structs.replace(completion([1, 2], [3]), temperature=0.0)),
+            r"a temperature is 0\.0",
+        ),
+    ],
+)
+def test_a_number_that_can_not_be_trained_is_blamed_by_the_name_of_its_trial(
+    model_path: Path, odd: Turn, problem: str
+) -> None:
+    updater = PolicyUpdater(SETTINGS, model_path)
+    with pytest.raises(BadInput, match=rf"^trial run/train/0/1 can't be trained: {problem}"):
+        updater.update(1, [trial([[turn(0.0)]], slot=0), trial([[odd]], slot=1)])
     assert updater.version == 0
 
 

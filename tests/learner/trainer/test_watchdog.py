@@ -72,7 +72,7 @@ async def test_a_trainer_whose_update_hangs_ends_with_code_1(tmp_path: Path) -> 
         tasks.create_task(run.host())
         async with run.session(Role.ACTOR, capacity=4) as session:
             acting = tasks.create_task(Actor(session).run())
-            folders = ("--keys", str(run.keys_folder), "--run-dir", str(tmp_path / "own"))
+            folders = ("--keys", str(run.trainer_keys()), "--run-dir", str(tmp_path / "own"))
             command = (sys.executable, "-m", "lamer.learner.trainer", "--connect", await run.url(), *folders)
             with log.open("wb") as output:
                 trainer = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output)
