@@ -37,7 +37,7 @@ class EnginePolicy:
     version: int = 0
 
     async def complete(self, request: Request) -> Completion:
-        (sequence,) = parse_generate(encode_request(request, self.version), self.engine).sequences
+        (sequence,) = (await parse_generate(encode_request(request, self.version), self.engine)).sequences
         self.engine.submit([sequence])
         await sequence.done
         reply = make_reply(sequence, self.engine, sequence.saved)

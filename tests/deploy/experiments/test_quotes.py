@@ -34,7 +34,7 @@ def test_the_readme_does_quote_figures() -> None:
         ("cells staleness/uncorrected[staleness=8]@3 mean 3", ".664"),
         ("bench engine-cpu-2cores.json embedded.seconds / left_padded.seconds 2", "0.51"),
         ("bench games-alfworld-2cores.json steps 0", "7,836"),
-        ("bench rollout-simulated.json schedules.5.saturation_share 0%", "68%"),
+        ("bench rollout-simulated.json schedules.5.trajectories_per_update 0", "384"),
     ],
 )
 def test_a_quote_takes_its_figure_from_the_file_that_a_run_left(asked: str, expected: str) -> None:
