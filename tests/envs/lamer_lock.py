@@ -26,7 +26,7 @@ class LockConfig:
     """positions: of each dial; the first shows letters from a, the second digits from 1. tries: of one attempt."""
 
     positions: Annotated[int, msgspec.Meta(ge=2, le=9)] = 2
-    tries: Annotated[int, msgspec.Meta(ge=1, le=9)] = 2
+    tries: Annotated[int, msgspec.Meta(ge=1, le=9)] = 1
 
 
 class LockEnv(Env):
@@ -37,6 +37,7 @@ class LockEnv(Env):
     def __init__(self, config: LockConfig, code: str) -> None:
         self.max_turns = config.tries
         self._settings, self._code, self._left = all_settings(config), code, config.tries
+        self._tried: set[str] = set()
 
     def reset(self) -> Observation:
         self._left = self.max_turns
@@ -48,6 +49,7 @@ class LockEnv(Env):
         if setting not in self._settings:
             seen = Observation("no setting", anchor_state=f"{self._left} left")
             return StepResult(None, seen, 0.0, is_done=self._left == 0, is_solved=False)
+        self._tried.add(setting)
         right = sum(shown == wanted for shown, wanted in zip(setting, self._code, strict=True))
         is_open = right == len(self._code)
         seen = Observation(f"{right} right", anchor_state=f"{setting}, {right} right, {self._left} left")
@@ -72,7 +74,9 @@ class LockEnv(Env):
         return parse_remark(response)
 
     def random_response(self, rng: random.Random) -> str:
-        return f"<action>{rng.choice(self._settings)}</action>"
+        """A setting not tried before: a pocket model learns to read the tries before it learns what hints mean."""
+        left = [setting for setting in self._settings if setting not in self._tried] or self._settings
+        return f"<action>{rng.choice(left)}</action>"
 
     def random_reflection(self, rng: random.Random) -> str:
         return f"<remark>not {rng.choice(self._settings)}</remark>"
