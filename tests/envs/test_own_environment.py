@@ -90,7 +90,7 @@ def test_it_is_played_by_name_in_the_terminal(site: Path) -> None:
     assert "2 guesses left" in result.stdout
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_example_ends_above_the_untrained_model_with_the_base_for_any_environment(site: Path) -> None:
     """The page's configuration on one seed, with fewer tasks: at pass@2 the intervals are apart."""
     settings = read_settings([site / "numbers.yaml"], ["evaluation.tasks=200"])
