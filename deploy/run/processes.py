@@ -115,9 +115,7 @@ def last_error(log: Path, start: int = 0) -> str:
     """
     if not log.is_file():
         return ""
-    with log.open("rb") as file:
-        file.seek(max(start, log.stat().st_size - _READ_BYTES))
-        lines = [line.strip(_DECORATION + "\r") for line in file.read().decode(errors="replace").split("\n")]
+    lines = _last_lines(log, start)
     told = [line.removeprefix("lamer: ") for line in lines if line.startswith("lamer: ")]
     if told:
         return told[-1]
@@ -125,6 +123,13 @@ def last_error(log: Path, start: int = 0) -> str:
     raised = [line for line in lines[places[0] :] if _is_raised(line)] if places else []
     worded = [line for line in lines if any(mark.isalnum() for mark in line)]
     return (raised or worded or [""])[-1]
+
+
+def _last_lines(log: Path, start: int) -> list[str]:
+    """What was written after byte `start`, `_READ_BYTES` at most, without what frames a traceback."""
+    with log.open("rb") as file:
+        file.seek(max(start, log.stat().st_size - _READ_BYTES))
+        return [line.strip(_DECORATION + "\r") for line in file.read().decode(errors="replace").split("\n")]
 
 
 def _is_raised(line: str) -> bool:

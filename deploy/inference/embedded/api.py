@@ -242,14 +242,7 @@ async def parse_generate(raw: bytes, engine: Engine) -> Generation:
     check_names(body.extra_key, body.cache_salt, *(body.rid if isinstance(body.rid, list) else [body.rid]))
     prompts, is_batch = await _prompts(body, engine)
     samplings = _samplings(body, len(prompts))
-    start, top = body.logprob_start_len, body.top_logprobs_num or 0
-    check_range("top_logprobs_num", top, 0, MOST_TOP)
-    logprobs = LogprobParams(
-        wanted=body.return_logprob,
-        input_start=start if body.return_logprob and start is not None else -1,
-        top=top if body.return_logprob else 0,
-        with_text=body.return_text_in_logprobs,
-    )
+    logprobs = _logprob_params(body)
     check_sequences(sum(max(sampling.n, 0) for sampling in samplings))
     pairs: list[tuple[IdArray, SamplingParams]] = []
     for prompt, sampling in zip(prompts, samplings, strict=True):
@@ -273,6 +266,17 @@ async def parse_generate(raw: bytes, engine: Engine) -> Generation:
         for name, (prompt, params) in zip(names, pairs, strict=True)
     )
     return Generation(sequences, is_batch or len(sequences) > 1, body.stream)
+
+
+def _logprob_params(body: GenerateBody) -> LogprobParams:
+    start, top = body.logprob_start_len, body.top_logprobs_num or 0
+    check_range("top_logprobs_num", top, 0, MOST_TOP)
+    return LogprobParams(
+        wanted=body.return_logprob,
+        input_start=start if body.return_logprob and start is not None else -1,
+        top=top if body.return_logprob else 0,
+        with_text=body.return_text_in_logprobs,
+    )
 
 
 def make_reply(sequence: Sequence, engine: Engine, generated: Generated) -> GenerateReply:
