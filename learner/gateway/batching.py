@@ -111,6 +111,17 @@ class Batcher:
         self._weights.announce(WeightAnnouncement(message.version, str(path), message.files))
         self._announce(message.version)
 
+    async def take(self, trainer: Peer, message: BatchRequest | BatchFailed) -> None:
+        """The trainer wants a batch, or could not train on one.
+
+        Raises:
+            RunFailed: too many batches in a row were set aside.
+        """
+        if isinstance(message, BatchRequest):
+            await self.requested(trainer, message)
+        else:
+            await self.failed(message)
+
     async def requested(self, trainer: Peer, message: BatchRequest) -> None:
         """The trainer waits for the batch after `message.policy_version`."""
         version = message.policy_version

@@ -428,12 +428,9 @@ class Gateway:
                 self._hosts.relay_to_host(message)
             case ModelFilesRequest():
                 self._hosts.give_model_files(peer, message)
-            case BatchRequest():
+            case BatchRequest() | BatchFailed():
                 with self._hearing.held_up():
-                    await self._batcher.requested(peer, message)
-            case BatchFailed():
-                with self._hearing.held_up():
-                    await self._batcher.failed(message)
+                    await self._batcher.take(peer, message)
             case Published():
                 self._batcher.published(message)
             case UpdateReport():
