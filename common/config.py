@@ -25,6 +25,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import omegaconf
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -51,6 +52,8 @@ NOT_IDENTITY = (
     "inference",
     "batch.updates",
     "trainer.device",
+    "trainer.compile",
+    "trainer.recompute",
     "trainer.threads",
     "trainer.keep_checkpoints",
     "trainer.watchdog_seconds",
@@ -63,8 +66,11 @@ coefficient and the learning rate rise again at that point.
 """
 
 
-ADDED_LATER = ("model.enable_thinking",)
+ADDED_LATER = ("model.enable_thinking", "optimizer.kind")
 """Settings that 0.1 did not have: at their default they are left out of a run's identity, which stays what it was."""
+
+
+_LEARNING = ("env", "trial", "credit", "advantage", "critic", "loss", "optimizer")
 
 
 def load(files: Sequence[Path], overrides: Sequence[str] = ()) -> Settings:
@@ -148,6 +154,21 @@ def identity(settings: Settings) -> tuple[tuple[str, str], ...]:
         for key, value in _flat(settings)
         if not _is_under(key, NOT_IDENTITY) and not (key in ADDED_LATER and value == defaults[key])
     )
+
+
+def learning_hash(settings: Settings) -> str:
+    """Hash of the settings that decide what an update does, section by section; 16 hex digits.
+
+    Sizes of the machine and of the run are none of them. As in `identity`, what was added later counts only where it is
+    set.
+    """
+    found = []
+    for name in _LEARNING:
+        values, defaults = (msgspec.to_builtins(getattr(one, name)) for one in (settings, Settings()))
+        later = {key.removeprefix(f"{name}.") for key in ADDED_LATER if key.startswith(f"{name}.")}
+        kept = {key: value for key, value in values.items() if key not in later or value != defaults[key]}
+        found.append(kept)
+    return hashlib.sha256(msgspec.json.encode(found, order="deterministic")).hexdigest()[:16]
 
 
 def differing_keys(one: Settings, other: Settings) -> tuple[str, ...]:

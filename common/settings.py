@@ -192,12 +192,16 @@ class LossSettings:
 class OptimizerSettings:
     """AdamW. minibatches: optimizer steps per batch. pack_tokens: most tokens of one forward pass.
 
+    kind: adamw keeps weights and moments in float32, 16 bytes a parameter with its gradient. adamw_8bit keeps bfloat16
+    weights, rounded stochastically, and moments of 8 bits (torchao): 6 bytes.
+
     minibatch_unit: what is dealt to minibatches: single responses, so that they are of equal size; or whole trials,
     whose prompts share their history, so that a pack holds it once: fewer tokens for the same responses.
     max_grad_norm 0: gradients are not clipped. warmup_updates: the learning rate rises linearly over so many updates.
     schedule: after that it stays, or falls linearly towards nothing at the last update.
     """
 
+    kind: str = _field("adamw", choices=("adamw", "adamw_8bit"))
     learning_rate: float = _field(1e-6, low=0.0)
     warmup_updates: int = _field(0, low=0)
     schedule: str = _field("constant", choices=("constant", "linear"))
@@ -215,6 +219,9 @@ class OptimizerSettings:
 class TrainerSettings:
     """Where and how the trainer computes. checkpoint_every: updates between durable checkpoints.
 
+    compile: auto compiles the model's layers on CUDA. recompute: layers keeps their inputs alone for the backward pass
+    and computes the rest of a layer again, which costs about a fifth of the speed; auto does where memory asks for it.
+
     parity_responses: responses of each update that are scored again under the version that sampled them, to compare
     engine and trainer; it reads that version's weights from disk once an update. 0: none.
 
@@ -227,6 +234,8 @@ class TrainerSettings:
 
     device: str = "auto"
     dtype: str = _field("auto", choices=("auto", "float32", "bfloat16"))
+    compile: str = _field("auto", choices=("auto", "none"))
+    recompute: str = _field("auto", choices=("auto", "none", "layers"))
     threads: int = _field(1, low=1)
     checkpoint_every: int = _field(20, low=1)
     keep_checkpoints: int = _field(2, low=1)

@@ -13,7 +13,6 @@ damaged one with a warning. Loading reads tensors and JSON only, nothing that co
 from __future__ import annotations
 
 import base64
-import hashlib
 import logging
 import random
 import shutil
@@ -69,15 +68,6 @@ class Damaged(BadInput):
 def folder(run_dir: Path, step: int) -> Path:
     """Where the checkpoint of update `step` lies."""
     return run_dir / "checkpoints" / f"step-{step:08d}"
-
-
-def learning_hash(*sections: object) -> str:
-    """Hash of the settings that decide what an update does, section by section; 16 hex digits.
-
-    Sizes of the machine and of the run are none of them.
-    """
-    encoded = msgspec.json.encode([msgspec.to_builtins(section) for section in sections], order="deterministic")
-    return hashlib.sha256(encoded).hexdigest()[:16]
 
 
 def save(target: Path, parameters: Tensors, optimizer: Tensors, state: TrainingState) -> Path:

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lamer.common.config import learning_hash
 from lamer.common.errors import BadInput, RunFailed
 from lamer.common.messages import Metric
 from lamer.common.records import Trial
@@ -113,15 +114,7 @@ class PolicyUpdater:
         if self._models.critic is not None:
             own = replace(settings.optimizer, learning_rate=settings.critic.learning_rate)
             self._optimizers.append(ParameterOptimizer(CRITIC, self._models.critic.parameters(), own))
-        self._settings_hash = checkpoint.learning_hash(
-            settings.env,
-            settings.trial,
-            settings.credit,
-            settings.advantage,
-            settings.critic,
-            settings.loss,
-            settings.optimizer,
-        )
+        self._settings_hash = learning_hash(settings)
         self._version = 0
         self._is_given_up = threading.Event()
 
