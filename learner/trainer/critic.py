@@ -22,7 +22,8 @@ from lamer.common.settings import CriticSettings, TrainerSettings
 from lamer.learner.credit.advantages import FloatArray
 from lamer.learner.credit.samples import Sample
 from lamer.learner.trainer.model.packing import pack
-from lamer.learner.trainer.model.policy import PackInput, PolicyModel
+from lamer.learner.trainer.model.policy import PolicyModel
+from lamer.learner.trainer.model.scorer import PackInput
 
 
 class Critic:

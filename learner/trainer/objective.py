@@ -21,7 +21,8 @@ from lamer.learner.trainer.critic import Critic
 from lamer.learner.trainer.loss import ResponseTokens, TokenLogprobs, ValueLoss, k3_kl, policy_loss, value_loss
 from lamer.learner.trainer.metrics import TokenMeter
 from lamer.learner.trainer.model.packing import Pack
-from lamer.learner.trainer.model.policy import PackInput, PolicyModel, TokenScores
+from lamer.learner.trainer.model.policy import PolicyModel
+from lamer.learner.trainer.model.scorer import PackInput, TokenScores
 
 
 @dataclass(frozen=True, slots=True)
