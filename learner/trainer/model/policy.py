@@ -27,6 +27,7 @@ from lamer.common.weights import WeightFile, companion_files, weight_files
 from lamer.learner.credit.samples import Sample, SampleKind
 from lamer.learner.fitness.loading import load_model
 from lamer.learner.fitness.probe import TOKENS, TOLERANCE, make_probe
+from lamer.learner.trainer.model.layers import choose_compile, choose_recompute
 from lamer.learner.trainer.model.scorer import PackScorer
 
 WEIGHTS = "model.safetensors"
@@ -58,8 +59,9 @@ def choose_dtype(settings: TrainerSettings, device: torch.device) -> torch.dtype
 class PolicyModel(PackScorer):
     """A causal LM with the folder that its tokenizer came from."""
 
-    def __init__(self, path: Path, settings: TrainerSettings) -> None:
-        """Load the model in folder `path`.
+    def __init__(self, path: Path, settings: TrainerSettings, pack_tokens: int = 0) -> None:
+        """Load the model in folder `path`. pack_tokens: most tokens of a pack, to which all are padded on CUDA; 0 if
+        it isn't known.
 
         Raises:
             Missing: no such folder, or no config in it.
@@ -69,9 +71,10 @@ class PolicyModel(PackScorer):
         device = choose_device(settings)
         module = load_model(path, torch.float32, "eager", is_trained=True)
         check_layers(module.config)
-        super().__init__(module, device, choose_dtype(settings, device))
+        super().__init__(module, device, choose_dtype(settings, device), pack_tokens)
         tokens = np.arange(10, dtype=np.int32) % self.vocabulary
         self.check([_probe(tokens[:4], tokens[4:7]), _probe(tokens[:4], tokens[7:10])], _TOLERANCES[self.dtype])
+        self.arrange(is_compiled=choose_compile(settings, device), is_recomputed=choose_recompute(settings, device))
 
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
         """Every parameter once, by its name in the weight file; a tied output head has none of its own."""
