@@ -23,7 +23,9 @@ from lamer.learner.credit.advantages import FloatArray
 from lamer.learner.credit.samples import Sample
 from lamer.learner.trainer.model.packing import pack
 from lamer.learner.trainer.model.policy import PolicyModel
-from lamer.learner.trainer.model.scorer import PackInput
+from lamer.learner.trainer.model.scorer import PackInput, at_least_float32
+from lamer.learner.trainer.ranks.dealing import deal
+from lamer.learner.trainer.ranks.sharding import shard
 
 
 class Critic:
@@ -36,10 +38,15 @@ class Critic:
             Missing, BadInput: the folder can't be loaded again.
         """
         self._policy = policy
-        self._own = PolicyModel(policy.path, trainer, policy.pack_tokens) if settings.kind == "separate" else None
+        ranks, is_separate = policy.ranks, settings.kind == "separate"
+        self._own = PolicyModel(policy.path, trainer, policy.pack_tokens, ranks) if is_separate else None
         self._head = torch.nn.Linear(policy.hidden_size, 1, device=policy.device)
         torch.nn.init.zeros_(self._head.weight)
         torch.nn.init.zeros_(self._head.bias)
+        if policy.dtype is torch.float64:
+            self._head.double()
+        if (mesh := ranks.mesh()) is not None:
+            shard(self._head, (), mesh, self._head.weight.dtype)
 
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
         """The critic's own parameters by name; those of the policy are not among them."""
@@ -62,7 +69,7 @@ class Critic:
         """The head on the states of the prompts' last tokens, [R]. Many responses share one; as in attention, what they
         send back through `embedding` is summed in a fixed order.
         """
-        found: torch.Tensor = self._head(F.embedding(data.prompt_rows, states).float())[:, 0]
+        found: torch.Tensor = self._head(at_least_float32(F.embedding(data.prompt_rows, states)))[:, 0]
         return found
 
     @torch.no_grad()
@@ -74,10 +81,14 @@ class Critic:
             for one in samples
         ]
         found = np.zeros(len(samples), dtype=np.float64)
-        for item in pack(prompts, pack_tokens):
-            data = model.prepare(item)
-            found[item.responses.samples] = self._read(model.hidden(data), data).cpu().numpy()
-        return found
+        packs = pack(prompts, pack_tokens)
+        ranks = self._policy.ranks
+        for share in deal(packs, [item.cost for item in packs], ranks.size)[ranks.rank]:
+            data = model.prepare(share.pack)
+            values = self._read(model.hidden(data), data).cpu().numpy()
+            if share.counts:
+                found[share.pack.responses.samples] = values
+        return ranks.total(torch.from_numpy(found)).numpy()
 
 
 def value_metrics(samples: Sequence[Sample]) -> list[Metric]:

@@ -30,6 +30,7 @@ from lamer.common.messages import Metric
 from lamer.common.records import Trial
 from lamer.learner.credit.samples import Sample
 from lamer.learner.trainer.loss import PolicyLoss, ValueLoss, effective_share, ratio
+from lamer.learner.trainer.ranks.group import Ranks
 
 
 def trial_metrics(trials: Sequence[Trial], episodes: int, policy_version: int) -> list[Metric]:
@@ -140,6 +141,20 @@ class TokenMeter:
         self._proximal.append(proximal)
         self._behaviour.append(behaviour)
         self._ages.append(ages)
+
+    def joined(self, ranks: Ranks) -> TokenMeter:
+        """What all ranks counted, in their order."""
+        if ranks.size == 1:
+            return self
+        lists = (self._sums, self._proximal, self._behaviour, self._ages, self._divergences, self._values)
+        own = tuple([value.cpu() for value in values] for values in lists)
+        found = TokenMeter(self.max_staleness)
+        for tokens, theirs in ranks.all_of((self._tokens, own)):
+            found._tokens += tokens
+            mine = (found._sums, found._proximal, found._behaviour, found._ages, found._divergences, found._values)
+            for kept, values in zip(mine, theirs, strict=True):
+                kept.extend(values)
+        return found
 
     def metrics(self) -> list[Metric]:
         """The figures; the gap is left out where no token has age 0, what was not counted as well."""

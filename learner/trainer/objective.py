@@ -23,6 +23,7 @@ from lamer.learner.trainer.metrics import TokenMeter
 from lamer.learner.trainer.model.packing import Pack
 from lamer.learner.trainer.model.policy import PolicyModel
 from lamer.learner.trainer.model.scorer import PackInput, TokenScores
+from lamer.learner.trainer.ranks.dealing import Share, deal
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,10 @@ class LoadedPack:
 
 @dataclass(frozen=True, slots=True)
 class Minibatch:
-    """The packs of one optimizer step."""
+    """The packs of one optimizer step. shares: those that this rank computes, as many as every other rank."""
 
     packs: tuple[TrainingPack, ...]
+    shares: tuple[Share[TrainingPack], ...]
 
     @property
     def tokens(self) -> int:
@@ -79,7 +81,7 @@ class Minibatch:
 
 
 def make_minibatch(model: PolicyModel, packs: Iterable[Pack]) -> Minibatch:
-    """Packs that `model` can score, still on the host.
+    """Packs that `model` can score, still on the host, dealt to its ranks.
 
     Raises:
         BadInput: one can't be scored.
@@ -87,7 +89,8 @@ def make_minibatch(model: PolicyModel, packs: Iterable[Pack]) -> Minibatch:
     waiting = tuple(TrainingPack(item) for item in packs)
     for item in waiting:
         model.check_pack(item.source)
-    return Minibatch(waiting)
+    dealt = deal(waiting, [item.source.cost for item in waiting], model.ranks.size)
+    return Minibatch(waiting, dealt[model.ranks.rank])
 
 
 def load_models(
@@ -107,7 +110,7 @@ def load_models(
     return Models(
         policy,
         Critic(critic, trainer, policy) if critic is not None else None,
-        PolicyModel(policy.path, trainer, policy.pack_tokens) if has_reference else None,
+        PolicyModel(policy.path, trainer, policy.pack_tokens, policy.ranks) if has_reference else None,
     )
 
 
@@ -131,17 +134,17 @@ def load_pack(model: PolicyModel, item: Pack) -> LoadedPack:
 
 
 @torch.no_grad()
-def compute_proximal(model: PolicyModel, packs: Iterable[TrainingPack]) -> None:
+def compute_proximal(model: PolicyModel, shares: Iterable[Share[TrainingPack]]) -> None:
     """Score packs under the policy that the update starts from."""
-    for item in packs:
-        item.proximal = model.score(model.prepare(item.source)).logprobs
+    for share in shares:
+        share.pack.proximal = model.score(model.prepare(share.pack.source)).logprobs
 
 
 @torch.no_grad()
-def compute_reference(model: PolicyModel, packs: Iterable[TrainingPack]) -> None:
+def compute_reference(model: PolicyModel, shares: Iterable[Share[TrainingPack]]) -> None:
     """Score packs under the reference model."""
-    for item in packs:
-        item.reference = model.score(model.prepare(item.source)).logprobs
+    for share in shares:
+        share.pack.reference = model.score(model.prepare(share.pack.source)).logprobs
 
 
 class Objective:
@@ -157,44 +160,54 @@ class Objective:
         self._entropy = entropy
         self._meter = meter
 
-    def of_pack(self, item: TrainingPack, batch: Minibatch, *, is_first: bool) -> torch.Tensor:
-        """A pack's share of its minibatch's objective, with gradient. The pack is loaded for it.
+    def of_pack(self, share: Share[TrainingPack], batch: Minibatch, *, is_first: bool) -> torch.Tensor:
+        """A pack's part of its minibatch's objective, with gradient. The pack is loaded for it.
 
         Args:
-            item: one of the minibatch's packs.
+            share: one of this rank's; the part of one that does not count is 0.
             batch: the minibatch.
             is_first: whether the policy is still that which the update starts from.
         """
-        policy = self._models.policy
+        policy, item = self._models.policy, share.pack
         loaded = load_pack(policy, item.source)
-        hidden = policy.hidden(loaded.data)
-        scores = policy.score_hidden(loaded.data, hidden, has_entropy_gradient=self._entropy != 0.0)
+        found = policy.evaluate(loaded.data, has_entropy_gradient=self._entropy != 0.0)
         if is_first:
-            item.proximal = scores.logprobs.detach()
-        objective = self._policy_part(item, loaded, scores, batch)
+            item.proximal = found.scores.logprobs.detach()
+        meter = self._meter if share.counts else None
+        objective = self._policy_part(item, loaded, found.scores, batch, meter)
         if self._models.critic is not None:
-            loss = self._value_loss(self._models.critic, loaded, hidden)
+            loss = self._value_loss(self._models.critic, loaded, found.hidden, meter)
             objective = objective + self._critic.value_weight * loss.losses.sum() / batch.responses
-        return objective
+        return objective if share.counts else 0.0 * objective
 
     def _policy_part(
-        self, item: TrainingPack, loaded: LoadedPack, scores: TokenScores, batch: Minibatch
+        self,
+        item: TrainingPack,
+        loaded: LoadedPack,
+        scores: TokenScores,
+        batch: Minibatch,
+        meter: TokenMeter | None,
     ) -> torch.Tensor:
         proximal = loaded.behaviour if item.proximal is None else item.proximal
         responses = ResponseTokens(loaded.index, loaded.lengths, batch.tokens / batch.responses)
         logprobs = TokenLogprobs(scores.logprobs, proximal, loaded.behaviour)
         loss = policy_loss(logprobs, loaded.advantages, responses, self._loss)
         total = loss.losses.sum() - self._entropy * scores.entropies.sum()
-        self._meter.add(loss, scores.entropies)
-        if item.proximal is not None:
-            self._meter.compare(item.proximal, loaded.behaviour, loaded.ages)
-        if item.reference is not None:
-            divergence = k3_kl(scores.logprobs, item.reference)
+        divergence = None if item.reference is None else k3_kl(scores.logprobs, item.reference)
+        if divergence is not None:
             total = total + self._loss.kl_weight * divergence.sum()
-            self._meter.add_kl(divergence)
+        if meter is not None:
+            meter.add(loss, scores.entropies)
+            if item.proximal is not None:
+                meter.compare(item.proximal, loaded.behaviour, loaded.ages)
+            if divergence is not None:
+                meter.add_kl(divergence)
         return total / batch.tokens
 
-    def _value_loss(self, critic: Critic, item: LoadedPack, hidden: torch.Tensor) -> ValueLoss:
+    def _value_loss(
+        self, critic: Critic, item: LoadedPack, hidden: torch.Tensor, meter: TokenMeter | None
+    ) -> ValueLoss:
         loss = value_loss(critic.values(item.data, hidden), item.values, item.targets, self._critic.clip)
-        self._meter.add_values(loss)
+        if meter is not None:
+            meter.add_values(loss)
         return loss

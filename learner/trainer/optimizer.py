@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from lamer.common.settings import OptimizerSettings
+from lamer.learner.trainer.ranks.group import full
 
 
 def learning_rate(settings: OptimizerSettings, step: int, updates: int) -> float:
@@ -52,7 +53,7 @@ class ParameterOptimizer:
 
     def clip_gradient(self) -> float:
         """Limit the gradient's norm; what it was before."""
-        return float(torch.nn.utils.clip_grad_norm_(list(self._parameters.values()), self._limit))
+        return float(full(torch.nn.utils.clip_grad_norm_(list(self._parameters.values()), self._limit)))
 
     def step(self) -> None:
         """Follow the gradient."""

@@ -51,6 +51,8 @@ from lamer.learner.trainer.objective import (
 )
 from lamer.learner.trainer.optimizer import ParameterOptimizer, learning_rate
 from lamer.learner.trainer.parity import engine_parity
+from lamer.learner.trainer.ranks.dealing import Share
+from lamer.learner.trainer.ranks.group import ALONE, Ranks
 
 CRITIC = "critic."
 """Before the names of a critic's parameters in a checkpoint."""
@@ -87,8 +89,9 @@ def split_minibatches(
 class PolicyUpdater:
     """The policy being trained, its optimizer, and the version they have reached."""
 
-    def __init__(self, settings: Settings, model_path: Path) -> None:
-        """Load the model in folder `model_path` as policy version 0.
+    def __init__(self, settings: Settings, model_path: Path, ranks: Ranks = ALONE) -> None:
+        """Load the model in folder `model_path` as policy version 0. ranks: that train it; all of them call all methods
+        but `give_up` alike.
 
         Raises:
             Missing: no model there.
@@ -103,7 +106,8 @@ class PolicyUpdater:
             )
         torch.set_num_threads(settings.trainer.threads)
         self._settings = settings
-        self._model = PolicyModel(model_path, settings.trainer, settings.optimizer.pack_tokens)
+        self._ranks = ranks
+        self._model = PolicyModel(model_path, settings.trainer, settings.optimizer.pack_tokens, ranks)
         self._models = load_models(
             self._model,
             settings.trainer,
@@ -151,10 +155,10 @@ class PolicyUpdater:
             for part in self._split(samples, step)
         ]
         if needs_proximal(settings.loss):
-            compute_proximal(self._model, self._wanted(item for batch in batches[1:] for item in batch.packs))
+            compute_proximal(self._model, self._wanted(share for batch in batches[1:] for share in batch.shares))
         if self._models.reference is not None:
-            all_packs = (item for batch in batches for item in batch.packs)
-            compute_reference(self._models.reference, self._wanted(all_packs))
+            everything = (share for batch in batches for share in batch.shares)
+            compute_reference(self._models.reference, self._wanted(everything))
         coefficient = entropy_coefficient(settings.loss, step, settings.batch.updates)
         meter = TokenMeter(settings.batch.max_staleness)
         objective = Objective(settings.loss, settings.critic, self._models, coefficient, meter)
@@ -162,7 +166,11 @@ class PolicyUpdater:
         self._optimizers[0].set_learning_rate(rate)
         norms = [self._step(step, batch, objective, is_first=index == 0) for index, batch in enumerate(batches)]
         self._version = step
-        metrics = trial_metrics(trials, settings.trial.episodes, step - 1) + sample_metrics(samples) + meter.metrics()
+        metrics = (
+            trial_metrics(trials, settings.trial.episodes, step - 1)
+            + sample_metrics(samples)
+            + meter.joined(self._ranks).metrics()
+        )
         if self._models.critic is not None:
             metrics += value_metrics(samples)
         seconds = time.perf_counter() - begin
@@ -177,12 +185,12 @@ class PolicyUpdater:
         ]
         return UpdateResult(tuple(metrics))
 
-    def _wanted(self, packs: Iterable[TrainingPack]) -> Iterator[TrainingPack]:
-        """The packs, for as long as the update is not given up."""
-        for item in packs:
-            if self._is_given_up.is_set():
+    def _wanted(self, shares: Iterable[Share[TrainingPack]]) -> Iterator[Share[TrainingPack]]:
+        """The shares, for as long as the update is not given up; where there are other ranks it can't be."""
+        for share in shares:
+            if self._is_given_up.is_set() and self._ranks.size == 1:
                 raise GivenUp
-            yield item
+            yield share
 
     def _split(self, samples: Sequence[Sample], step: int) -> list[list[Sample]]:
         optimizer = self._settings.optimizer
@@ -255,11 +263,12 @@ class PolicyUpdater:
         total = torch.zeros((), device=self._model.device)
         for one in self._optimizers:
             one.zero_grad()
-        for item in self._wanted(batch.packs) if is_first else batch.packs:
-            part = objective.of_pack(item, batch, is_first=is_first)
+        for share in self._wanted(batch.shares) if is_first else batch.shares:
+            part = objective.of_pack(share, batch, is_first=is_first)
             torch.autograd.backward(part)
             total += part.detach()
             del part  # and with it what the next pack's memory may be
+        total = self._ranks.total(total)
         norms = [one.clip_gradient() for one in self._optimizers]
         if not all(map(math.isfinite, (*norms, float(total)))):
             largest = max(float(np.abs(item.source.tokens.advantages).max()) for item in batch.packs)

@@ -30,6 +30,10 @@ Indices = npt.NDArray[np.int64]
 ATTENDED_PER_TOKEN = 8
 """Most attended positions, summed over segments, for each token that a pack may hold: bounds what attention gathers."""
 
+TOKENS_PER_ATTENTION = 12_288
+"""Pairs of tokens that attend to each other and take the time of one token in all the rest of a layer, about: 6 times
+the hidden size, here of 2,048 (12 h^2 + 2 h n operations of a layer's products and of attention, n attended)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -90,6 +94,12 @@ class Pack:
     tokens: TokenData
     responses: ResponseData
     temperature: float
+
+    @property
+    def cost(self) -> float:
+        """What computing it takes, in tokens: its own, and a share for those that its segments attend to."""
+        attended = sum((len(segment.path) - segment.start) * len(segment.path) for segment in self.segments)
+        return len(self.ids) + attended / TOKENS_PER_ATTENTION
 
 
 @dataclass(slots=True)

@@ -29,9 +29,10 @@ from lamer.learner.fitness.loading import load_model
 from lamer.learner.fitness.probe import TOKENS, TOLERANCE, make_probe
 from lamer.learner.trainer.model.layers import choose_compile, choose_recompute
 from lamer.learner.trainer.model.scorer import PackScorer
+from lamer.learner.trainer.ranks.group import ALONE, Ranks
 
 WEIGHTS = "model.safetensors"
-_TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+_TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.25}
 
 
 def choose_device(settings: TrainerSettings) -> torch.device:
@@ -53,15 +54,15 @@ def choose_dtype(settings: TrainerSettings, device: torch.device) -> torch.dtype
     """The configured dtype of the forward pass; "auto" is bfloat16 on CUDA and float32 elsewhere."""
     if settings.dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
+    return {"bfloat16": torch.bfloat16, "float64": torch.float64}.get(settings.dtype, torch.float32)
 
 
 class PolicyModel(PackScorer):
     """A causal LM with the folder that its tokenizer came from."""
 
-    def __init__(self, path: Path, settings: TrainerSettings, pack_tokens: int = 0) -> None:
+    def __init__(self, path: Path, settings: TrainerSettings, pack_tokens: int = 0, ranks: Ranks = ALONE) -> None:
         """Load the model in folder `path`. pack_tokens: most tokens of a pack, to which all are padded on CUDA; 0 if
-        it isn't known.
+        it isn't known. ranks: that it is spread over.
 
         Raises:
             Missing: no such folder, or no config in it.
@@ -69,9 +70,10 @@ class PolicyModel(PackScorer):
         """
         self.path = path
         device = choose_device(settings)
-        module = load_model(path, torch.float32, "eager", is_trained=True)
+        dtype = choose_dtype(settings, device)
+        module = load_model(path, torch.promote_types(dtype, torch.float32), "eager", is_trained=True)
         check_layers(module.config)
-        super().__init__(module, device, choose_dtype(settings, device), pack_tokens)
+        super().__init__(module, device, dtype, pack_tokens, ranks=ranks)
         tokens = np.arange(10, dtype=np.int32) % self.vocabulary
         self.check([_probe(tokens[:4], tokens[4:7]), _probe(tokens[:4], tokens[7:10])], _TOLERANCES[self.dtype])
         self.arrange(is_compiled=choose_compile(settings, device), is_recomputed=choose_recompute(settings, device))

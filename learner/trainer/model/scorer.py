@@ -15,9 +15,9 @@ A `PackInput` holds masks and lies on the device: it is made for one pack when t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -30,8 +30,12 @@ from lamer.learner.fitness.loading import exact_context
 from lamer.learner.trainer.model.attention.base import AttentionNeeds, AttentionPlan
 from lamer.learner.trainer.model.attention.choice import choose_attention
 from lamer.learner.trainer.model.head import Chunk, HeadTask, head_scores
-from lamer.learner.trainer.model.layers import arrange_layers
+from lamer.learner.trainer.model.layers import arrange_layers, decoder_layers
 from lamer.learner.trainer.model.packing import Indices, Pack, pack
+from lamer.learner.trainer.ranks.group import ALONE, Ranks
+from lamer.learner.trainer.ranks.sharding import Whole, let_go, shard
+
+OutputT = TypeVar("OutputT")
 
 HEAD_VALUES = 1 << 26
 """Most logits at a time; a larger pack computes them in chunks, again for the backward pass."""
@@ -49,6 +53,14 @@ class TokenScores:
 
     logprobs: torch.Tensor
     entropies: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """One pass over a pack. hidden: the last hidden states of its rows, [M, hidden size]."""
+
+    hidden: torch.Tensor
+    scores: TokenScores
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,7 @@ class PackScorer:
         pack_tokens: int = 0,
         *,
         attention: str = "",
+        ranks: Ranks = ALONE,
     ) -> None:
         """Take over a module.
 
@@ -89,11 +102,17 @@ class PackScorer:
             dtype: of the forward pass.
             pack_tokens: most tokens of a pack; 0 if it isn't known.
             attention: name of the backend, where the device does not decide.
+            ranks: that the module is spread over; each of them calls every method with as many packs.
         """
         self.device = device
         self.dtype = dtype
         self.pack_tokens = pack_tokens
-        self.module = module.to(device)
+        self.module = module
+        self._whole = Whole(module)
+        self.ranks = ranks
+        if (mesh := ranks.mesh()) is not None:
+            shard(self._whole, decoder_layers(module), mesh, dtype)
+        module.to(device)
         config = module.config
         groups = config.num_attention_heads // (
             getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -155,10 +174,32 @@ class PackScorer:
 
     def score(self, data: PackInput, *, has_entropy_gradient: bool = True) -> TokenScores:
         """Logprobs and entropies of a pack's response tokens, in the pack's order."""
-        return self.score_hidden(data, self.hidden(data), has_entropy_gradient=has_entropy_gradient)
+        return self.evaluate(data, has_entropy_gradient=has_entropy_gradient).scores
 
     def hidden(self, data: PackInput) -> torch.Tensor:
         """The last hidden states of a pack's rows, [M, hidden size]."""
+        found: torch.Tensor = self._run(lambda: self._hidden(data))
+        return found
+
+    def evaluate(self, data: PackInput, *, has_entropy_gradient: bool = True) -> Evaluated:
+        """A pack's hidden states and scores, of one pass. has_entropy_gradient: whether entropies carry one."""
+
+        def compute() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            hidden = self._hidden(data)
+            scores = self._score_hidden(data, hidden, has_entropy_gradient)
+            return hidden, scores.logprobs, scores.entropies
+
+        hidden, logprobs, entropies = self._run(compute)
+        return Evaluated(hidden, TokenScores(logprobs, entropies))
+
+    def _run(self, compute: Callable[[], OutputT]) -> OutputT:
+        """What `compute` does with the module, whose parameters are there meanwhile."""
+        found: OutputT = self._whole(compute)
+        if not torch.is_grad_enabled():
+            let_go(self._whole)
+        return found
+
+    def _hidden(self, data: PackInput) -> torch.Tensor:
         data.plan.load()
         with self._precision():
             output = self._decoder(
@@ -167,8 +208,7 @@ class PackScorer:
         states: torch.Tensor = output.last_hidden_state[0].index_select(0, data.rows)
         return states
 
-    def score_hidden(self, data: PackInput, hidden: torch.Tensor, *, has_entropy_gradient: bool = True) -> TokenScores:
-        """`score` from the hidden states of `hidden`. has_entropy_gradient: whether entropies carry one."""
+    def _score_hidden(self, data: PackInput, hidden: torch.Tensor, has_entropy_gradient: bool) -> TokenScores:
         if self._has_linear_head and (self.device.type == "cuda" or len(data.chunks) > 1):
             return self._linear_scores(data, hidden, has_entropy_gradient)
         with self._precision():
@@ -179,7 +219,7 @@ class PackScorer:
         return TokenScores(logprobs, torch.cat([part.entropies for part in parts]))
 
     def _precision(self) -> contextlib.AbstractContextManager[object]:
-        if self.dtype is torch.float32 or self.module.dtype is self.dtype:
+        if self.dtype is not torch.bfloat16 or self.module.dtype is self.dtype:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
@@ -236,7 +276,7 @@ class PackScorer:
         temperature: float,
         has_entropy_gradient: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = self._head(hidden).float()
+        logits = at_least_float32(self._head(hidden))
         logprobs = torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
         of_entropies = logprobs if has_entropy_gradient else logprobs.detach()
         entropies = -(of_entropies.exp() * of_entropies).sum(dim=-1)
@@ -266,9 +306,19 @@ class PackScorer:
 
     def _plain_logprobs(self, sample: Sample) -> torch.Tensor:
         ids = torch.from_numpy(np.concatenate((sample.prompt_ids, sample.ids))).long().to(self.device)
-        logits = self.module(input_ids=ids[None], use_cache=False).logits[0].float()
+
+        def compute() -> torch.Tensor:
+            found: torch.Tensor = self.module(input_ids=ids[None], use_cache=False).logits[0]
+            return found
+
+        logits = at_least_float32(self._run(compute))
         logprobs = torch.log_softmax(logits[len(sample.prompt_ids) - 1 : -1], dim=-1)
         return logprobs.gather(1, ids[len(sample.prompt_ids) :, None])[:, 0]
+
+
+def at_least_float32(values: torch.Tensor) -> torch.Tensor:
+    """In float32, or in float64 if they are."""
+    return values if values.dtype is torch.float64 else values.float()
 
 
 def _padded(values: Indices, length: int) -> Indices:

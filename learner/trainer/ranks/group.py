@@ -1,0 +1,172 @@
+"""The ranks that train one model: who they are, and what they tell each other.
+
+    rank 0       talks to the gateway, and says what all of them do next (`learner.trainer.ranks.following`)
+    the others   do the same with their own packs and their own shards
+
+Every rank runs the same update on the same trials; what differs is which packs it computes. What is summed over ranks
+is summed in their order, so that the same number of ranks gives the same bits.
+
+Two process groups: one for tensors (nccl on CUDA, gloo elsewhere), which gives up after `Placement.seconds`; and one of
+gloo for what rank 0 says, in which a rank may wait for days.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from lamer.common.errors import BadInput, Missing
+from lamer.common.text import describe_error
+
+ValueT = TypeVar("ValueT")
+
+_FOR_EVER = datetime.timedelta(days=365)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a rank stands, as torchrun tells its processes. local: its place on its own machine, which is its GPU's.
+    address: where rank 0 listens, host:port. seconds: that an exchange of tensors may take.
+    """
+
+    rank: int
+    size: int
+    local: int
+    address: str
+    seconds: float
+
+
+def read_placement(environment: Mapping[str, str], seconds: float) -> Placement:
+    """What RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT say; without them the only rank.
+
+    Raises:
+        BadInput: they are no numbers, or contradict each other.
+    """
+    try:
+        rank, size = int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1"))
+        local = int(environment.get("LOCAL_RANK", str(rank)))
+    except ValueError as error:
+        raise BadInput(f"RANK, WORLD_SIZE and LOCAL_RANK are not whole numbers: {error}") from error
+    if not 0 <= rank < size:
+        raise BadInput(f"RANK {rank} is not one of WORLD_SIZE {size}")
+    host, port = environment.get("MASTER_ADDR", "127.0.0.1"), environment.get("MASTER_PORT", "29500")
+    return Placement(rank, size, local, f"{host}:{port}", seconds)
+
+
+class Ranks:
+    """This process among those that train one model. Alone, it exchanges nothing."""
+
+    rank = 0
+    size = 1
+
+    def mesh(self) -> DeviceMesh | None:
+        """What models are sharded over; None for a rank that is alone."""
+        return None
+
+    def heard(self, said: ValueT | None) -> ValueT:
+        """What rank 0 says; the others hand in None, and wait for as long as it takes."""
+        assert said is not None
+        return said
+
+    def all_of(self, value: ValueT) -> tuple[ValueT, ...]:
+        """The values of all ranks, in their order."""
+        return (value,)
+
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks."""
+        return value
+
+    def close(self) -> None:
+        """Leave the others."""
+
+
+ALONE = Ranks()
+"""The one rank of a model that one process trains."""
+
+
+class RankGroup(Ranks):
+    """A rank that is not alone."""
+
+    def __init__(self, placement: Placement, device: torch.device) -> None:
+        """Meet the other ranks.
+
+        Args:
+            placement: of this rank.
+            device: that models are on.
+
+        Raises:
+            Missing: they do not come within the placement's seconds.
+        """
+        self.rank, self.size = placement.rank, placement.size
+        self._device = device
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        bound = datetime.timedelta(seconds=placement.seconds)
+        try:
+            dist.init_process_group(
+                backend, f"tcp://{placement.address}", bound, world_size=placement.size, rank=placement.rank
+            )
+            self._mesh = init_device_mesh(device.type, (placement.size,))
+            self._talk = dist.new_group(backend="gloo", timeout=_FOR_EVER)
+        except (RuntimeError, ValueError) as error:
+            raise Missing(
+                f"rank {placement.rank} of {placement.size} did not meet the others at {placement.address} within "
+                f"{placement.seconds:g} s: {describe_error(error)}"
+            ) from error
+
+    def mesh(self) -> DeviceMesh | None:
+        """All ranks in one dimension."""
+        return self._mesh
+
+    def heard(self, said: ValueT | None) -> ValueT:
+        """See `Ranks`."""
+        box: list[ValueT | None] = [said]
+        dist.broadcast_object_list(box, src=0, group=self._talk)
+        found = box[0]
+        assert found is not None
+        return found
+
+    def all_of(self, value: ValueT) -> tuple[ValueT, ...]:
+        """See `Ranks`."""
+        found: list[ValueT | None] = [None] * self.size
+        dist.all_gather_object(found, value, group=self._talk)
+        return tuple(one for one in found if one is not None)
+
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        """See `Ranks`."""
+        parts = [torch.empty_like(value) for _ in range(self.size)]
+        dist.all_gather(parts, value.contiguous())
+        return torch.stack(parts).sum(dim=0)
+
+    def close(self) -> None:
+        """Leave the others."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def meet(device: torch.device, seconds: float) -> Ranks:
+    """The ranks of this process's environment.
+
+    Raises:
+        BadInput, Missing: see `read_placement` and `RankGroup`.
+    """
+    placement = read_placement(os.environ, seconds)
+    return RankGroup(placement, device) if placement.size > 1 else ALONE
+
+
+def full(value: torch.Tensor) -> torch.Tensor:
+    """All of a tensor, whether or not it is sharded; every rank has to ask for it."""
+    whole = getattr(value, "full_tensor", None)
+    found: torch.Tensor = value if whole is None else whole()
+    return found
+
+
+def shards(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """This rank's part of each tensor, which shares its memory."""
+    return [getattr(value, "_local_tensor", value) for value in values]

@@ -1,0 +1,87 @@
+"""Ranks that train a model on made-up batches, each a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors.torch import load_file, save_file
+
+from lamer.common import config
+from lamer.common.messages import Metric
+from lamer.learner.trainer.ranks.group import full, meet
+from lamer.learner.trainer.update import PolicyUpdater
+from tests.learner.builders import play_batch
+
+SECONDS = 60.0
+_FRESH = multiprocessing.get_context("forkserver")
+_FRESH.set_forkserver_preload(["tests.learner.trainer.ranks.training"])
+"""Processes that start with everything imported and nothing done yet."""
+
+
+class Task(msgspec.Struct, frozen=True):
+    """What ranks do. settings: as JSON. dtype: of everything. seeds: of a made-up batch for each update.
+
+    has_steps: whether optimizer steps are taken; if not, gradients are what is saved.
+    """
+
+    model: str
+    settings: str
+    dtype: str
+    seeds: tuple[int, ...]
+    output: str
+    has_steps: bool = True
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What rank 0 found. metrics: of every update."""
+
+    metrics: tuple[tuple[Metric, ...], ...]
+
+
+def train(task: Task) -> None:
+    """Be the rank that the environment says; rank 0 writes parameters and metrics."""
+    torch.set_num_threads(1)
+    settings = config.from_json(task.settings)
+    settings = replace(settings, trainer=replace(settings.trainer, dtype=task.dtype))
+    ranks = meet(torch.device("cpu"), SECONDS)
+    updater = PolicyUpdater(settings, Path(task.model), ranks)
+    if not task.has_steps:
+        for one in updater._optimizers:
+            one.step = lambda: None  # type: ignore[method-assign]
+            one.zero_grad = lambda: None  # type: ignore[method-assign]
+    results = [
+        updater.update(step, play_batch(seed, version=step - 1)).metrics for step, seed in enumerate(task.seeds, 1)
+    ]
+    named = {name: value for one in updater._optimizers for name, value in one.parameters().items()}
+    kept = named if task.has_steps else {name: value.grad for name, value in named.items()}
+    tensors = {name: full(value.detach()).clone() for name, value in kept.items() if value is not None}
+    if ranks.rank == 0:
+        save_file(tensors, task.output)
+        Path(task.output).with_suffix(".json").write_bytes(msgspec.json.encode(Outcome(tuple(results))))
+    ranks.close()
+
+
+def run(task: Task, size: int) -> tuple[dict[str, torch.Tensor], Outcome]:
+    """What `size` ranks come to, each a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [_FRESH.Process(target=_be, args=(task, rank, size, port)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * size, "the ranks' own output says why"
+    return load_file(task.output), msgspec.json.decode(Path(task.output).with_suffix(".json").read_bytes(), type=Outcome)
+
+
+def _be(task: Task, rank: int, size: int, port: int) -> None:
+    where = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in where.items()})
+    train(task)
