@@ -146,15 +146,25 @@ class TokenMeter:
         """What all ranks counted, in their order."""
         if ranks.size == 1:
             return self
-        lists = (self._sums, self._proximal, self._behaviour, self._ages, self._divergences, self._values)
-        own = tuple([value.cpu() for value in values] for values in lists)
+        own = {
+            f"{name}/{index:06d}": value for name, values in self._lists().items() for index, value in enumerate(values)
+        }
         found = TokenMeter(self.max_staleness)
-        for tokens, theirs in ranks.all_of((self._tokens, own)):
-            found._tokens += tokens
-            mine = (found._sums, found._proximal, found._behaviour, found._ages, found._divergences, found._values)
-            for kept, values in zip(mine, theirs, strict=True):
-                kept.extend(values)
+        for theirs in ranks.all_of({"tokens": torch.tensor(self._tokens), **own}):
+            found._tokens += int(theirs["tokens"])
+            for name, values in found._lists().items():
+                values.extend(theirs[key] for key in sorted(theirs) if key.startswith(f"{name}/"))
         return found
+
+    def _lists(self) -> dict[str, list[torch.Tensor]]:
+        return {
+            "sums": self._sums,
+            "proximal": self._proximal,
+            "behaviour": self._behaviour,
+            "ages": self._ages,
+            "divergences": self._divergences,
+            "values": self._values,
+        }
 
     def metrics(self) -> list[Metric]:
         """The figures; the gap is left out where no token has age 0, what was not counted as well."""

@@ -7,7 +7,8 @@ Every rank runs the same update on the same trials; what differs is which packs 
 is summed in their order, so that the same number of ranks gives the same bits.
 
 Two process groups: one for tensors (nccl on CUDA, gloo elsewhere), which gives up after `Placement.seconds`; and one of
-gloo for what rank 0 says, in which a rank may wait for days.
+gloo for what rank 0 says, in which a rank may wait for days. What they carry is bytes and numbers, never pickles:
+whoever reaches a rank's port can make it fail, not run code. These ports belong inside the cluster (docs/security.md).
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ import datetime
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load, save
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from lamer.common.errors import BadInput, Missing
 from lamer.common.text import describe_error
 
-ValueT = TypeVar("ValueT")
+Tensors = Mapping[str, torch.Tensor]
 
 _FOR_EVER = datetime.timedelta(days=365)
 
@@ -70,14 +71,14 @@ class Ranks:
         """What models are sharded over; None for a rank that is alone."""
         return None
 
-    def heard(self, said: ValueT | None) -> ValueT:
+    def heard(self, said: bytes | None) -> bytes:
         """What rank 0 says; the others hand in None, and wait for as long as it takes."""
         assert said is not None
         return said
 
-    def all_of(self, value: ValueT) -> tuple[ValueT, ...]:
-        """The values of all ranks, in their order."""
-        return (value,)
+    def all_of(self, values: Tensors) -> tuple[Tensors, ...]:
+        """The tensors of all ranks, on the CPU, in the order of ranks."""
+        return (values,)
 
     def total(self, value: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks."""
@@ -124,19 +125,25 @@ class RankGroup(Ranks):
         """All ranks in one dimension."""
         return self._mesh
 
-    def heard(self, said: ValueT | None) -> ValueT:
+    def heard(self, said: bytes | None) -> bytes:
         """See `Ranks`."""
-        box: list[ValueT | None] = [said]
-        dist.broadcast_object_list(box, src=0, group=self._talk)
-        found = box[0]
-        assert found is not None
-        return found
+        size = torch.tensor([0 if said is None else len(said)])
+        dist.broadcast(size, src=0, group=self._talk)
+        data = torch.empty(int(size), dtype=torch.uint8) if said is None else _as_tensor(said)
+        dist.broadcast(data, src=0, group=self._talk)
+        return data.numpy().tobytes()
 
-    def all_of(self, value: ValueT) -> tuple[ValueT, ...]:
+    def all_of(self, values: Tensors) -> tuple[Tensors, ...]:
         """See `Ranks`."""
-        found: list[ValueT | None] = [None] * self.size
-        dist.all_gather_object(found, value, group=self._talk)
-        return tuple(one for one in found if one is not None)
+        own = _as_tensor(save({name: value.detach().cpu().contiguous() for name, value in values.items()}))
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(sizes, torch.tensor([len(own)]), group=self._talk)
+        most = max(int(size) for size in sizes)
+        padded = torch.nn.functional.pad(own, (0, most - len(own)))
+        found = [torch.empty(most, dtype=torch.uint8) for _ in range(self.size)]
+        dist.all_gather(found, padded, group=self._talk)
+        pairs = zip(found, sizes, strict=True)
+        return tuple(load(data[: int(size)].numpy().tobytes()) for data, size in pairs)
 
     def total(self, value: torch.Tensor) -> torch.Tensor:
         """See `Ranks`."""
@@ -158,6 +165,10 @@ def meet(device: torch.device, seconds: float) -> Ranks:
     """
     placement = read_placement(os.environ, seconds)
     return RankGroup(placement, device) if placement.size > 1 else ALONE
+
+
+def _as_tensor(data: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
 def full(value: torch.Tensor) -> torch.Tensor:

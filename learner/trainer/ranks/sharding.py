@@ -44,7 +44,9 @@ def shard(whole: torch.nn.Module, layers: Sequence[torch.nn.Module], mesh: Devic
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=_summed_in(whole), cast_forward_inputs=False)
     for module in (*layers, whole):
         fully_shard(module, mesh=mesh, mp_policy=precision)
-        cast(FSDPModule, module).set_gradient_divide_factor(1.0)
+        sharded = cast(FSDPModule, module)
+        sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)  # gloo knows no other
 
 
 def let_go(whole: torch.nn.Module) -> None:

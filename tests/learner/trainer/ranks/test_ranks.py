@@ -56,3 +56,18 @@ def test_two_and_three_ranks_train_as_one_process_does(tmp_path: Path, case: str
         together, theirs = run(task(tmp_path, f"of {size}", CASES[case], 4), size)
         assert furthest(alone, together) < 1e-7
         assert_same_figures(figures, theirs)
+
+
+def test_gradients_in_float32_from_equal_parameters_are_those_of_one_process(tmp_path: Path) -> None:
+    alone, _ = run(task(tmp_path, "one", CASES["gigpo"], 1, "float32", has_steps=False), 1)
+    together, _ = run(task(tmp_path, "two", CASES["gigpo"], 1, "float32", has_steps=False), 2)
+    assert alone.keys() == together.keys()
+    for name, gradient in alone.items():
+        assert float((gradient - together[name]).norm()) <= 1e-5 * float(gradient.norm()), name
+
+
+def test_the_same_number_of_ranks_gives_the_same_bits(tmp_path: Path) -> None:
+    first, _ = run(task(tmp_path, "one", CASES["minibatches, KL"], 2, "float32"), 2)
+    second, _ = run(task(tmp_path, "two", CASES["minibatches, KL"], 2, "float32"), 2)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name

@@ -78,7 +78,9 @@ def run(task: Task, size: int) -> tuple[dict[str, torch.Tensor], Outcome]:
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * size, "the ranks' own output says why"
-    return load_file(task.output), msgspec.json.decode(Path(task.output).with_suffix(".json").read_bytes(), type=Outcome)
+    return load_file(task.output), msgspec.json.decode(
+        Path(task.output).with_suffix(".json").read_bytes(), type=Outcome
+    )
 
 
 def _be(task: Task, rank: int, size: int, port: int) -> None:
