@@ -62,8 +62,8 @@ def head_scores(
     Returns:
         logprobs float32 [N] and entropies float32 [M].
     """
-    logprobs, entropies = _HeadScores.apply(hidden, weight, bias, task, has_entropy_gradient)
-    return logprobs, entropies
+    apply: Callable[..., tuple[torch.Tensor, torch.Tensor]] = _HeadScores.apply
+    return apply(hidden, weight, bias, task, has_entropy_gradient)
 
 
 def _row_statistics(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
