@@ -74,7 +74,7 @@ def test_flex_and_masked_attention_agree_on_200_random_packs() -> None:
     for seed in range(200):
         heads, key_heads, window = SHAPES[seed % len(SHAPES)]
         item = random_pack(seed)
-        flex, masked = FlexAttention(needs(), 256), MaskedAttention(needs(heads // key_heads))
+        flex, masked = FlexAttention(needs()), MaskedAttention(needs(heads // key_heads))
         count, length = len(item.ids), flex.length(len(item.ids))
         query, key, value = (torch.randn(1, width, length, 8) for width in (heads, key_heads, key_heads))
         arguments = {"attention_mask": None, "scaling": 0.3, "sliding_window": window}
