@@ -89,7 +89,7 @@ def load_models(
     return Models(
         policy,
         Critic(critic, trainer, policy) if critic is not None else None,
-        PolicyModel(policy.path, trainer) if has_reference else None,
+        PolicyModel(policy.path, trainer, policy.weights) if has_reference else None,
     )
 
 

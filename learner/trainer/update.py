@@ -91,7 +91,7 @@ class PolicyUpdater:
         """Load the model in folder `model_path` as policy version 0.
 
         Raises:
-            Missing: no model there.
+            Missing: no model there, or no torchao for `optimizer.kind` adamw_8bit.
             BadInput: a model that can't be trained, or `optimizer.pack_tokens` too small for one prompt and response.
         """
         trial = settings.trial
@@ -103,17 +103,20 @@ class PolicyUpdater:
             )
         torch.set_num_threads(settings.trainer.threads)
         self._settings = settings
-        self._model = PolicyModel(model_path, settings.trainer)
+        weights = torch.bfloat16 if settings.optimizer.kind == "adamw_8bit" else torch.float32
+        self._model = PolicyModel(model_path, settings.trainer, weights)
         self._models = load_models(
             self._model,
             settings.trainer,
             settings.critic if settings.advantage.estimator == "ppo" else None,
             has_reference=settings.loss.kl_weight > 0,
         )
-        self._optimizers = [ParameterOptimizer("", self._model.parameters(), settings.optimizer)]
+        compiles = settings.trainer.compile != "none" and self._model.device.type == "cuda"
+        self._optimizers = [ParameterOptimizer("", self._model.parameters(), settings.optimizer, compiles=compiles)]
         if self._models.critic is not None:
             own = replace(settings.optimizer, learning_rate=settings.critic.learning_rate)
-            self._optimizers.append(ParameterOptimizer(CRITIC, self._models.critic.parameters(), own))
+            critic = self._models.critic.parameters()
+            self._optimizers.append(ParameterOptimizer(CRITIC, critic, own, compiles=compiles))
         self._settings_hash = learning_hash(settings)
         self._version = 0
         self._is_given_up = threading.Event()
@@ -269,4 +272,6 @@ class PolicyUpdater:
         is_warming_up = self._models.critic is not None and step <= self._settings.critic.warmup_updates
         for one in self._optimizers[1:] if is_warming_up else self._optimizers:
             one.step()
+        for one in self._optimizers:
+            one.zero_grad()
         return norms[0]

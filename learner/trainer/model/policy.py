@@ -4,7 +4,8 @@
     check_layers   whether packs can be scored by the layers of a configuration
 
 Parameters and gradients are float32. With dtype bfloat16 the forward pass runs under autocast, so that small updates
-are not rounded away, and weights are published in bfloat16, which is what the forward pass used.
+are not rounded away, and weights are published in bfloat16, which is what the forward pass used. Where the optimizer
+rounds stochastically (`learner.trainer.optimizer`) parameters and gradients are bfloat16, and nothing is cast.
 """
 
 from __future__ import annotations
@@ -58,18 +59,19 @@ def choose_dtype(settings: TrainerSettings, device: torch.device) -> torch.dtype
 class PolicyModel(PackScorer):
     """A causal LM with the folder that its tokenizer came from."""
 
-    def __init__(self, path: Path, settings: TrainerSettings) -> None:
-        """Load the model in folder `path`.
+    def __init__(self, path: Path, settings: TrainerSettings, weights: torch.dtype = torch.float32) -> None:
+        """Load the model in folder `path`. weights: dtype of the parameters; with bfloat16 the forward pass has it too.
 
         Raises:
             Missing: no such folder, or no config in it.
             BadInput: weights or architecture that can't be used, or an unusable device.
         """
         self.path = path
+        self.weights = weights
         device = choose_device(settings)
-        module = load_model(path, torch.float32, "eager", is_trained=True)
+        module = load_model(path, weights, "eager", is_trained=True)
         check_layers(module.config)
-        super().__init__(module, device, choose_dtype(settings, device))
+        super().__init__(module, device, weights if weights is torch.bfloat16 else choose_dtype(settings, device))
         tokens = np.arange(10, dtype=np.int32) % self.vocabulary
         self.check([_probe(tokens[:4], tokens[4:7]), _probe(tokens[:4], tokens[7:10])], _TOLERANCES[self.dtype])
 
@@ -95,7 +97,7 @@ class PolicyModel(PackScorer):
                 raise BadInput(f"the weights to compare with have no {name} of shape {tuple(value.shape)}")
         try:
             for name, parameter in parameters.items():
-                parameter.data = tensors[name].to(self.device, torch.float32)
+                parameter.data = tensors[name].to(self.device, own[name].dtype)
             yield
         finally:
             for name, parameter in parameters.items():

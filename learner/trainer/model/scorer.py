@@ -59,7 +59,7 @@ class PackScorer:
     """A causal LM that scores packs."""
 
     def __init__(self, module: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:
-        """Take over a module in float32. dtype: of the forward pass."""
+        """Take over a module. dtype: of the forward pass; where it is not the module's, autocast casts."""
         self.device = device
         self.dtype = dtype
         self.module = module.to(device)
@@ -124,7 +124,7 @@ class PackScorer:
         return TokenScores(logprobs, torch.cat([part.entropies for part in parts]))
 
     def _precision(self) -> contextlib.AbstractContextManager[object]:
-        if self.dtype is torch.float32:
+        if self.dtype is self.module.dtype:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
