@@ -247,7 +247,7 @@ class Trainer:
         parity = await asyncio.to_thread(updater.parity, trials, self._publisher.folder)
         await self._session.send(UpdateReport(step=batch.step, metrics=result.metrics + parity))
         if batch.step == self._settings.batch.updates:
-            await asyncio.to_thread(updater.save_weights, self._options.run_dir / "model")
+            await asyncio.to_thread(updater.export, self._options.run_dir / "model")
         if batch.step % self._settings.trainer.checkpoint_every == 0 or batch.step == self._settings.batch.updates:
             await self._save(updater)
         return ""

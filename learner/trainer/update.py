@@ -40,6 +40,7 @@ from lamer.learner.trainer.loss import entropy_coefficient, needs_proximal
 from lamer.learner.trainer.metrics import TokenMeter, sample_metrics, trial_metrics
 from lamer.learner.trainer.model.packing import pack
 from lamer.learner.trainer.model.policy import PolicyModel
+from lamer.learner.trainer.model.snapshot import Snapshot
 from lamer.learner.trainer.objective import (
     LoadedPack,
     Minibatch,
@@ -207,13 +208,25 @@ class PolicyUpdater:
             return ()
         return engine_parity(self._model, trials, folder_of, responses, self._settings.optimizer.pack_tokens)
 
+    def snapshot(self) -> Snapshot:
+        """The policy of this moment, to be written as a model folder in the dtype of its forward pass."""
+        return self._model.snapshot()
+
     def save_weights(self, folder: Path) -> tuple[WeightFile, ...]:
-        """Write the policy as a complete model folder, whole or not at all.
+        """Write that folder at once, whole or not at all.
 
         Returns:
             its weight files.
         """
-        return self._model.save(folder)
+        return self.snapshot().write(folder)
+
+    def export(self, folder: Path) -> tuple[WeightFile, ...]:
+        """Write the policy as a complete model folder with the dtypes of the one that the run started from.
+
+        Returns:
+            its weight files.
+        """
+        return self._model.export(folder)
 
     def save_checkpoint(self, folder: Path) -> Path:
         """Write a durable checkpoint of the version held as `folder` (`checkpoint.folder` names it).
