@@ -45,13 +45,6 @@ class Snapshot:
     data: torch.Tensor
     companions: tuple[NamedFile, ...]
 
-    def files(self) -> tuple[WeightFile, ...]:
-        """The weight files that `write` gives, by name, without writing them."""
-        digest = hashlib.sha256()
-        for block in self._blocks():
-            digest.update(block)
-        return (self._file(digest.hexdigest()),)
-
     def write(self, target: Path) -> tuple[WeightFile, ...]:
         """Write a complete model folder, which appears whole or not at all, and replaces one of the same name.
 
@@ -72,14 +65,24 @@ class Snapshot:
                     hashed.result()
         return (self._file(digest.hexdigest()),)
 
-    def is_written(self, target: Path) -> bool:
-        """Whether `target` is, byte for byte, the folder that `write` would make of this."""
+    def written(self, target: Path) -> tuple[WeightFile, ...] | None:
+        """The weight files of `target` where it is, byte for byte, the folder that `write` would make of this."""
         try:
-            same = all((target / each.name).read_bytes() == each.data for each in self.companions)
+            is_same = all((target / each.name).read_bytes() == each.data for each in self.companions)
             names = {path.name for path in companion_files(target)}
-            return same and names == {each.name for each in self.companions} and weight_files(target) == self.files()
+            if not is_same or names != {each.name for each in self.companions}:
+                return None
+            files = weight_files(target)
         except OSError:
-            return False
+            return None
+        return files if files == self._files() else None
+
+    def _files(self) -> tuple[WeightFile, ...]:
+        """The weight files that `write` gives, without writing them."""
+        digest = hashlib.sha256()
+        for block in self._blocks():
+            digest.update(block)
+        return (self._file(digest.hexdigest()),)
 
     def _file(self, digest: str) -> WeightFile:
         return WeightFile(WEIGHTS, len(self.header) + len(self.data), digest)
