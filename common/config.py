@@ -52,6 +52,7 @@ NOT_IDENTITY = (
     "inference",
     "batch.updates",
     "trainer.device",
+    "trainer.auto_dtype",
     "trainer.compile",
     "trainer.recompute",
     "trainer.threads",
@@ -151,7 +152,7 @@ def identity(settings: Settings) -> tuple[tuple[str, str], ...]:
     defaults = dict(_flat(Settings()))
     return tuple(
         (key, value)
-        for key, value in _flat(settings)
+        for key, value in _flat(_as_asked(settings))
         if not _is_under(key, NOT_IDENTITY) and not (key in ADDED_LATER and value == defaults[key])
     )
 
@@ -173,7 +174,7 @@ def learning_hash(settings: Settings) -> str:
 
 def differing_keys(one: Settings, other: Settings) -> tuple[str, ...]:
     """Full keys, among those that `config_hash` covers, whose values differ."""
-    left, right = dict(_flat(one)), dict(_flat(other))
+    left, right = dict(_flat(_as_asked(one))), dict(_flat(_as_asked(other)))
     keys = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
     return tuple(key for key in keys if not _is_under(key, NOT_IDENTITY))
 
@@ -200,6 +201,16 @@ def _plain(settings: Settings) -> Tree:
         return {key: value.value if isinstance(value, enum.Enum) else value for key, value in items}
 
     return dataclasses.asdict(_without_secrets(settings), dict_factory=values)
+
+
+def _as_asked(settings: Settings) -> Settings:
+    """With the precision auto where lamer chose it: a run is the same whatever machine it was chosen on."""
+    trainer = settings.trainer
+    return (
+        dataclasses.replace(settings, trainer=dataclasses.replace(trainer, dtype="auto"))
+        if trainer.auto_dtype
+        else settings
+    )
 
 
 def _without_secrets(settings: Settings) -> Settings:
