@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -211,7 +211,7 @@ def flex_prefix_attention(
     dtype = attention_plan.needs.dtype
     q, k, v = (F.pad(states.to(dtype), (0, padding)) if padding else states.to(dtype) for states in (query, key, value))
     is_alone = query.is_cuda and not torch.compiler.is_compiling()
-    attend: Callable[..., Any] = _fused() if is_alone else flex_attention
+    attend = _fused() if is_alone else cast("Callable[..., torch.Tensor]", flex_attention)
     output = attend(q, k, v, block_mask=attention_plan.masks[sliding_window], scale=scaling, enable_gqa=True)
     return output[..., :width].transpose(1, 2), None
 
