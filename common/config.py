@@ -52,6 +52,7 @@ NOT_IDENTITY = (
     "inference",
     "batch.updates",
     "trainer.device",
+    "trainer.auto_dtype",
     "trainer.compile",
     "trainer.recompute",
     "trainer.threads",
@@ -151,7 +152,7 @@ def identity(settings: Settings) -> tuple[tuple[str, str], ...]:
     defaults = dict(_flat(Settings()))
     return tuple(
         (key, value)
-        for key, value in _flat(settings)
+        for key, value in _flat(_as_asked(settings))
         if not _is_under(key, NOT_IDENTITY) and not (key in ADDED_LATER and value == defaults[key])
     )
 
@@ -173,7 +174,7 @@ def learning_hash(settings: Settings) -> str:
 
 def differing_keys(one: Settings, other: Settings) -> tuple[str, ...]:
     """Full keys, among those that `config_hash` covers, whose values differ."""
-    left, right = dict(_flat(one)), dict(_flat(other))
+    left, right = dict(_flat(_as_asked(one))), dict(_flat(_as_asked(other)))
     keys = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
     return tuple(key for key in keys if not _is_under(key, NOT_IDENTITY))
 
@@ -200,6 +201,16 @@ def _plain(settings: Settings) -> Tree:
         return {key: value.value if isinstance(value, enum.Enum) else value for key, value in items}
 
     return dataclasses.asdict(_without_secrets(settings), dict_factory=values)
+
+
+def _as_asked(settings: Settings) -> Settings:
+    """With the precision auto where lamer chose it: a run is the same whatever machine it was chosen on."""
+    trainer = settings.trainer
+    return (
+        dataclasses.replace(settings, trainer=dataclasses.replace(trainer, dtype="auto"))
+        if trainer.auto_dtype
+        else settings
+    )
 
 
 def _without_secrets(settings: Settings) -> Settings:
@@ -266,11 +277,12 @@ def _read_override(override: str) -> dict[str, object]:
         return _nested(sections, {name: plain_text.typed(value)})
     try:
         tree = OmegaConf.to_container(OmegaConf.from_dotlist([override]), resolve=False)
+        node = yaml.compose(value, Loader=yaml.SafeLoader)  # OmegaConf strips white space of every kind before it reads
     except NO_YAML as error:
         raise ConfigError(f"the value of {override!r} can't be read: {_first_line(error)}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{override!r} is no override: write key=value, for example batch.groups=8")
-    for place, text in plain_text.texts(yaml.compose(value, Loader=yaml.SafeLoader), _hint(key)):
+    for place, text in plain_text.texts(node, _hint(key)):
         plain_text.put(tree, (*sections, name, *place), text)
     return {str(name): value for name, value in tree.items()}
 

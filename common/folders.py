@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_MOUNTS = Path("/proc/self/mountinfo")
+_IN_MEMORY = ("tmpfs", "ramfs")
 _LOCK, _REPLACED = ".lock", ".replaced"
 _LEFTOVER = re.compile(rf"(?P<stem>\..*?[a-z0-9_]{{8}})(?:{re.escape(_LOCK)}|{re.escape(_REPLACED)})?")
 _TOKEN_BYTES = 4
@@ -34,9 +36,25 @@ def file_digest(path: Path) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force every file directly in `folder`, and the folder's own entry list, to disk."""
+    """Force every file directly in `folder`, and the folder's own entry list, to disk, if they are on one."""
+    if is_in_memory(folder):
+        return
     for path in [*(entry for entry in folder.iterdir() if entry.is_file()), folder]:
         _sync(path)
+
+
+def is_in_memory(path: Path) -> bool:
+    """Whether a file or folder lies in memory, as in /dev/shm, so that there is nothing to force to disk; False where
+    the system does not say.
+    """
+    device = path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    kinds = [line.partition(" - ")[2].split(" ")[0] for line in mounts if line.split(" ")[2] == number]
+    return any(kind in _IN_MEMORY for kind in kinds)
 
 
 @contextmanager

@@ -220,6 +220,10 @@ def _relations(settings: Settings) -> Iterator[tuple[bool, str]]:
         f"({gateway.heartbeat_seconds})",
     )
     yield (
+        settings.optimizer.kind != "adamw_8bit" or settings.trainer.dtype != "float32",
+        "optimizer.kind=adamw_8bit keeps bfloat16 weights: trainer.dtype must be bfloat16 or auto, not float32",
+    )
+    yield (
         inference.delivery not in ("gloo", "nccl") or inference.engine == "sglang" or inference.servers == 0,
         f"inference.delivery={inference.delivery} needs inference.engine=sglang, not {inference.engine}, which takes "
         "weights by path or stream",

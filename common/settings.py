@@ -219,6 +219,10 @@ class OptimizerSettings:
 class TrainerSettings:
     """Where and how the trainer computes. checkpoint_every: updates between durable checkpoints.
 
+    dtype: of the forward pass; auto is resolved once, for trainer and engine, when a run is created
+    (`deploy.run.precision`). auto_dtype is written then: lamer chose, and on another machine it may choose otherwise
+    for the same run.
+
     compile: auto compiles the model's layers on CUDA. recompute: layers keeps their inputs alone for the backward pass
     and computes the rest of a layer again, which costs about a fifth of the speed; auto does where memory asks for it.
 
@@ -234,6 +238,7 @@ class TrainerSettings:
 
     device: str = "auto"
     dtype: str = _field("auto", choices=("auto", "float32", "bfloat16"))
+    auto_dtype: bool = False
     compile: str = _field("auto", choices=("auto", "none"))
     recompute: str = _field("auto", choices=("auto", "none", "layers"))
     threads: int = _field(1, low=1)
@@ -253,9 +258,9 @@ class InferenceSettings:
     stream: over the run's socket, as differences from what it holds; every anchor_every versions whole. gloo, nccl:
     broadcast by the trainer, in buckets of bucket_bytes. auto: path where the folder can be read, else stream.
 
-    Of SGLang alone: sglang_python, the interpreter that has it ("": `.venv-sglang` of the checkout, else lamer's own);
-    dtype, which auto makes bfloat16 on a GPU and float32 elsewhere; GPUs of one replica, and replicas. With a GPU it
-    sizes its cache itself, whatever cache_tokens says.
+    dtype: auto is what the trainer computes in. Of SGLang alone: sglang_python, the interpreter that has it ("":
+    `.venv-sglang` of the checkout, else lamer's own); GPUs of one replica, and replicas. With a GPU it sizes its cache
+    itself, whatever cache_tokens says.
     """
 
     engine: str = _field("embedded", choices=("embedded", "sglang"))

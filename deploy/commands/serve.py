@@ -64,7 +64,7 @@ Mode = Annotated[
 SglangPython = Annotated[
     Path | None, typer.Option("--sglang-python", metavar="FILE", help="The interpreter that has SGLang.")
 ]
-Dtype = Annotated[Precision | None, typer.Option("--dtype", help=f"SGLang's precision; {RUNS_OWN}.")]
+Dtype = Annotated[Precision | None, typer.Option("--dtype", help=f"The server's precision; {RUNS_OWN}.")]
 TensorParallel = Annotated[
     int | None, typer.Option("--tensor-parallel", min=1, help=f"SGLang: GPUs of one replica; {RUNS_OWN}.")
 ]

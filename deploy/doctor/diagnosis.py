@@ -33,7 +33,7 @@ BASE = (
     "typer",
     "zstandard",
 )
-LEARNER = ("torch", "transformers", "safetensors")
+LEARNER = ("torch", "transformers", "safetensors", "torchao")
 TRACKING = ("mlflow", "matplotlib")
 
 

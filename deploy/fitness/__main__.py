@@ -31,7 +31,7 @@ def check(folder: Path, *, is_trained: bool, is_embedded: bool) -> None:
     from lamer.learner.trainer.model.policy import check_layers as check_trainer
 
     config = read_config(folder)
-    check_tensors(folder, empty_model(folder, config), is_trained=is_trained)
+    check_tensors(folder, empty_model(folder, config))
     try:
         if is_trained:
             check_trainer(config)

@@ -17,13 +17,13 @@ from lamer.deploy.inference.engines.attach import Attacher
 from lamer.deploy.inference.engines.base import EngineSource
 from lamer.deploy.inference.engines.launch import Launcher
 from lamer.deploy.inference.engines.options import EngineOptions, HostOptions, claim_cache
-from lamer.deploy.inference.engines.sglang import has_nvidia_gpu
 from lamer.deploy.inference.fetching.base import LiveDelivery
 from lamer.deploy.inference.fetching.collective import COLLECTIVES, CollectiveDelivery, check_collective
 from lamer.deploy.inference.fetching.folders import make_folder_delivery
 from lamer.deploy.inference.fetching.interface import interface_towards
 from lamer.deploy.inference.host import Host
 from lamer.deploy.models.fitness import check_fitness
+from lamer.deploy.run.precision import has_nvidia_gpu
 
 log = logging.getLogger("lamer.host")
 

@@ -25,6 +25,7 @@ from lamer.common.errors import BadInput, Missing
 from lamer.common.keys import ensure_keys
 from lamer.common.listening import Listener
 from lamer.common.settings import Settings
+from lamer.deploy.run.precision import adopted, asked, has_cuda, resolved
 
 CONFIG_FILE = "config.yaml"
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -93,14 +94,16 @@ def open_run(settings: Settings, files: Sequence[Path], is_resume: bool) -> RunF
         raise BadInput(f"run.name {name!r} can't be a run's name: letters, digits, '.', '_' and '-', no '/'")
     if is_resume:
         path = directory / name
-        _check_resumable(path, settings)
+        settings = _as_begun(path, settings)
     else:
+        settings = asked(settings)
         if settings.gateway.keys:
             ensure_keys(Path(settings.gateway.keys))  # these two before there is a folder that has the name
         Listener(settings.gateway.bind, settings.gateway.port).close()
         path = directory / name if name else _reserve(directory, stem)
         if name:
             _create(path)
+    settings = resolved(settings, is_on_cuda=has_cuda())
     run = RunFolder(path, replace(settings, run=replace(settings.run, name=path.name)), is_resume)
     with _held(path):
         _write_config(run)
@@ -209,13 +212,19 @@ def _reserve(directory: Path, stem: str) -> Path:
     return path
 
 
-def _check_resumable(path: Path, settings: Settings) -> None:
+def _as_begun(path: Path, settings: Settings) -> Settings:
+    """The settings to resume a run with: its own precision where none is named.
+
+    Raises:
+        BadInput: the run's configuration is another. Missing: there is no run.
+    """
     if not (path / CONFIG_FILE).is_file():
         raise Missing(f"nothing to resume: {path} holds no {CONFIG_FILE}")
     before = config.load([path / CONFIG_FILE])
+    settings = adopted(settings, before)
     keys = config.differing_keys(before, settings)
     if not keys:
-        return
+        return settings
     old, new = dict(config.parameters(before)), dict(config.parameters(settings))
     shown = ", ".join(f"{key} ({old.get(key, 'unset')} there, {new.get(key, 'unset')} here)" for key in keys[:5])
     more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""

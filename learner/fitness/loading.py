@@ -100,20 +100,19 @@ def empty_model(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
         raise _refusal(folder, error) from error
 
 
-def load_model(folder: Path, dtype: torch.dtype, attention: str, *, is_trained: bool) -> PreTrainedModel:
+def load_model(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
     """The model in `folder`, ready to be run: no dropout.
 
     Args:
         folder: the model folder.
         dtype: of its parameters.
         attention: the attention function that transformers is to call.
-        is_trained: its parameters will be published (`check_tensors`).
 
     Raises:
         Missing: no such folder, or a file that it lacks. BadInput: a folder that can't be used.
     """
     config = read_config(folder)
-    check_tensors(folder, empty_model(folder, config), is_trained=is_trained)
+    check_tensors(folder, empty_model(folder, config))
     disable_progress_bar()
     try:
         model, found = AutoModelForCausalLM.from_pretrained(

@@ -28,52 +28,42 @@ _MOVED_BUFFERS = ("rotary_emb.inv_freq", "position_ids")
 
 
 @dataclass(frozen=True, slots=True)
-class _Expected:
-    """The tensors of a model: shape by name, every name of each tied one included. groups: the names of each tensor."""
+class ModelTensors:
+    """The tensors of a model: shape by name, every name of each tied one included. groups: the names of each tensor.
+    buffers: names of those that are no parameters.
+    """
 
     shapes: Mapping[str, tuple[int, ...]]
     groups: tuple[tuple[str, ...], ...]
     buffers: Collection[str]
 
 
-def check_tensors(folder: Path, model: PreTrainedModel, *, is_trained: bool) -> None:
-    """Refuse a folder that does not hold exactly the tensors of `model`.
+def check_tensors(folder: Path, model: PreTrainedModel) -> None:
+    """Refuse a folder that does not hold exactly the tensors of `model`, under the names that its class gives them or
+    under those that transformers converts for the class, as one for each expert.
 
     Args:
         folder: the model folder.
         model: made from its configuration, on torch's meta device.
-        is_trained: the trainer publishes parameters under the names that the class gives them, so the folder has to
-            have these; else it may have those that transformers converts for the class, as one for each expert.
 
     Raises:
         Missing: a weight file is not there. BadInput: a tensor is missing, foreign, of another shape or quantised.
     """
-    expected, converted = _expected(model), _converted(model)
-    with TensorFolder(folder, _names(folder)) as files:
+    expected, converted = model_tensors(model), _converted(model)
+    with TensorFolder(folder, weight_names(folder)) as files:
         stored = {tensor.name: tensor for file in files.files.values() for tensor in file.tensors}
-        others = [name for name in stored if name in converted.shapes and name not in expected.shapes]
-        if others and is_trained:
-            instead = [name for name in expected.shapes if name not in converted.shapes]
-            raise BadInput(
-                f"{folder} can't be trained: it holds {_some(others)}, and the trainer would publish {_some(instead)}, "
-                "other names than inference servers load"
-            )
-        if others:
+        if any(name in converted.shapes and name not in expected.shapes for name in stored):
             expected = converted
-        if missing := _missing(stored, expected, model):
+        if missing := missing_tensors(stored, expected, model):
             raise BadInput(f"{folder} lacks {_some(missing)}")
-        if foreign := _foreign(stored, expected, model):
+        ignored = ignored_tensors(stored, model)
+        if foreign := [name for name in stored if name not in expected.shapes and name not in ignored]:
             raise BadInput(f"{folder} holds {_some(foreign)}, which {type(model).__name__} does not have")
         _check_kinds(folder, stored, expected)
         _check_ties(folder, files, expected)
-    buffers = sorted(set(stored) & set(expected.buffers))
-    if is_trained and buffers:
-        raise BadInput(
-            f"{folder} can't be trained: it holds {_some(buffers)}, no parameter, which would not be published"
-        )
 
 
-def _names(folder: Path) -> tuple[str, ...]:
+def weight_names(folder: Path) -> tuple[str, ...]:
     """The files that are loaded: the single one, or those that the index names.
 
     Raises:
@@ -98,46 +88,49 @@ def _names(folder: Path) -> tuple[str, ...]:
     return names
 
 
-def _expected(model: PreTrainedModel) -> _Expected:
+def model_tensors(model: PreTrainedModel) -> ModelTensors:
     """Under the names that the class gives them."""
     groups: dict[int, list[str]] = defaultdict(list)
     state = model.state_dict(keep_vars=True)
     for name, tensor in state.items():
         groups[id(tensor)].append(name)
-    return _Expected(
+    return ModelTensors(
         {name: tuple(tensor.shape) for name, tensor in state.items()},
         tuple(map(tuple, groups.values())),
         {name for name, _ in model.named_buffers() if name in state},
     )
 
 
-def _converted(model: PreTrainedModel) -> _Expected:
+def _converted(model: PreTrainedModel) -> ModelTensors:
     """Under the names that transformers writes them under."""
-    own = _expected(model)
+    own = model_tensors(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in revert_weight_conversion(model, model.state_dict()).items()}
     kept = [names for names in own.groups if names[0] in shapes]
     known = {name for names in kept for name in names}
-    return _Expected(shapes, (*kept, *((name,) for name in shapes if name not in known)), own.buffers)
+    return ModelTensors(shapes, (*kept, *((name,) for name in shapes if name not in known)), own.buffers)
 
 
-def _missing(stored: Mapping[str, StoredTensor], expected: _Expected, model: PreTrainedModel) -> list[str]:
+def missing_tensors(stored: Collection[str], expected: ModelTensors, model: PreTrainedModel) -> list[str]:
+    """The first names of those expected tensors that are stored under none, and that a folder may not leave out."""
     ignored = model._keys_to_ignore_on_load_missing or ()
     absent = (names for names in expected.groups if not any(name in stored for name in names))
     return [names[0] for names in absent if not _matches(names[0], ignored)]
 
 
-def _foreign(stored: Mapping[str, StoredTensor], expected: _Expected, model: PreTrainedModel) -> list[str]:
+def ignored_tensors(stored: Collection[str], model: PreTrainedModel) -> list[str]:
+    """Those of the stored names that transformers drops when it loads a folder for the class of `model`."""
+    own = model.state_dict(keep_vars=True)
     buffers = [name for name, _ in model.named_buffers()]
     moved = [end for end in _MOVED_BUFFERS if any(name.endswith(end) for name in buffers)]
     ignored = [*(model._keys_to_ignore_on_load_unexpected or ()), *(rf"(^|\.){re.escape(end)}$" for end in moved)]
-    return [name for name in stored if name not in expected.shapes and not _matches(name, ignored)]
+    return [name for name in stored if name not in own and _matches(name, ignored)]
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(re.search(pattern, name) for pattern in patterns)
 
 
-def _check_kinds(folder: Path, stored: Mapping[str, StoredTensor], expected: _Expected) -> None:
+def _check_kinds(folder: Path, stored: Mapping[str, StoredTensor], expected: ModelTensors) -> None:
     for name, tensor in stored.items():
         if name not in expected.shapes:
             continue
@@ -149,7 +142,7 @@ def _check_kinds(folder: Path, stored: Mapping[str, StoredTensor], expected: _Ex
             raise BadInput(f"{name} is {tensor.dtype} in {folder}: quantised weights can't be trained or served here")
 
 
-def _check_ties(folder: Path, files: TensorFolder, expected: _Expected) -> None:
+def _check_ties(folder: Path, files: TensorFolder, expected: ModelTensors) -> None:
     for names in expected.groups:
         first, *others = [name for name in names if files.find(name) is not None] or [""]
         for other in others:

@@ -1,7 +1,8 @@
 """The gateway's side of the trainer: batches out, policy versions in.
 
-The trainer asks for a batch naming the version it holds. A batch is cut as soon as the pool allows, claimed in the
-journal, and named to the trainer once the claim is on disk; a repeated question gets the same batch again. A trainer
+The trainer asks for a batch naming the version it holds, which is that of the batch before; its weights may be
+announced later than that. A batch is cut as soon as the pool allows, claimed in the journal, and named to the trainer
+once the claim is on disk; a repeated question gets the same batch again. A trainer
 that comes back holding an earlier version has been restarted from a checkpoint: claims after its next batch return to
 stored, the servers go back to its version, and training goes on from there. Groups on which it failed `MOST_FAILURES`
 times are set aside by name, and the next batch is cut without them.
@@ -127,7 +128,9 @@ class Batcher:
         version = message.policy_version
         if self.finished.is_set():
             return
-        if version > self._pool.trained_from:
+        if version > self._pool.trained_from and version == self._cut_step:
+            self._pool.trained_from = version  # its weights are still being written
+        elif version > self._pool.trained_from:
             reason = f"the trainer holds policy version {version}, which the gateway never got: go on from a checkpoint"
             self._link.send(trainer, Shutdown(reason, exit_code=1))
             return

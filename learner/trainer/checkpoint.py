@@ -1,8 +1,8 @@
 """Durable checkpoints: everything from which training goes on as if it had not stopped.
 
     <run>/checkpoints/step-00000020/
-        model.safetensors       float32 parameters; a critic's under "critic."
-        optimizer.safetensors   AdamW's moments and step counts, "<parameter>/<name>"
+        model.safetensors       parameters in the dtype that they are trained in; a critic's under "critic."
+        optimizer.safetensors   AdamW's moments and step counts, "<parameter>/<name>" (`learner.trainer.optimizer`)
         state.json              policy version (= the last batch trained, the journal position), settings hash, random
         states manifest.json           SHA-256 of each of the others, written last
 
@@ -37,11 +37,14 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 class RandomStates(msgspec.Struct, frozen=True):
-    """Where the process's generators stand: Python's, numpy's (global MT19937) and torch's (CPU, base64)."""
+    """Where the process's generators stand: Python's, numpy's (global MT19937) and torch's (base64), of the CPU and
+    of the CUDA device in use, "" without one.
+    """
 
     python: tuple[int, tuple[int, ...], float | None]
     numpy: tuple[str, tuple[int, ...], int, int, float]
     torch: str
+    cuda: str = ""
 
 
 class TrainingState(msgspec.Struct, frozen=True):
@@ -164,7 +167,8 @@ def random_states() -> RandomStates:
     return RandomStates(
         python=(version, tuple(internal), gauss),
         numpy=(str(name), tuple(int(key) for key in keys), int(position), int(has_gauss), float(cached)),
-        torch=base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode("ascii"),
+        torch=_as_text(torch.get_rng_state()),
+        cuda=_as_text(torch.cuda.get_rng_state()) if _uses_cuda() else "",
     )
 
 
@@ -173,7 +177,21 @@ def set_random_states(states: RandomStates) -> None:
     random.setstate(states.python)
     name, keys, position, has_gauss, cached = states.numpy
     np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(torch.frombuffer(bytearray(base64.b64decode(states.torch)), dtype=torch.uint8))
+    torch.set_rng_state(_from_text(states.torch))
+    if states.cuda and _uses_cuda():
+        torch.cuda.set_rng_state(_from_text(states.cuda))
+
+
+def _uses_cuda() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def _as_text(state: torch.Tensor) -> str:
+    return base64.b64encode(state.numpy().tobytes()).decode("ascii")
+
+
+def _from_text(text: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
 
 
 def _on_cpu(tensors: Tensors) -> dict[str, torch.Tensor]:

@@ -38,14 +38,13 @@ class Critic:
             Missing, BadInput: the folder can't be loaded again.
         """
         self._policy = policy
-        ranks, is_separate = policy.ranks, settings.kind == "separate"
-        self._own = PolicyModel(policy.path, trainer, policy.pack_tokens, ranks) if is_separate else None
+        self._own = policy.another(trainer) if settings.kind == "separate" else None
         self._head = torch.nn.Linear(policy.hidden_size, 1, device=policy.device)
         torch.nn.init.zeros_(self._head.weight)
         torch.nn.init.zeros_(self._head.bias)
         if policy.dtype is torch.float64:
             self._head.double()
-        if (mesh := ranks.mesh()) is not None:
+        if (mesh := policy.ranks.mesh()) is not None:
             shard(self._head, (), mesh, self._head.weight.dtype)
 
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:

@@ -110,7 +110,7 @@ def load_models(
     return Models(
         policy,
         Critic(critic, trainer, policy) if critic is not None else None,
-        PolicyModel(policy.path, trainer, policy.pack_tokens, policy.ranks) if has_reference else None,
+        policy.another(trainer) if has_reference else None,
     )
 
 

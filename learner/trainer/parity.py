@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from lamer.common.messages import Metric
 from lamer.common.records import Completion, Trial
 from lamer.learner.credit.samples import Sample, SampleKind
 from lamer.learner.trainer.model.packing import pack
-from lamer.learner.trainer.model.policy import WEIGHTS, PolicyModel
+from lamer.learner.trainer.model.policy import PolicyModel
 
 
 def engine_parity(
@@ -28,7 +27,7 @@ def engine_parity(
     """Largest and mean |trainer - engine| in nats over the tokens of up to `responses` responses.
 
     Args:
-        model: the trainer's; its parameters are exchanged during the call and given back.
+        model: the trainer's; its parameters are exchanged, one by one, during the call and given back.
         trials: the batch. Only responses that a single policy version generated are compared, and of those the
             version with the most responses.
         folder_of: the model folder of a policy version.
@@ -42,14 +41,14 @@ def engine_parity(
     if not whole:
         return ()
     version = Counter(each.oldest_version for each in whole).most_common(1)[0][0]
-    weights = folder_of(version) / WEIGHTS
-    if not weights.is_file():
+    weights = folder_of(version)
+    if not weights.is_dir():
         return ()
     chosen = [each for each in whole if each.oldest_version == version]
     step = max(1, len(chosen) // responses)
     samples = [_as_sample(each) for each in chosen[::step][:responses]]
     gaps: list[torch.Tensor] = []
-    with torch.no_grad(), model.with_parameters(load_file(weights)):
+    with torch.no_grad(), model.with_weights(weights):
         for item in pack(samples, pack_tokens):
             behaviour = torch.from_numpy(item.tokens.behaviour).to(model.device)
             gaps.append((model.score(model.prepare(item)).logprobs - behaviour).abs())

@@ -1,8 +1,8 @@
 """The trainer process: batches in, policy versions out. Only wiring; the algorithm is in `learner.trainer.update`.
 
     Hello -> Welcome -> [checkpoint loaded: Published(k)] -> BatchRequest(v) -> Batch(v + 1)
-          -> trials read from the journal -> update -> weights/v{n} -> Published(n) -> UpdateReport -> [Checkpointed(n)]
-          -> BatchRequest(n) ... until Shutdown
+          -> trials read from the journal -> update -> UpdateReport -> [Checkpointed(n)] -> BatchRequest(n)
+          ... until Shutdown; meanwhile weights/v{n} is written -> Published(n), before BatchRequest(n + 1)
     a batch that can't be trained -> BatchFailed -> [checkpoint loaded: Published(k)] -> BatchRequest(k)
 
 torch runs in a worker thread, so that heartbeats go on during an update, and so do weight broadcasts
@@ -113,7 +113,8 @@ class Trainer:
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._end, on_signal)
         try:
             async with asyncio.TaskGroup() as tasks:
-                background = [tasks.create_task(work) for work in (self._keep_receiving(), self._broadcaster.run())]
+                works = (self._keep_receiving(), self._broadcaster.run(), self._publisher.run())
+                background = [tasks.create_task(work) for work in works]
                 exit_code = await self._train_until_shutdown()
                 for task in background:
                     task.cancel()
@@ -151,6 +152,7 @@ class Trainer:
         """Be told to end: what is going on is brought to where the version held is whole, or given up."""
         if order.exit_code == INTERRUPTED:
             self._interrupted.set()
+            self._publisher.end()
             if self._updater is not None:
                 self._updater.give_up()
         self._inbox.put_nowait(order)
@@ -165,6 +167,7 @@ class Trainer:
                     updater = self._held
                     if message.exit_code == INTERRUPTED and updater.version > self._saved:
                         await self._watchdog.run(f"saving version {updater.version}", self._save(updater))
+                    await self._watchdog.run("writing what was published", self._publisher.settled())
                     return message.exit_code
                 case Batch():
                     failure = await self._watchdog.run(f"update {message.step}", self._train(message))
@@ -213,7 +216,7 @@ class Trainer:
     async def _publish_again(self) -> None:
         updater = self._held
         if updater.version > 0:
-            await self._watchdog.run(f"publishing version {updater.version}", self._publisher.publish(updater))
+            await self._watchdog.run(f"publishing version {updater.version}", self._publisher.publish_again(updater))
 
     def _load_updater(self) -> PolicyUpdater:
         updater = PolicyUpdater(self._settings, Path(self._session.welcome.model_path))
@@ -242,13 +245,16 @@ class Trainer:
         except Exception as error:  # of these trials, whatever it is: the gateway decides how often they are tried
             log.exception("update %d failed; going back to the last checkpoint", batch.step)
             return valid_text(str(error)) if isinstance(error, LamerError) else describe_error(error)
+        is_last = batch.step == self._settings.batch.updates
         if not self._interrupted.is_set():
             await self._publisher.publish(updater)
+            if is_last:  # its evaluation begins with the next question
+                await self._publisher.settled()
         parity = await asyncio.to_thread(updater.parity, trials, self._publisher.folder)
         await self._session.send(UpdateReport(step=batch.step, metrics=result.metrics + parity))
-        if batch.step == self._settings.batch.updates:
-            await asyncio.to_thread(updater.save_weights, self._options.run_dir / "model")
-        if batch.step % self._settings.trainer.checkpoint_every == 0 or batch.step == self._settings.batch.updates:
+        if is_last:
+            await asyncio.to_thread(updater.export, self._options.run_dir / "model")
+        if batch.step % self._settings.trainer.checkpoint_every == 0 or is_last:
             await self._save(updater)
         return ""
 

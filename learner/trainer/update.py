@@ -40,6 +40,7 @@ from lamer.learner.trainer.loss import entropy_coefficient, needs_proximal
 from lamer.learner.trainer.metrics import TokenMeter, sample_metrics, trial_metrics
 from lamer.learner.trainer.model.packing import pack
 from lamer.learner.trainer.model.policy import PolicyModel
+from lamer.learner.trainer.model.snapshot import Snapshot
 from lamer.learner.trainer.objective import (
     Minibatch,
     Objective,
@@ -94,7 +95,7 @@ class PolicyUpdater:
         but `give_up` alike.
 
         Raises:
-            Missing: no model there.
+            Missing: no model there, or no torchao for `optimizer.kind` adamw_8bit.
             BadInput: a model that can't be trained, or `optimizer.pack_tokens` too small for one prompt and response.
         """
         trial = settings.trial
@@ -107,17 +108,21 @@ class PolicyUpdater:
         torch.set_num_threads(settings.trainer.threads)
         self._settings = settings
         self._ranks = ranks
-        self._model = PolicyModel(model_path, settings.trainer, settings.optimizer.pack_tokens, ranks)
+        self._model = PolicyModel(
+            model_path, settings.trainer, settings.optimizer.pack_tokens, _weights_dtype(settings), ranks
+        )
         self._models = load_models(
             self._model,
             settings.trainer,
             settings.critic if settings.advantage.estimator == "ppo" else None,
             has_reference=settings.loss.kl_weight > 0,
         )
-        self._optimizers = [ParameterOptimizer("", self._model.parameters(), settings.optimizer)]
+        compiles = settings.trainer.compile != "none" and self._model.device.type == "cuda"
+        self._optimizers = [ParameterOptimizer("", self._model.parameters(), settings.optimizer, compiles=compiles)]
         if self._models.critic is not None:
             own = replace(settings.optimizer, learning_rate=settings.critic.learning_rate)
-            self._optimizers.append(ParameterOptimizer(CRITIC, self._models.critic.parameters(), own))
+            critic = self._models.critic.parameters()
+            self._optimizers.append(ParameterOptimizer(CRITIC, critic, own, compiles=compiles))
         self._settings_hash = learning_hash(settings)
         self._version = 0
         self._is_given_up = threading.Event()
@@ -212,13 +217,25 @@ class PolicyUpdater:
             return ()
         return engine_parity(self._model, trials, folder_of, responses, self._settings.optimizer.pack_tokens)
 
+    def snapshot(self) -> Snapshot:
+        """The policy of this moment, to be written as a model folder in the dtype of its forward pass."""
+        return self._model.snapshot()
+
     def save_weights(self, folder: Path) -> tuple[WeightFile, ...]:
-        """Write the policy as a complete model folder, whole or not at all.
+        """Write that folder at once, whole or not at all.
 
         Returns:
             its weight files.
         """
-        return self._model.save(folder)
+        return self.snapshot().write(folder)
+
+    def export(self, folder: Path) -> tuple[WeightFile, ...]:
+        """Write the policy as a complete model folder with the dtypes of the one that the run started from.
+
+        Returns:
+            its weight files.
+        """
+        return self._model.export(folder)
 
     def save_checkpoint(self, folder: Path) -> Path:
         """Write a durable checkpoint of the version held as `folder` (`checkpoint.folder` names it).
@@ -279,4 +296,13 @@ class PolicyUpdater:
         is_warming_up = self._models.critic is not None and step <= self._settings.critic.warmup_updates
         for one in self._optimizers[1:] if is_warming_up else self._optimizers:
             one.step()
+        for one in self._optimizers:
+            one.zero_grad()
         return norms[0]
+
+
+def _weights_dtype(settings: Settings) -> torch.dtype:
+    """Of the parameters; float64 is for comparisons, where rounding would hide what is compared."""
+    if settings.optimizer.kind == "adamw_8bit":
+        return torch.bfloat16
+    return torch.float64 if settings.trainer.dtype == "float64" else torch.float32

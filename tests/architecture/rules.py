@@ -46,6 +46,7 @@ _MAY_IMPORT = {
         "common",
         "learner/fitness",
         "deploy/run/processes.py",
+        "deploy/run/precision.py",
         "deploy/models/fitness.py",
     },
     "deploy/fitness": {"common", "learner/fitness", "learner/trainer", "deploy/inference"},

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lamer.common.folders import scratch_folder, sweep, whole_folder
+from lamer.common import folders
+from lamer.common.folders import is_in_memory, scratch_folder, sweep, whole_folder
 
 REPLACE = """
 import os, signal, sys
@@ -174,3 +175,20 @@ def test_leftovers_without_a_lock_of_an_earlier_version_go_from_our_own_folders(
     (tmp_path / "step-00000002").mkdir()
     sweep(tmp_path, ".step-")
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+
+
+def test_what_lies_in_memory_is_not_forced_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = tmp_path.stat().st_dev
+    mounts, forced = tmp_path / "mounts", []
+    monkeypatch.setattr(folders, "_MOUNTS", mounts)
+    monkeypatch.setattr(folders, "_sync", forced.append)
+    row = f"24 30 {os.major(device)}:{os.minor(device)} / /where rw,relatime shared:5 - {{}} none rw\n"
+    for kind, files in (("ext4", 1), ("tmpfs", 0)):
+        mounts.write_text("23 30 0:99 / /proc rw - proc proc rw\n" + row.format(kind))
+        forced.clear()
+        with whole_folder(tmp_path / kind) as folder:
+            (folder / "a").write_text("a")
+        assert [path.name for path in forced].count("a") == files
+    assert is_in_memory(tmp_path)
+    mounts.unlink()
+    assert not is_in_memory(tmp_path), "where the system does not say"

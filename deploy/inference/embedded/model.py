@@ -152,7 +152,7 @@ class PackedModel(PackedForward):
     def __init__(self, folder: Path, dtype: str, max_running: int, max_total_tokens: int) -> None:
         """Loads `folder`. Raises BadInput when it is no model, or one whose forward can't be packed."""
         self.folder = folder
-        module = load_model(folder, DTYPES[dtype], "eager", is_trained=False).requires_grad_(False)
+        module = load_model(folder, DTYPES[dtype], "eager").requires_grad_(False)
         check_layers(module.config)
         ids = np.arange(8) % int(module.config.vocab_size)
         expected = _plain_logits(module, ids)

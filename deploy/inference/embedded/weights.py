@@ -5,29 +5,15 @@ Everything that can fail (reading, names, shapes, values that are not finite) ha
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
+from transformers import PreTrainedModel
 
-from lamer.common.errors import MALFORMED, BadInput
-
-
-def shard_paths(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files of a model folder, by its index where there is one. Raises BadInput when there are none."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        single = folder / "model.safetensors"
-        if not single.is_file():
-            raise BadInput(f"no model.safetensors in {folder}")
-        return (single,)
-    try:
-        names = set(json.loads(index.read_text())["weight_map"].values())
-    except (OSError, *MALFORMED, KeyError, AttributeError) as error:
-        raise BadInput(f"{index} is not an index of shards: {error!r}") from error
-    return tuple(folder / str(name) for name in sorted(names))
+from lamer.common.errors import BadInput, Missing
+from lamer.learner.fitness.stored import read_tensors
 
 
 def _targets(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[int, str]]:
@@ -39,35 +25,27 @@ def _targets(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[int, str]]
     return state, first
 
 
-def _read(folder: Path, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Every tensor of the folder's shards, checked against `state` and converted to its types."""
+def _read(model: PreTrainedModel, folder: Path, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Every tensor of the folder under the names of the model's class, checked against `state` and in its types."""
     loaded: dict[str, torch.Tensor] = {}
-    for path in shard_paths(folder):
-        try:
-            with safe_open(str(path), framework="pt") as shard:
-                for name in shard.keys():  # noqa: SIM118
-                    target = state.get(name)
-                    if target is None:
-                        raise BadInput(f"{path.name} holds {name!r}, which the model does not have")
-                    tensor = shard.get_tensor(name)
-                    if tensor.shape != target.shape:
-                        raise BadInput(f"{name} is {[*tensor.shape]} in {path.name}, the model has {[*target.shape]}")
-                    if not bool(torch.isfinite(tensor).all()):
-                        raise BadInput(f"{name} in {path.name} holds values that are not finite")
-                    loaded[name] = tensor.to(target.dtype)
-        except (OSError, SafetensorError) as error:
-            raise BadInput(f"can't read {path}: {error}") from error
+    try:
+        for name, tensor in read_tensors(folder, model):
+            if not bool(torch.isfinite(tensor).all()):
+                raise BadInput(f"{name} in {folder} holds values that are not finite")
+            loaded[name] = tensor.to(state[name].dtype)
+    except (OSError, SafetensorError, Missing) as error:
+        raise BadInput(f"can't read {folder}: {error}") from error
     return loaded
 
 
-def load_in_place(model: nn.Module, folder: Path) -> None:
+def load_in_place(model: PreTrainedModel, folder: Path) -> None:
     """Copies the folder's weights into the model's parameters.
 
     Raises BadInput, with the model unchanged, when a file can't be read, a name is unknown or missing, a shape differs
     or a value is not finite. A tied name (an output head that is the embedding) may be left out.
     """
     state, first = _targets(model)
-    loaded = _read(folder, state)
+    loaded = _read(model, folder, state)
     given = {state[name].data_ptr() for name in loaded}
     missing = sorted(name for pointer, name in first.items() if pointer not in given)
     if missing:

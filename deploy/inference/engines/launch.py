@@ -27,6 +27,7 @@ from lamer.deploy.inference.engines.base import Idling
 from lamer.deploy.inference.engines.client import ServerClient, trusting
 from lamer.deploy.inference.engines.options import EngineLaunch, EngineOptions, Start
 from lamer.deploy.run import processes
+from lamer.deploy.run.precision import AUTO, FLOAT32
 
 log = logging.getLogger("lamer.host")
 
@@ -63,7 +64,7 @@ def embedded_launch(options: EngineOptions, start: Start) -> EngineLaunch:
             *(sys.executable, "-P", "-m", "lamer.deploy.inference.embedded", "--model-path", str(start.folder)),
             *("--host", options.host, "--port", str(start.port), "--weight-version", start.weight_version),
             *("--max-running-requests", str(options.max_running), "--max-total-tokens", str(options.cache_tokens)),
-            *("--dtype", "float32", "--threads", "1"),
+            *("--dtype", FLOAT32 if options.dtype == AUTO else options.dtype, "--threads", "1"),
         ),
         environment={"SGLANG_API_KEY": start.api_key, "SGLANG_ADMIN_KEY": start.admin_key},
         crash_line=_ERROR_LINE,

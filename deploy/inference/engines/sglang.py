@@ -15,7 +15,6 @@ them to everyone with the api key, which `sglang_guard/start.py` keeps it from.
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import re
 import sys
@@ -28,6 +27,7 @@ from lamer.common.errors import BadInput, Missing
 from lamer.deploy.inference.engines.base import Idling
 from lamer.deploy.inference.engines.client import ServerClient
 from lamer.deploy.inference.engines.options import EngineLaunch, EngineOptions, Start
+from lamer.deploy.run.precision import AUTO, BFLOAT16, FLOAT32, has_nvidia_gpu
 
 OLDEST = (0, 5, 17)
 SPANS_SINCE = (0, 5, 23)
@@ -122,7 +122,7 @@ async def launch(options: EngineOptions, start: Start) -> EngineLaunch:
             *(str(python), str(_START), "--model-path", str(start.folder)),
             *("--config", str(key_file), "--host", options.host, "--port", str(start.port), *tls),
             *("--weight-version", start.weight_version, "--max-running-requests", str(options.max_running)),
-            *("--dtype", _dtype(options.dtype, has_gpu)),
+            *_precision_flags(options.dtype, has_gpu),
             *("--tp-size", str(options.tensor_parallel), "--dp-size", str(options.data_parallel)),
             *("--log-level", "error"),
             *(() if has_gpu else _cpu_flags(options.cache_tokens)),
@@ -201,16 +201,10 @@ async def installed_release(python: Path) -> Release:
     return parse_release(output.decode().strip())
 
 
-@functools.cache
-def has_nvidia_gpu() -> bool:
-    """Whether SGLang would find a GPU here."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES") != "" and any(Path("/dev").glob("nvidia[0-9]*"))
-
-
-def _dtype(wanted: str, has_gpu: bool) -> str:
-    if wanted != "auto":
-        return wanted
-    return "bfloat16" if has_gpu else "float32"
+def _precision_flags(wanted: str, has_gpu: bool) -> tuple[str, ...]:
+    """The dtype of weights and activations; logits are computed in float32 in any case, as the trainer does."""
+    dtype = wanted if wanted != AUTO else BFLOAT16 if has_gpu else FLOAT32
+    return ("--dtype", dtype, *(("--enable-fp32-lm-head",) if dtype == BFLOAT16 else ()))
 
 
 def _cpu_flags(cache_tokens: int) -> tuple[str, ...]:

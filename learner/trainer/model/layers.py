@@ -69,7 +69,7 @@ def arrange_layers(
     if not is_compiled and not is_recomputed:
         return
     for layer in decoder_layers(module):
-        forward = cast(Forward, layer.forward)
+        forward: Forward = layer.forward
         if is_compiled:
             forward = torch.compile(forward, dynamic=False, backend=backend)
         layer.forward = _recomputed(forward) if is_recomputed else forward

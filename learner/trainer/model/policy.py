@@ -4,34 +4,32 @@
     check_layers   whether packs can be scored by the layers of a configuration
 
 Parameters and gradients are float32. With dtype bfloat16 the forward pass runs under autocast, so that small updates
-are not rounded away, and weights are published in bfloat16, which is what the forward pass used.
+are not rounded away, and weights are published in bfloat16, which is what the forward pass used. Where the optimizer
+rounds stochastically (`learner.trainer.optimizer`) parameters and gradients are bfloat16, and nothing is cast.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from transformers import PreTrainedConfig
 
 from lamer.common.errors import BadInput
-from lamer.common.folders import whole_folder
 from lamer.common.settings import TrainerSettings
-from lamer.common.weights import WeightFile, companion_files, weight_files
+from lamer.common.weights import WeightFile
 from lamer.learner.credit.samples import Sample, SampleKind
 from lamer.learner.fitness.loading import load_model
 from lamer.learner.fitness.probe import TOKENS, TOLERANCE, make_probe
+from lamer.learner.fitness.stored import read_tensors
 from lamer.learner.trainer.model.layers import choose_compile, choose_recompute
 from lamer.learner.trainer.model.scorer import PackScorer
+from lamer.learner.trainer.model.snapshot import Exporter, Snapshot
 from lamer.learner.trainer.ranks.group import ALONE, Ranks
 
-WEIGHTS = "model.safetensors"
 _TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.25}
 
 
@@ -54,32 +52,55 @@ def choose_dtype(settings: TrainerSettings, device: torch.device) -> torch.dtype
     """The configured dtype of the forward pass; "auto" is bfloat16 on CUDA and float32 elsewhere."""
     if settings.dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"bfloat16": torch.bfloat16, "float64": torch.float64}.get(settings.dtype, torch.float32)
+    return torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
 
 
 class PolicyModel(PackScorer):
     """A causal LM with the folder that its tokenizer came from."""
 
-    def __init__(self, path: Path, settings: TrainerSettings, pack_tokens: int = 0, ranks: Ranks = ALONE) -> None:
-        """Load the model in folder `path`. pack_tokens: most tokens of a pack, to which all are padded on CUDA; 0 if
-        it isn't known. ranks: that it is spread over.
+    def __init__(
+        self,
+        path: Path,
+        settings: TrainerSettings,
+        pack_tokens: int = 0,
+        weights: torch.dtype = torch.float32,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """Load the model in folder `path`.
+
+        Args:
+            path: the folder.
+            settings: where and in which dtype it computes.
+            pack_tokens: most tokens of a pack, to which all are padded on CUDA; 0 if it isn't known.
+            weights: dtype of the parameters; with any but float32 the forward pass has it too.
+            ranks: that the model is spread over.
 
         Raises:
             Missing: no such folder, or no config in it.
             BadInput: weights or architecture that can't be used, or an unusable device.
         """
         self.path = path
+        self.weights = weights
         device = choose_device(settings)
-        dtype = choose_dtype(settings, device)
-        module = load_model(path, torch.promote_types(dtype, torch.float32), "eager", is_trained=True)
+        module = load_model(path, weights, "eager")
         check_layers(module.config)
+        dtype = choose_dtype(settings, device) if weights is torch.float32 else weights
         super().__init__(module, device, dtype, pack_tokens, ranks=ranks)
         tokens = np.arange(10, dtype=np.int32) % self.vocabulary
         self.check([_probe(tokens[:4], tokens[4:7]), _probe(tokens[:4], tokens[7:10])], _TOLERANCES[self.dtype])
+        self._exporter = Exporter(path, module)
         self.arrange(is_compiled=choose_compile(settings, device), is_recomputed=choose_recompute(settings, device))
 
+    def another(self, settings: TrainerSettings) -> PolicyModel:
+        """The model of the same folder once more, with weights of its own.
+
+        Raises:
+            Missing, BadInput: the folder can't be loaded again.
+        """
+        return PolicyModel(self.path, settings, self.pack_tokens, self.weights, self.ranks)
+
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
-        """Every parameter once, by its name in the weight file; a tied output head has none of its own."""
+        """Every parameter once, by its name in the model's class; a tied output head has none of its own."""
         return dict(self.module.named_parameters())
 
     def decoder_parameters(self) -> Mapping[str, torch.nn.Parameter]:
@@ -87,40 +108,41 @@ class PolicyModel(PackScorer):
         return dict(self._decoder.named_parameters())
 
     @contextlib.contextmanager
-    def with_parameters(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
-        """While the block runs the parameters have other values, by their names in the weight file.
+    def with_weights(self, folder: Path) -> Iterator[None]:
+        """While the block runs the parameters have the values of another folder of the same model. They are exchanged
+        one by one, and ours wait on the host: the device never holds a second model.
 
         Raises:
-            BadInput: a parameter is missing in `tensors`, or has another shape there.
+            BadInput: the folder is of another model. Missing: it lacks a file.
         """
-        parameters = self.parameters()
-        own = {name: parameter.data for name, parameter in parameters.items()}
-        for name, value in own.items():
-            if name not in tensors or tensors[name].shape != value.shape:
-                raise BadInput(f"the weights to compare with have no {name} of shape {tuple(value.shape)}")
+        own: dict[str, torch.Tensor] = {}
+        parameters = dict(self.module.named_parameters(remove_duplicate=False))
+        first = {id(parameter): name for name, parameter in reversed(parameters.items())}
         try:
-            for name, parameter in parameters.items():
-                parameter.data = tensors[name].to(self.device, torch.float32)
+            with torch.no_grad():
+                for name, value in read_tensors(folder, self.module):
+                    if name in parameters and first[id(parameters[name])] not in own:
+                        own[first[id(parameters[name])]] = parameters[name].to("cpu", copy=True)
+                        parameters[name].copy_(value)
             yield
         finally:
-            for name, parameter in parameters.items():
-                parameter.data = own[name]
+            with torch.no_grad():
+                for name, value in own.items():
+                    parameters[name].copy_(value)
 
-    def save(self, target: Path) -> tuple[WeightFile, ...]:
-        """Write a complete model folder: weights in the forward pass's dtype, config, tokenizer and chat template.
+    def snapshot(self) -> Snapshot:
+        """The weights of this moment in the forward pass's dtype. On CUDA it takes the place of the one before."""
+        return self._exporter.take(self.dtype)
+
+    def export(self, target: Path) -> tuple[WeightFile, ...]:
+        """Write a complete model folder with the dtypes of the folder that the model is from.
 
         The folder appears whole or not at all, and replaces one of the same name.
 
         Returns:
             its weight files.
         """
-        with whole_folder(target, replaces=True) as folder:
-            _copy_companions(self.path, folder, self.dtype)
-            tensors = {
-                name: value.detach().to(self.dtype).cpu().contiguous() for name, value in self.parameters().items()
-            }
-            save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-            return weight_files(folder)
+        return self._exporter.take(None).write(target)
 
 
 def check_layers(config: PreTrainedConfig) -> None:
@@ -140,13 +162,3 @@ def check_layers(config: PreTrainedConfig) -> None:
 def _probe(prompt: np.ndarray, ids: np.ndarray) -> Sample:
     zeros = np.zeros(len(ids), dtype=np.float32)
     return Sample(SampleKind.TURN, prompt, ids, zeros, zeros.astype(np.int32), 1.0, True, 0.0)
-
-
-def _copy_companions(source: Path, target: Path, dtype: torch.dtype) -> None:
-    """Copy config, tokenizer and template files; the config names the dtype of the weights beside it."""
-    for path in companion_files(source):
-        shutil.copyfile(path, target / path.name)
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    key = "torch_dtype" if "torch_dtype" in config else "dtype"
-    config[key] = str(dtype).removeprefix("torch.")
-    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

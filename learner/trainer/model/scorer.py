@@ -99,7 +99,7 @@ class PackScorer:
         Args:
             module: in float32, or in `dtype`.
             device: where it is put.
-            dtype: of the forward pass.
+            dtype: of the forward pass; where it is not the module's, autocast casts.
             pack_tokens: most tokens of a pack; 0 if it isn't known.
             attention: name of the backend, where the device does not decide.
             ranks: that the module is spread over; each of them calls every method with as many packs.
@@ -219,7 +219,7 @@ class PackScorer:
         return TokenScores(logprobs, torch.cat([part.entropies for part in parts]))
 
     def _precision(self) -> contextlib.AbstractContextManager[object]:
-        if self.dtype is not torch.bfloat16 or self.module.dtype is self.dtype:
+        if self.dtype is self.module.dtype:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 

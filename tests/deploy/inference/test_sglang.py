@@ -69,6 +69,7 @@ def test_with_a_gpu_sglang_chooses_kernels_and_cache_itself(launched: Callable[.
     launch = launched(has_gpu=True)
     named = flags(launch)
     assert named["--dtype"] == "bfloat16"
+    assert "--enable-fp32-lm-head" in named
     assert not {"--device", "--attention-backend", "--max-total-tokens", "--disable-cuda-graph"} & named.keys()
     assert (named["--tp-size"], named["--dp-size"]) == ("2", "3")
     assert "CUDA_VISIBLE_DEVICES" not in launch.environment

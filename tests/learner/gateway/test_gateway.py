@@ -18,18 +18,22 @@ from lamer.common.errors import BadInput, Missing, RunFailed
 from lamer.common.keys import create_keys, load_client_keys
 from lamer.common.messages import (
     Ack,
+    Batch,
     BatchRequest,
+    Checkpointed,
     Hello,
     Lease,
     Nack,
     NackKind,
     Phase,
+    Published,
     Role,
     Shutdown,
     Status,
     StatusRequest,
     TrialDone,
     TrialFailed,
+    UpdateReport,
 )
 from lamer.common.records import EpisodeStatus, Purpose, Trial
 from lamer.common.session import Session
@@ -38,6 +42,7 @@ from lamer.learner.gateway.gateway import run_gateway
 from lamer.learner.journal.reader import read_batch
 from lamer.learner.measuring.result import RunResult
 from tests.learner.scripted import (
+    FILES,
     TIMEOUT,
     Actor,
     Host,
@@ -133,6 +138,55 @@ async def test_metrics_of_trainer_and_gateway_go_to_the_file_and_the_tracker(tmp
     } <= set(lines[0])
     assert lines[0]["weights/pause_seconds"] == 0.01
     assert [step for step, _ in run.tracker.logged] == [1, 2, 3]
+
+
+class AskingFirst(Trainer):
+    """Asks for the next batch while the weights of its version are being written."""
+
+    async def train(self, batch: Batch) -> None:
+        self.batches.append((batch, read_batch(self.run_dir / "journal.db", batch.step)))
+        self.version = batch.step
+        await self.session.send(UpdateReport(batch.step, ()))
+        if batch.step < 3:
+            await self.session.send(BatchRequest(self.version))
+            await asyncio.sleep(0.05)
+        await self.session.send(Published(self.version, f"weights/v{self.version}", FILES))
+        await self.session.send(Checkpointed(batch.step, f"checkpoints/{batch.step}"))
+        if batch.step == 3:
+            await self.session.send(BatchRequest(self.version))
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1])
+async def test_a_trainer_may_ask_for_a_batch_before_its_weights_are_announced(
+    tmp_path: Path, max_staleness: int
+) -> None:
+    """They follow; what is trained is as fresh as ever."""
+    run = make_run(tmp_path, batch=BatchSettings(groups=2, group_size=2, updates=3, max_staleness=max_staleness))
+    gateway = asyncio.create_task(run_gateway(run.plan, run.stop))
+    async with (
+        asyncio.timeout(TIMEOUT),
+        run.session(Role.ACTOR, capacity=8) as a,
+        run.session(Role.HOST) as h,
+        run.session(Role.TRAINER) as t,
+    ):
+        trainer = AskingFirst(t, run.plan.run_dir)
+        assert await asyncio.gather(Actor(a).run(), Host(h).run(), trainer.run()) == [0, 0, 0]
+    assert (await gateway).policy_version == 3
+    assert [batch.policy_version for batch, _ in trainer.batches] == [0, 1, 2]
+    ages = {batch.policy_version - trial.oldest_version for batch, trials in trainer.batches for trial in trials}
+    assert max(ages) <= max_staleness
+
+
+async def test_a_trainer_with_a_version_that_it_was_given_no_batch_for_is_ended(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    gateway = asyncio.create_task(run_gateway(run.plan, run.stop))
+    async with asyncio.timeout(TIMEOUT), run.session(Role.TRAINER) as session:
+        await session.send(BatchRequest(1))
+        while not isinstance(message := await session.receive(), Shutdown):
+            pass
+    assert (message.exit_code, "which the gateway never got" in message.reason) == (1, True)
+    run.stop.set()
+    await gateway
 
 
 async def test_staleness_zero_trains_only_on_tokens_of_the_version_trained_from(tmp_path: Path) -> None:

@@ -262,5 +262,5 @@ def test_with_bfloat16_parameters_stay_float32_and_scores_stay_close(tmp_path: P
     gap = (exact.score(exact.prepare(item)).logprobs - rounded.score(rounded.prepare(item)).logprobs).abs()
     assert 0 < gap.max().item() < 0.5
     assert all(parameter.dtype is torch.float32 for parameter in rounded.parameters().values())
-    rounded.save(tmp_path / "w")
+    rounded.snapshot().write(tmp_path / "w")
     assert '"bfloat16"' in (tmp_path / "w" / "config.json").read_text()

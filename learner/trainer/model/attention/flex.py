@@ -19,9 +19,11 @@ a fused kernel on CUDA only. On the CPU its forward pass runs unfused, which sho
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -47,13 +49,13 @@ MaskFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 class TreeBuffers:
     """What mask functions read of the pack that is computed, at one length on one device.
 
-    end, positions: int32 [T].
+    end, positions: int32 [T]. loaded: the plan that filled them, None if it is gone.
     """
 
     def __init__(self, length: int, device: torch.device) -> None:
         self.end = torch.arange(1, length + 1, dtype=torch.int32, device=device)
         self.positions = torch.zeros(length, dtype=torch.int32, device=device)
-        self.loaded: object = None
+        self.loaded: Callable[[], object] = lambda: None
         self._functions: dict[int | None, MaskFunction] = {}
 
     def visible(self, window: int | None) -> MaskFunction:
@@ -97,10 +99,10 @@ class FlexPlan(AttentionPlan):
 
     def load(self) -> None:
         """Fill the buffers that mask functions read, unless they hold this pack."""
-        if self.buffers.loaded is not self:
+        if self.buffers.loaded() is not self:
             self.buffers.end.copy_(self.end)
             self.buffers.positions.copy_(self.positions)
-            self.buffers.loaded = self
+            self.buffers.loaded = weakref.ref(self)
 
     def mask(self, window: int | None) -> BlockMask:
         """Which blocks see each other within a window; made once."""
@@ -157,9 +159,10 @@ def subtree_ends(pack: Pack) -> Indices:
 
 
 @cache
-def _fused() -> Callable[..., torch.Tensor]:
+def _fused() -> Callable[..., Any]:
     """FlexAttention outside of compiled layers: compiled by itself, since its unfused form holds all scores at once."""
-    return torch.compile(flex_attention, dynamic=False)
+    compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=False)
+    return compiled
 
 
 def flex_prefix_attention(
@@ -207,8 +210,8 @@ def flex_prefix_attention(
     padding = max(0, _LEAST_HEAD_DIM - width)
     dtype = attention_plan.needs.dtype
     q, k, v = (F.pad(states.to(dtype), (0, padding)) if padding else states.to(dtype) for states in (query, key, value))
-    is_fused = query.is_cuda and not torch.compiler.is_compiling()
-    attend = _fused() if is_fused else flex_attention
+    is_alone = query.is_cuda and not torch.compiler.is_compiling()
+    attend = _fused() if is_alone else cast("Callable[..., torch.Tensor]", flex_attention)
     output = attend(q, k, v, block_mask=attention_plan.masks[sliding_window], scale=scaling, enable_gqa=True)
     return output[..., :width].transpose(1, 2), None
 

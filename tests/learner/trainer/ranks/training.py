@@ -53,8 +53,8 @@ def train(task: Task) -> None:
     updater = PolicyUpdater(settings, Path(task.model), ranks)
     if not task.has_steps:
         for one in updater._optimizers:
-            one.step = lambda: None  # type: ignore[method-assign]
-            one.zero_grad = lambda: None  # type: ignore[method-assign]
+            one.step = lambda: None
+            one.zero_grad = lambda: None
     results = [
         updater.update(step, play_batch(seed, version=step - 1)).metrics for step, seed in enumerate(task.seeds, 1)
     ]
