@@ -55,6 +55,8 @@ NOT_IDENTITY = (
     "trainer.auto_dtype",
     "trainer.compile",
     "trainer.recompute",
+    "trainer.gpus",
+    "trainer.collective_seconds",
     "trainer.threads",
     "trainer.keep_checkpoints",
     "trainer.watchdog_seconds",

@@ -229,6 +229,10 @@ class TrainerSettings:
     parity_responses: responses of each update that are scored again under the version that sampled them, to compare
     engine and trainer; it reads that version's weights from disk once an update. 0: none.
 
+    gpus: processes that train one model together, sharded (FSDP2), a GPU each; on a machine without GPUs they share its
+    processor. collective_seconds: an exchange between them that takes longer has failed, and all of them are started
+    again from the last checkpoint.
+
     watchdog_seconds: an update that takes longer, from its batch to its checkpoint, hangs: the stacks of all threads go
     to the trainer's log, and it is started again from the last checkpoint. Loading the model may take as long.
 

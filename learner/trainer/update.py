@@ -136,6 +136,17 @@ class PolicyUpdater:
         """From any thread: let an update end at once if it has not changed anything yet, and begin no other."""
         self._is_given_up.set()
 
+    def check_step(self, step: int) -> None:
+        """Refuse another update than the next one.
+
+        Raises:
+            BadInput: as it says.
+        """
+        if step != self._version + 1:
+            raise BadInput(
+                f"policy version {self._version} can be trained on batch {self._version + 1}, got batch {step}"
+            )
+
     def update(self, step: int, trials: Sequence[Trial]) -> UpdateResult:
         """Train on the batch of update `step` = version + 1; afterwards the version is `step`.
 
@@ -148,10 +159,7 @@ class PolicyUpdater:
             RunFailed: a loss or gradient that is not finite; the step that would have used it is not taken.
             GivenUp: `give_up` was called before its first optimizer step.
         """
-        if step != self._version + 1:
-            raise BadInput(
-                f"policy version {self._version} can be trained on batch {self._version + 1}, got batch {step}"
-            )
+        self.check_step(step)
         begin = time.perf_counter()
         settings = self._settings
         samples = self._make_samples(trials)

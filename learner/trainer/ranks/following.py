@@ -1,0 +1,177 @@
+"""What rank 0 has the other ranks do: it announces every step, and all of them take it together.
+
+    LeadingUpdater   rank 0's `PolicyUpdater`: says what comes, then does its part
+    follow           another rank: hears what comes, and does its part, until rank 0 ends
+
+What is wrong with a batch or a model is found by every rank alike, since all of them see the same trials: each gives the
+step up, and rank 0 says how it goes on. What goes wrong on one rank alone ends that rank, and with it all others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from lamer.common import config
+from lamer.common.codec import decode_trial, encode_trial
+from lamer.common.errors import LamerError
+from lamer.common.messages import Metric
+from lamer.common.records import Trial
+from lamer.common.settings import Settings
+from lamer.common.weights import WeightFile
+from lamer.learner.trainer.model.snapshot import Snapshot
+from lamer.learner.trainer.ranks.group import Ranks
+from lamer.learner.trainer.update import PolicyUpdater, UpdateResult
+
+log = logging.getLogger("lamer.trainer")
+
+
+class Begin(msgspec.Struct, frozen=True, tag=True):
+    """Load the model in a folder anew. settings: as JSON."""
+
+    settings: str
+    model_path: str
+
+
+class Update(msgspec.Struct, frozen=True, tag=True):
+    """Train on the batch of an update. trials: encoded."""
+
+    step: int
+    trials: tuple[bytes, ...]
+
+
+class Parity(msgspec.Struct, frozen=True, tag=True):
+    """Score responses of the batch again. folders: of weights, by the versions that sampled it."""
+
+    folders: dict[int, str]
+
+
+class TakeSnapshot(msgspec.Struct, frozen=True, tag=True):
+    """Gather the weights on rank 0."""
+
+
+class Export(msgspec.Struct, frozen=True, tag=True):
+    """Gather them for the run's model folder."""
+
+    folder: str
+
+
+class Save(msgspec.Struct, frozen=True, tag=True):
+    """Write a checkpoint."""
+
+    folder: str
+
+
+class Load(msgspec.Struct, frozen=True, tag=True):
+    """Go on from one."""
+
+    folder: str
+
+
+class End(msgspec.Struct, frozen=True, tag=True):
+    """Nothing comes after this."""
+
+
+Order = Begin | Update | Parity | TakeSnapshot | Export | Save | Load | End
+_DECODER: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
+
+
+def say(ranks: Ranks, order: Order) -> None:
+    """As rank 0: have the other ranks do it."""
+    ranks.heard(msgspec.msgpack.encode(order))
+
+
+class LeadingUpdater(PolicyUpdater):
+    """Rank 0's updater. Every method that takes all ranks is announced to the others first."""
+
+    def __init__(self, settings: Settings, model_path: Path, ranks: Ranks) -> None:
+        """See `PolicyUpdater`."""
+        say(ranks, Begin(config.to_json(settings), str(model_path)))
+        super().__init__(settings, model_path, ranks)
+
+    def update(self, step: int, trials: Sequence[Trial]) -> UpdateResult:
+        """See `PolicyUpdater`."""
+        self.check_step(step)
+        say(self._ranks, Update(step, tuple(encode_trial(trial) for trial in trials)))
+        return super().update(step, trials)
+
+    def parity(self, trials: Sequence[Trial], folder_of: Callable[[int], Path]) -> tuple[Metric, ...]:
+        """See `PolicyUpdater`."""
+        versions = {each.oldest_version for trial in trials for each in trial.completions()}
+        say(self._ranks, Parity({version: str(folder_of(version)) for version in versions}))
+        return super().parity(trials, folder_of)
+
+    def snapshot(self) -> Snapshot:
+        """See `PolicyUpdater`."""
+        say(self._ranks, TakeSnapshot())
+        return super().snapshot()
+
+    def export(self, folder: Path) -> tuple[WeightFile, ...]:
+        """See `PolicyUpdater`."""
+        say(self._ranks, Export(str(folder)))
+        return super().export(folder)
+
+    def save_checkpoint(self, folder: Path) -> Path:
+        """See `PolicyUpdater`."""
+        say(self._ranks, Save(str(folder)))
+        return super().save_checkpoint(folder)
+
+    def load_checkpoint(self, folder: Path) -> None:
+        """See `PolicyUpdater`."""
+        say(self._ranks, Load(str(folder)))
+        super().load_checkpoint(folder)
+
+
+class _Follower:
+    """Another rank's updater, and the batch that it holds."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._updater: PolicyUpdater | None = None
+        self._trials: tuple[Trial, ...] = ()
+
+    def do(self, order: Order) -> None:
+        """Take part in a step.
+
+        Raises:
+            LamerError: what every rank finds.
+        """
+        if isinstance(order, Begin):
+            self._updater, self._trials = None, ()  # before the next one is loaded
+            self._updater = PolicyUpdater(config.from_json(order.settings), Path(order.model_path), self._ranks)
+            return
+        updater = self._updater
+        assert updater is not None
+        match order:
+            case Update():
+                self._trials = tuple(decode_trial(body) for body in order.trials)
+                updater.update(order.step, self._trials)
+            case Parity():
+                updater.parity(self._trials, lambda version: Path(order.folders[version]))
+            case TakeSnapshot():
+                updater.snapshot()
+            case Export():
+                updater.export(Path(order.folder))
+            case Save():
+                updater.save_checkpoint(Path(order.folder))
+            case Load():
+                updater.load_checkpoint(Path(order.folder))
+            case _:
+                raise AssertionError(f"nobody deals with {type(order).__name__}")
+
+
+def follow(ranks: Ranks) -> None:
+    """Be a rank other than 0, until rank 0 ends.
+
+    Raises:
+        RuntimeError: it is gone without a word, or another rank is.
+    """
+    follower = _Follower(ranks)
+    while not isinstance(order := _DECODER.decode(ranks.heard(None)), End):
+        try:
+            follower.do(order)
+        except LamerError as error:
+            log.warning("rank %d gave up a step, as all ranks do: %s", ranks.rank, error)
