@@ -34,6 +34,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from lamer.common.errors import BadInput
 from lamer.learner.fitness.attention import refuse_arguments
 from lamer.learner.trainer.model.attention.base import AttentionBackend, AttentionNeeds, AttentionPlan
+from lamer.learner.trainer.model.moving import to_device
 from lamer.learner.trainer.model.packing import Indices, Pack
 
 FLEX = "lamer_flex"
@@ -141,8 +142,8 @@ class FlexAttention(AttentionBackend):
         device = self.needs.device
         plan = FlexPlan(
             self.needs,
-            torch.from_numpy(end).to(device),
-            torch.from_numpy(positions).to(device),
+            to_device(end, device),
+            to_device(positions, device),
             _buffers(length, device),
         )
         for window in self.needs.windows:
