@@ -160,10 +160,9 @@ def subtree_ends(pack: Pack) -> Indices:
 
 
 @cache
-def _fused() -> Callable[..., Any]:
+def _fused() -> Any:  # noqa: ANN401 - what torch makes of a function
     """FlexAttention outside of compiled layers: compiled by itself, since its unfused form holds all scores at once."""
-    compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=False)
-    return compiled
+    return torch.compile(flex_attention, dynamic=False)
 
 
 def flex_prefix_attention(
@@ -211,10 +210,11 @@ def flex_prefix_attention(
     padding = max(0, _LEAST_HEAD_DIM - width)
     dtype = attention_plan.needs.dtype
     q, k, v = (F.pad(states.to(dtype), (0, padding)) if padding else states.to(dtype) for states in (query, key, value))
-    is_alone = query.is_cuda and not torch.compiler.is_compiling()
-    output = (_fused() if is_alone else flex_attention)(
-        q, k, v, block_mask=attention_plan.masks[sliding_window], scale=scaling, enable_gqa=True
-    )
+    mask = attention_plan.masks[sliding_window]
+    attend: Any = flex_attention
+    if query.is_cuda and not torch.compiler.is_compiling():
+        attend = _fused()
+    output: torch.Tensor = attend(q, k, v, block_mask=mask, scale=scaling, enable_gqa=True)
     return output[..., :width].transpose(1, 2), None
 
 
