@@ -19,6 +19,7 @@ from lamer.learner.trainer.model.packing import Pack, pack
 from lamer.learner.trainer.model.scorer import PackScorer
 from tests.learner.builders import sample, write_model
 
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 CPU = torch.device("cpu")
 SHAPES = [(4, 4, None), (4, 2, 3), (6, 2, 16), (4, 1, 1)]
 """Query heads, key heads, window."""
