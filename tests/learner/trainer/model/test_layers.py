@@ -33,6 +33,7 @@ from lamer.learner.trainer.model.scorer import PackInput, PackScorer
 from lamer.learner.trainer.update import PolicyUpdater
 from tests.learner.builders import play_batch, sample, write_model
 
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 CPU = torch.device("cpu")
 WINDOWED = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
 SETTINGS = Settings(
