@@ -243,6 +243,8 @@ class TrainerSettings:
     device: str = "auto"
     dtype: str = _field("auto", choices=("auto", "float32", "bfloat16"))
     auto_dtype: bool = False
+    gpus: int = _field(1, low=1)
+    collective_seconds: float = _field(1800.0, low=1.0)
     compile: str = _field("auto", choices=("auto", "none"))
     recompute: str = _field("auto", choices=("auto", "none", "layers"))
     threads: int = _field(1, low=1)

@@ -14,9 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import sys
 import time
-from asyncio.subprocess import Process
 from typing import TYPE_CHECKING
 
 from lamer.common.errors import BadInput, LamerError, Missing, RunFailed
@@ -28,6 +26,7 @@ from lamer.deploy.run.folder import RunFolder, locked
 from lamer.deploy.run.journal import checkpoint_without_journal
 from lamer.deploy.run.observer import View, follow
 from lamer.deploy.run.supervisor import ENDING, INTERRUPTED, first_error, how_it_ended
+from lamer.deploy.run.trainer_ranks import TrainerRanks
 
 if TYPE_CHECKING:
     from lamer.common.settings import Settings
@@ -77,13 +76,12 @@ def trainer_patience(settings: Settings) -> float:
 
 
 class TrainerKeeper:
-    """Keeps the trainer process running; its output goes to the run's logs/trainer.log."""
+    """Keeps the trainer's processes running; their output goes to the run's logs/trainer.log, trainer-1.log, ..."""
 
     def __init__(self, run: RunFolder, clock: Clock | None = None) -> None:
         self._run = run
         self._clock = clock or Clock()
-        self._log = run.logs / "trainer.log"
-        self._process: Process | None = None
+        self._ranks: TrainerRanks | None = None
         self._is_ending = False
 
     async def keep(self) -> None:
@@ -92,42 +90,34 @@ class TrainerKeeper:
         Raises:
             LamerError: it can't be used (exit code 2 or 3), or died too often.
         """
-        self._run.logs.mkdir(parents=True, exist_ok=True)
         restarts = Restarts(MAX_TRAINER_RESTARTS)
         while not self._is_ending:
-            start = self._log.stat().st_size if self._log.exists() else 0
-            self._process = await processes.start(await self._command(), self._log)
+            url, run = await _address(self._run), self._run
+            self._ranks = await TrainerRanks.start(run.settings.trainer, url, run.trainer_keys, run.path, run.logs)
             restarts.started(self._clock.now())
-            code = await self._process.wait()
-            processes.kill_session(self._process)
-            if code == 0 or self._is_ending:
+            ended = await self._ranks.ended()
+            if ended.code == 0 or self._is_ending:
                 return
-            kind = {BadInput.exit_code: BadInput, Missing.exit_code: Missing}.get(code)
+            kind = {BadInput.exit_code: BadInput, Missing.exit_code: Missing}.get(ended.code)
+            how = how_it_ended(ended.code)
             wait = restarts.ended(self._clock.now())
             if wait is None or kind is not None:
-                said = processes.last_error(self._log, start) or how_it_ended(code)
-                raise (kind or RunFailed)(f"{said} (trainer, {how_it_ended(code)}; its output: {self._log})")
+                said = processes.last_error(ended.log, ended.start) or how
+                raise (kind or RunFailed)(f"{said} ({ended.name}, {how}; its output: {ended.log})")
             times = f"restart {restarts.used} of {restarts.most}"
-            log.warning("the trainer %s: %s in %g s", how_it_ended(code), times, wait)
+            log.warning("the %s %s: %s in %g s", ended.name, how, times, wait)
             await self._clock.sleep(wait)
 
     async def end(self, grace: float, ask: signal.Signals | None) -> None:
-        """Let the trainer end within `grace` seconds (asked by the signal `ask`, if any), then kill it."""
+        """Let the trainer end within `grace` seconds (rank 0 asked by the signal `ask`, if any), then kill it."""
         self._is_ending = True
-        process = self._process
-        if process is None or process.returncode is not None:
+        if self._ranks is None or not self._ranks.is_up:
             return
-        await processes.end_all([process], grace, ask)
-        code = await process.wait()
-        if grace and code not in (0, INTERRUPTED, -signal.SIGINT):  # the last one: it had not begun
-            said = processes.last_error(self._log) if code > 0 else ""
-            log.warning("the trainer %s when the run ended: %s (its output: %s)", how_it_ended(code), said, self._log)
-
-    async def _command(self) -> tuple[str, ...]:
-        """The trainer's command line, once the gateway listens."""
-        url = await _address(self._run)
-        folders = ("--keys", str(self._run.trainer_keys), "--run-dir", str(self._run.path))
-        return (sys.executable, "-P", "-m", "lamer.learner.trainer", "--connect", url, *folders)
+        ended = await self._ranks.end(grace, ask)
+        if grace and ended.code not in (0, INTERRUPTED, -signal.SIGINT):  # the last one: it had not begun
+            said = processes.last_error(ended.log) if ended.code > 0 else ""
+            how = how_it_ended(ended.code)
+            log.warning("the %s %s when the run ended: %s (its output: %s)", ended.name, how, said, ended.log)
 
 
 async def _learn(run: RunFolder, prepared: PreparedModel, view: View) -> int:

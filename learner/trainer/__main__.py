@@ -1,4 +1,8 @@
-"""`python -m lamer.learner.trainer`: the trainer process, started by `lamer learner`."""
+"""`python -m lamer.learner.trainer`: the trainer process, started by `lamer learner`.
+
+Where RANK and WORLD_SIZE are set (by `lamer learner` for `trainer.gpus`, or by torchrun) it is one of several ranks: 0
+talks to the gateway, the others follow it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +18,10 @@ from pathlib import Path
 from lamer.common.errors import failure_of
 from lamer.common.keys import load_client_keys
 from lamer.common.messages import Role
+from lamer.common.settings import TrainerSettings
+from lamer.learner.trainer.model.policy import choose_device
+from lamer.learner.trainer.ranks.following import follow
+from lamer.learner.trainer.ranks.group import meet, read_placement
 from lamer.learner.trainer.trainer import INTERRUPTED, Interrupted, TrainerOptions, run_trainer
 from lamer.learner.trainer.watchdog import Hung, leave
 
@@ -25,9 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--connect", required=True, help="address of the gateway, tcp://host:port")
     parser.add_argument("--keys", required=True, type=Path, help="folder of CURVE keys")
     parser.add_argument("--run-dir", required=True, type=Path, help="folder of the run")
+    parser.add_argument("--device", default="auto", help="of a rank other than 0: trainer.device")
+    parser.add_argument("--collective-seconds", type=float, default=1800.0, help="of a rank other than 0, likewise")
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     try:
+        if read_placement(os.environ, parsed.collective_seconds).rank > 0:
+            device = choose_device(TrainerSettings(device=parsed.device))
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 says when it is over
+            follow(meet(device, parsed.collective_seconds))
+            return 0
         keys = load_client_keys(parsed.keys, Role.TRAINER)
         return asyncio.run(_train(TrainerOptions(parsed.connect, keys, parsed.run_dir)))
     except KeyboardInterrupt:

@@ -1,5 +1,7 @@
 """The trainer process: batches in, policy versions out. Only wiring; the algorithm is in `learner.trainer.update`.
 
+Where several ranks train one model this is rank 0; what the others do is in `learner.trainer.ranks`.
+
     Hello -> Welcome -> [checkpoint loaded: Published(k)] -> BatchRequest(v) -> Batch(v + 1)
           -> trials read from the journal -> update -> UpdateReport -> [Checkpointed(n)] -> BatchRequest(n)
           ... until Shutdown; meanwhile weights/v{n} is written -> Published(n), before BatchRequest(n + 1)
@@ -51,7 +53,10 @@ from lamer.learner.journal.reader import read_batch
 from lamer.learner.trainer import checkpoint
 from lamer.learner.trainer.broadcast.broadcaster import Broadcaster
 from lamer.learner.trainer.broadcast.rank_zero import group_address
+from lamer.learner.trainer.model.policy import choose_device
 from lamer.learner.trainer.publishing import Publisher
+from lamer.learner.trainer.ranks.following import LeadingUpdater, RankLost, dismiss
+from lamer.learner.trainer.ranks.group import Ranks, meet
 from lamer.learner.trainer.update import GivenUp, PolicyUpdater
 from lamer.learner.trainer.watchdog import Watchdog
 
@@ -99,6 +104,7 @@ class Trainer:
         self._watchdog = Watchdog(self._settings.trainer.watchdog_seconds)
         self._inbox: asyncio.Queue[Batch | Welcome | Shutdown] = asyncio.Queue()
         self._interrupted = asyncio.Event()
+        self._ranks: Ranks | None = None
         self._updater: PolicyUpdater | None = None
         self._saved = 0
 
@@ -122,6 +128,8 @@ class Trainer:
             raise errors.exceptions[0] from None
         finally:
             await self._broadcaster.close()
+        if self._ranks is not None:
+            await asyncio.to_thread(dismiss, self._ranks)
         return exit_code
 
     async def _keep_receiving(self) -> None:
@@ -219,7 +227,13 @@ class Trainer:
             await self._watchdog.run(f"publishing version {updater.version}", self._publisher.publish_again(updater))
 
     def _load_updater(self) -> PolicyUpdater:
-        updater = PolicyUpdater(self._settings, Path(self._session.welcome.model_path))
+        if self._ranks is None:
+            self._ranks = meet(choose_device(self._settings.trainer), self._settings.trainer.collective_seconds)
+        path = Path(self._session.welcome.model_path)
+        if self._ranks.size > 1:
+            updater: PolicyUpdater = LeadingUpdater(self._settings, path, self._ranks)
+        else:
+            updater = PolicyUpdater(self._settings, path)
         sweep(self._options.run_dir / "weights", ".v")
         sweep(self._options.run_dir, ".model.")
         latest = checkpoint.latest(self._options.run_dir)
@@ -240,7 +254,7 @@ class Trainer:
         except GivenUp:
             log.info("update %d was given up before its first optimizer step", batch.step)
             return ""
-        except Missing:
+        except (Missing, RankLost):
             raise
         except Exception as error:  # of these trials, whatever it is: the gateway decides how often they are tried
             log.exception("update %d failed; going back to the last checkpoint", batch.step)

@@ -11,6 +11,7 @@ rounds stochastically (`learner.trainer.optimizer`) parameters and gradients are
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -30,11 +31,14 @@ from lamer.learner.trainer.model.scorer import PackScorer
 from lamer.learner.trainer.model.snapshot import Exporter, Snapshot
 from lamer.learner.trainer.ranks.group import ALONE, Ranks
 
+LOCAL_RANK = "LOCAL_RANK"
+"""The variable that says which of a machine's ranks a process is, as torchrun sets it."""
+
 _TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.25}
 
 
 def choose_device(settings: TrainerSettings) -> torch.device:
-    """The configured device; "auto" is CUDA where there is one.
+    """The configured device; "auto" is CUDA where there is one. A machine's ranks have a GPU each.
 
     Raises:
         BadInput: the name is no device of torch, or the device is not there.
@@ -42,6 +46,8 @@ def choose_device(settings: TrainerSettings) -> torch.device:
     name = settings.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and LOCAL_RANK in os.environ:
+        name = f"cuda:{int(os.environ[LOCAL_RANK]) % max(1, torch.cuda.device_count())}"
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:

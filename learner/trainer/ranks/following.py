@@ -3,28 +3,30 @@
     LeadingUpdater   rank 0's `PolicyUpdater`: says what comes, then does its part
     follow           another rank: hears what comes, and does its part, until rank 0 ends
 
-What is wrong with a batch or a model is found by every rank alike, since all of them see the same trials: each gives the
-step up, and rank 0 says how it goes on. What goes wrong on one rank alone ends that rank, and with it all others.
+What is wrong with a batch or a model is found by every rank alike, since all of them see the same trials: each gives
+the step up, and rank 0 says how it goes on. What goes wrong on one rank alone ends that rank, and with it all others.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from lamer.common import config
 from lamer.common.codec import decode_trial, encode_trial
-from lamer.common.errors import LamerError
+from lamer.common.errors import LamerError, RunFailed
 from lamer.common.messages import Metric
 from lamer.common.records import Trial
 from lamer.common.settings import Settings
+from lamer.common.text import describe_error
 from lamer.common.weights import WeightFile
 from lamer.learner.trainer.model.snapshot import Snapshot
 from lamer.learner.trainer.ranks.group import Ranks
-from lamer.learner.trainer.update import PolicyUpdater, UpdateResult
+from lamer.learner.trainer.update import GivenUp, PolicyUpdater, UpdateResult
 
 log = logging.getLogger("lamer.trainer")
 
@@ -84,45 +86,77 @@ def say(ranks: Ranks, order: Order) -> None:
     ranks.heard(msgspec.msgpack.encode(order))
 
 
+def dismiss(ranks: Ranks) -> None:
+    """As rank 0: end all ranks."""
+    if ranks.size > 1:
+        say(ranks, End())
+        ranks.close()
+
+
+class RankLost(RunFailed):
+    """What all ranks do together failed on one of them, or one is gone: the others can't go on."""
+
+
+@contextlib.contextmanager
+def _together(ranks: Ranks, order: Order) -> Iterator[None]:
+    """As rank 0: have the other ranks do it, and take part in it inside.
+
+    Raises:
+        RankLost: something failed that not every rank finds by itself.
+    """
+    try:
+        say(ranks, order)
+        yield
+    except (LamerError, GivenUp):
+        raise
+    except Exception as error:
+        name = type(order).__name__
+        raise RankLost(
+            f"{name} failed on rank 0 of {ranks.size}, or another rank is gone: {describe_error(error)}"
+        ) from error
+
+
 class LeadingUpdater(PolicyUpdater):
-    """Rank 0's updater. Every method that takes all ranks is announced to the others first."""
+    """Rank 0's updater. Every method that takes all ranks is announced to the others first, and raises `RankLost` where
+    one of them fails by itself.
+    """
 
     def __init__(self, settings: Settings, model_path: Path, ranks: Ranks) -> None:
         """See `PolicyUpdater`."""
-        say(ranks, Begin(config.to_json(settings), str(model_path)))
-        super().__init__(settings, model_path, ranks)
+        with _together(ranks, Begin(config.to_json(settings), str(model_path))):
+            super().__init__(settings, model_path, ranks)
 
     def update(self, step: int, trials: Sequence[Trial]) -> UpdateResult:
         """See `PolicyUpdater`."""
         self.check_step(step)
-        say(self._ranks, Update(step, tuple(encode_trial(trial) for trial in trials)))
-        return super().update(step, trials)
+        with _together(self._ranks, Update(step, tuple(encode_trial(trial) for trial in trials))):
+            return super().update(step, trials)
 
     def parity(self, trials: Sequence[Trial], folder_of: Callable[[int], Path]) -> tuple[Metric, ...]:
         """See `PolicyUpdater`."""
         versions = {each.oldest_version for trial in trials for each in trial.completions()}
-        say(self._ranks, Parity({version: str(folder_of(version)) for version in versions}))
-        return super().parity(trials, folder_of)
+        with _together(self._ranks, Parity({version: str(folder_of(version)) for version in versions})):
+            return super().parity(trials, folder_of)
 
     def snapshot(self) -> Snapshot:
         """See `PolicyUpdater`."""
-        say(self._ranks, TakeSnapshot())
-        return super().snapshot()
+        with _together(self._ranks, TakeSnapshot()):
+            return super().snapshot()
 
     def export(self, folder: Path) -> tuple[WeightFile, ...]:
         """See `PolicyUpdater`."""
-        say(self._ranks, Export(str(folder)))
-        return super().export(folder)
+        with _together(self._ranks, Export(str(folder))):
+            return super().export(folder)
 
     def save_checkpoint(self, folder: Path) -> Path:
         """See `PolicyUpdater`."""
-        say(self._ranks, Save(str(folder)))
-        return super().save_checkpoint(folder)
+        with _together(self._ranks, Save(str(folder))):
+            return super().save_checkpoint(folder)
 
     def load_checkpoint(self, folder: Path) -> None:
         """See `PolicyUpdater`."""
-        say(self._ranks, Load(str(folder)))
-        super().load_checkpoint(folder)
+        with _together(self._ranks, Load(str(folder))):
+            super().load_checkpoint(folder)
 
 
 class _Follower:
@@ -164,7 +198,7 @@ class _Follower:
 
 
 def follow(ranks: Ranks) -> None:
-    """Be a rank other than 0, until rank 0 ends.
+    """Be a rank other than 0, until rank 0 dismisses it.
 
     Raises:
         RuntimeError: it is gone without a word, or another rank is.
@@ -175,3 +209,4 @@ def follow(ranks: Ranks) -> None:
             follower.do(order)
         except LamerError as error:
             log.warning("rank %d gave up a step, as all ranks do: %s", ranks.rank, error)
+    ranks.close()

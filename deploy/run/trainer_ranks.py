@@ -1,0 +1,122 @@
+"""The trainer's processes: one, or a rank for each of `trainer.gpus`. They live and die together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lamer.common.settings import TrainerSettings
+from lamer.deploy.run import processes
+
+DISMISSED_SECONDS = 20.0
+"""How long ranks may take to end that rank 0 has dismissed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How the ranks ended: by the first of them that did. name: of it, for a sentence. log: its output, which begins at
+    byte `start`.
+    """
+
+    code: int
+    name: str
+    log: Path
+    start: int
+
+
+class TrainerRanks:
+    """One life of the trainer's processes."""
+
+    def __init__(self, started: Sequence[Process], logs: Sequence[Path], starts: Sequence[int]) -> None:
+        """starts: where in its log each process began."""
+        self._processes = started
+        self._logs = logs
+        self._starts = starts
+
+    @classmethod
+    async def start(cls, settings: TrainerSettings, url: str, keys: Path, run_dir: Path, logs: Path) -> TrainerRanks:
+        """Start all ranks. url, keys: of the gateway. logs: the folder of their output.
+
+        Raises:
+            OSError: they can't be started.
+        """
+        files, starts = _open_logs(logs, settings.gpus)
+        folders = ("--keys", str(keys), "--run-dir", str(run_dir))
+        ranked = ("--device", settings.device, "--collective-seconds", str(settings.collective_seconds))
+        command = (sys.executable, "-P", "-m", "lamer.learner.trainer", "--connect", url, *folders, *ranked)
+        port = _free_port()
+        started = [
+            await processes.start(command, file, environment=_environment(rank, settings.gpus, port))
+            for rank, file in enumerate(files)
+        ]
+        return cls(started, files, starts)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether rank 0 has not ended yet."""
+        return self._processes[0].returncode is None
+
+    async def ended(self) -> Ended:
+        """Wait for the first rank that ends, and end the others: they can't go on without it."""
+        waits = [asyncio.ensure_future(process.wait()) for process in self._processes]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        first = next(rank for rank, wait in enumerate(waits) if wait.done())
+        if waits[first].result() == 0:  # rank 0 has dismissed them all, and ends
+            await asyncio.wait(waits, timeout=DISMISSED_SECONDS)
+            first = 0
+        self._kill()
+        await asyncio.gather(*waits)
+        return self._of(first)
+
+    async def end(self, grace: float, ask: signal.Signals | None) -> Ended:
+        """Let rank 0 end within `grace` seconds, asked by the signal `ask`, if any; then kill all of them."""
+        await processes.end_all(self._processes[:1], grace, ask)
+        if grace:
+            others = [asyncio.ensure_future(process.wait()) for process in self._processes[1:]]
+            if others:
+                await asyncio.wait(others, timeout=DISMISSED_SECONDS)
+        self._kill()
+        await asyncio.gather(*(process.wait() for process in self._processes))
+        return self._of(0)
+
+    def _kill(self) -> None:
+        """What is left of the ranks and of what they started."""
+        for process in self._processes:
+            processes.kill_session(process)
+
+    def _of(self, rank: int) -> Ended:
+        code = self._processes[rank].returncode
+        assert code is not None
+        name = "trainer" if len(self._processes) == 1 else f"trainer's rank {rank}"
+        return Ended(code, name, self._logs[rank], self._starts[rank])
+
+
+def _environment(rank: int, size: int, port: int) -> dict[str, str]:
+    """What torchrun would tell a rank; and a cache of compiled code of its own, which ranks can't share."""
+    if size == 1:
+        return {}
+    values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
+    own = {"TORCHINDUCTOR_CACHE_DIR": f"{cache}/rank-{rank}"} if cache else {}
+    return {**{name: str(value) for name, value in values.items()}, **own}
+
+
+def _open_logs(folder: Path, count: int) -> tuple[list[Path], list[int]]:
+    """The log of each rank, and where this life's part of it begins."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / ("trainer.log" if rank == 0 else f"trainer-{rank}.log") for rank in range(count)]
+    return files, [file.stat().st_size if file.exists() else 0 for file in files]
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
