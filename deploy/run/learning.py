@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -92,8 +93,8 @@ class TrainerKeeper:
         """
         restarts = Restarts(MAX_TRAINER_RESTARTS)
         while not self._is_ending:
-            url, run = await _address(self._run), self._run
-            self._ranks = await TrainerRanks.start(run.settings.trainer, url, run.trainer_keys, run.path, run.logs)
+            command, gpus = await self._command(), self._run.settings.trainer.gpus
+            self._ranks = await TrainerRanks.start(command, gpus, self._run.logs)
             restarts.started(self._clock.now())
             ended = await self._ranks.ended()
             if ended.code == 0 or self._is_ending:
@@ -118,6 +119,13 @@ class TrainerKeeper:
             said = processes.last_error(ended.log) if ended.code > 0 else ""
             how = how_it_ended(ended.code)
             log.warning("the %s %s when the run ended: %s (its output: %s)", ended.name, how, said, ended.log)
+
+    async def _command(self) -> tuple[str, ...]:
+        """The command line of every rank of the trainer, once the gateway listens."""
+        url, trainer = await _address(self._run), self._run.settings.trainer
+        folders = ("--keys", str(self._run.trainer_keys), "--run-dir", str(self._run.path))
+        ranked = ("--device", trainer.device, "--collective-seconds", str(trainer.collective_seconds))
+        return (sys.executable, "-P", "-m", "lamer.learner.trainer", "--connect", url, *folders, *ranked)
 
 
 async def _learn(run: RunFolder, prepared: PreparedModel, view: View) -> int:

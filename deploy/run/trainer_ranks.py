@@ -6,13 +6,11 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 from asyncio.subprocess import Process
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lamer.common.settings import TrainerSettings
 from lamer.deploy.run import processes
 
 DISMISSED_SECONDS = 20.0
@@ -41,19 +39,16 @@ class TrainerRanks:
         self._starts = starts
 
     @classmethod
-    async def start(cls, settings: TrainerSettings, url: str, keys: Path, run_dir: Path, logs: Path) -> TrainerRanks:
-        """Start all ranks. url, keys: of the gateway. logs: the folder of their output.
+    async def start(cls, command: Sequence[str], count: int, logs: Path) -> TrainerRanks:
+        """Start `count` ranks by one command line. logs: the folder of their output.
 
         Raises:
             OSError: they can't be started.
         """
-        files, starts = _open_logs(logs, settings.gpus)
-        folders = ("--keys", str(keys), "--run-dir", str(run_dir))
-        ranked = ("--device", settings.device, "--collective-seconds", str(settings.collective_seconds))
-        command = (sys.executable, "-P", "-m", "lamer.learner.trainer", "--connect", url, *folders, *ranked)
+        files, starts = _open_logs(logs, count)
         port = _free_port()
         started = [
-            await processes.start(command, file, environment=_environment(rank, settings.gpus, port))
+            await processes.start(command, file, environment=_environment(rank, count, port))
             for rank, file in enumerate(files)
         ]
         return cls(started, files, starts)

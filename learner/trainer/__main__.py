@@ -19,8 +19,8 @@ from lamer.common.errors import failure_of
 from lamer.common.keys import load_client_keys
 from lamer.common.messages import Role
 from lamer.common.settings import TrainerSettings
+from lamer.learner.trainer.following import follow
 from lamer.learner.trainer.model.policy import choose_device
-from lamer.learner.trainer.ranks.following import follow
 from lamer.learner.trainer.ranks.group import meet, read_placement
 from lamer.learner.trainer.trainer import INTERRUPTED, Interrupted, TrainerOptions, run_trainer
 from lamer.learner.trainer.watchdog import Hung, leave

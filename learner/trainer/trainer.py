@@ -53,9 +53,9 @@ from lamer.learner.journal.reader import read_batch
 from lamer.learner.trainer import checkpoint
 from lamer.learner.trainer.broadcast.broadcaster import Broadcaster
 from lamer.learner.trainer.broadcast.rank_zero import group_address
+from lamer.learner.trainer.following import LeadingUpdater, RankLost, dismiss
 from lamer.learner.trainer.model.policy import choose_device
 from lamer.learner.trainer.publishing import Publisher
-from lamer.learner.trainer.ranks.following import LeadingUpdater, RankLost, dismiss
 from lamer.learner.trainer.ranks.group import Ranks, meet
 from lamer.learner.trainer.update import GivenUp, PolicyUpdater
 from lamer.learner.trainer.watchdog import Watchdog

@@ -68,6 +68,7 @@ _ENTRIES = {
     "learner/gateway/gateway.py": "the gateway process",
     "learner/trainer/trainer.py": "the trainer process",
     "learner/trainer/update.py": "the trainer without a process, as a replay starts it",
+    "learner/trainer/following.py": "the trainer's other ranks, which rank 0 hands the configuration",
     "deploy/inference/joining.py": "the host agent's process",
     "learner/measuring/summary.py": "writes the configuration's hash",
     "learner/measuring/tracking.py": "logs all parameters",

@@ -1,6 +1,6 @@
 """The ranks that train one model: who they are, and what they tell each other.
 
-    rank 0       talks to the gateway, and says what all of them do next (`learner.trainer.ranks.following`)
+    rank 0       talks to the gateway, and says what all of them do next (`learner.trainer.following`)
     the others   do the same with their own packs and their own shards
 
 Every rank runs the same update on the same trials; what differs is which packs it computes. What is summed over ranks
