@@ -277,11 +277,12 @@ def _read_override(override: str) -> dict[str, object]:
         return _nested(sections, {name: plain_text.typed(value)})
     try:
         tree = OmegaConf.to_container(OmegaConf.from_dotlist([override]), resolve=False)
+        node = yaml.compose(value, Loader=yaml.SafeLoader)  # OmegaConf strips white space of every kind before it reads
     except NO_YAML as error:
         raise ConfigError(f"the value of {override!r} can't be read: {_first_line(error)}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{override!r} is no override: write key=value, for example batch.groups=8")
-    for place, text in plain_text.texts(yaml.compose(value, Loader=yaml.SafeLoader), _hint(key)):
+    for place, text in plain_text.texts(node, _hint(key)):
         plain_text.put(tree, (*sections, name, *place), text)
     return {str(name): value for name, value in tree.items()}
 

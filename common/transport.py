@@ -7,10 +7,11 @@ What ZeroMQ does silently is checked here: a frame over MAXMSGSIZE (the receiver
 refused at the sender; a failed CURVE handshake (nothing is raised at `send`) is read from the socket's monitor; a
 message for a peer that has gone or whose queue is full (`SEND_QUEUE`) makes `RouterEndpoint.send` answer False, and a
 dealer's `send` waits while `SEND_QUEUE` messages are queued or no learner is connected. A router says with whose key a
-message came. It lets newcomers wait while it has as many connections as it has file descriptors for, and does not read
-from a peer that has `RECEIVE_QUEUE` messages waiting, which holds that peer back by TCP. To notice that the other end
-is silent is for heartbeats (`common.session`, `learner.gateway.peers`); what a vanished one leaves in the kernel ends
-after a minute.
+message came. It lets newcomers wait while it has as many connections as it has file descriptors for. It does not read
+from a peer that has `RECEIVE_QUEUE` messages waiting, which holds that peer back by TCP, and hangs up on whoever sent
+most where more than `MOST_UNREAD_BYTES` wait: no queue counts the frames of a message that has not ended. To notice
+that the other end is silent is for heartbeats (`common.session`, `learner.gateway.peers`); what a vanished one leaves
+in the kernel ends after a minute.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -30,13 +32,16 @@ from lamer.common.codec import MAX_MESSAGE_BYTES, CodecError
 from lamer.common.errors import BadInput, LamerError, Missing
 from lamer.common.listening import Listener, is_ipv6
 from lamer.common.liveness.connections import ConnectionGate, allowance
+from lamer.common.liveness.unread import Unread
 from lamer.common.reachability import why_unreachable
 
 SEND_QUEUE = 4096
-RECEIVE_QUEUE = 256
+RECEIVE_QUEUE = 64
+MOST_UNREAD_BYTES = 4 * 1024**3
 LINGER_MS = 2000
 HANDSHAKE_SECONDS = 15.0
 """How long a newcomer may take to exchange keys at the gateway, which takes four round trips."""
+_WATCH_MS = 250
 _RECONNECT_MS = 100
 _CONNECT_MS = 5000
 """How long one try to connect may take. The kernel's own tries get rarer, and would miss that a cut network is back."""
@@ -96,6 +101,11 @@ def _check_size(data: bytes, max_bytes: int) -> None:
         raise CodecError(f"a message of {len(data)} bytes is over the socket's limit of {max_bytes}")
 
 
+def _on_wire(size: int) -> int:
+    """Bytes that a frame of `size` bytes takes: CurveZMQ's MESSAGE adds 33, ZMTP's header 2, or 9 to more than 255."""
+    return size + 33 + (2 if size + 33 <= 255 else 9)
+
+
 @dataclass(frozen=True, slots=True)
 class Received:
     """A message at the gateway. identity: routing id of the connection. key: public key (Z85) of who sent it.
@@ -119,10 +129,12 @@ class RouterEndpoint:
         is_allowed: Callable[[str], bool],
         max_bytes: int = MAX_MESSAGE_BYTES,
         handshake_seconds: float = HANDSHAKE_SECONDS,
+        most_unread: int = MOST_UNREAD_BYTES,
     ) -> None:
         """Bind to `bind` (such as "tcp://0.0.0.0") at `port`, 0 for a free one.
 
         is_allowed: asked with a client's public key (Z85) at every handshake. handshake_seconds: how long one may take.
+        most_unread: bytes of all peers together that wait to be received.
 
         Raises:
             Missing: the port is taken, or the process may open too few files. BadInput: `bind` is no address of this
@@ -154,6 +166,7 @@ class RouterEndpoint:
         self._watcher = threading.Thread(target=self._watch, name="connections", daemon=True)
         try:
             self._gate = ConnectionGate(self._allowance.most, self._close_door, self._open_door)
+            self._unread = Unread(most_unread)
             self._allowance.keep_back()
             self._socket.monitor(_MONITOR_ENDPOINT, _CONNECTION_EVENTS)
             self._watcher.start()
@@ -185,23 +198,32 @@ class RouterEndpoint:
         with context.socket(zmq.PAIR) as monitor:
             monitor.linger = 0
             monitor.connect(_MONITOR_ENDPOINT)
+            looked = time.monotonic()
             while True:
-                told = parse_monitor_message(monitor.recv_multipart())
-                event = told["event"]
-                if event == zmq.Event.MONITOR_STOPPED:
-                    return
-                if event == zmq.Event.ACCEPTED:
-                    self._gate.accepted(told["value"])
-                elif event == zmq.Event.ACCEPT_FAILED:
-                    self._gate.exhausted()
-                elif event == zmq.Event.DISCONNECTED:
-                    self._gate.closed(told["value"])
-                else:
-                    self._gate.shook_hands()
-                if event & _HANDSHAKE_FAILURES:
-                    is_unknown = event == zmq.Event.HANDSHAKE_FAILED_AUTH
-                    reason = "key not in allowed/" if is_unknown else "its server.key is not ours, or it is no lamer"
-                    self._tell(reason)
+                if monitor.poll(_WATCH_MS):
+                    told = parse_monitor_message(monitor.recv_multipart())
+                    if told["event"] == zmq.Event.MONITOR_STOPPED:
+                        return
+                    self._note(told["event"], told["value"])
+                if time.monotonic() - looked >= _WATCH_MS / 1000:
+                    self._unread.bound()
+                    looked = time.monotonic()
+
+    def _note(self, event: int, value: int) -> None:
+        """What the monitor says of a connection. value: its descriptor, if it has one."""
+        if event == zmq.Event.ACCEPTED:
+            self._gate.accepted(value)
+            self._unread.opened(value)
+        elif event == zmq.Event.ACCEPT_FAILED:
+            self._gate.exhausted()
+        elif event == zmq.Event.DISCONNECTED:
+            self._gate.closed(value)
+            self._unread.closed(value)
+        else:
+            self._gate.shook_hands()
+        if event & _HANDSHAKE_FAILURES:
+            is_unknown = event == zmq.Event.HANDSHAKE_FAILED_AUTH
+            self._tell("key not in allowed/" if is_unknown else "its server.key is not ours, or it is no lamer")
 
     def _close_door(self) -> bool:
         is_closed = self._listener.pause()
@@ -221,6 +243,7 @@ class RouterEndpoint:
         """The next message."""
         identity, *frames = await self._socket.recv_multipart(copy=False)
         key = str(frames[0].get("User-Id")) if frames else ""
+        self._unread.read(int(identity.get(zmq.SRCFD)), sum(_on_wire(len(frame)) for frame in frames))
         return Received(identity.bytes, key, frames[0].bytes if len(frames) == 1 else b"")
 
     def send(self, identity: bytes, data: bytes) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from lamer.common.text import one_line
 
-LINES = 100
+LINES = 20
 SECONDS = 10.0
 LONGEST_LINE = 2000
 _KINDS = 256

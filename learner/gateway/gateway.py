@@ -6,8 +6,7 @@
     evaluations which versions to measure   open_evaluation  the one under way  status     rates
     progress    phases and figures          weights/     announced, served to hosts without a shared disk
     plan        what a gateway is started with           hearing    the time by which peers are silent
-    refusals    what was refused, told in the log        checking/  who may say what; what a trial must satisfy
-    `learner.journal`: what is on disk
+    checking/   who may say what; what a trial must satisfy  `learner.journal`: what is on disk
 
 One event loop handles every message in order; what follows from it (a cut, new leases) is done by `_keep_advancing`,
 which any change wakes. Writing to disk happens in the journal's thread.
@@ -72,7 +71,6 @@ from lamer.learner.gateway.peers import Expectation, Link, Peer, PeerTable
 from lamer.learner.gateway.plan import GatewayPlan, RunFacts, evaluation_schedule
 from lamer.learner.gateway.pool import TrainingTasks, TrialPool
 from lamer.learner.gateway.progress import Progress, RunFigures, UpdateReports
-from lamer.learner.gateway.refusals import Refusals
 from lamer.learner.gateway.weights.announcing import Announcer, first_weights, newest_folder
 from lamer.learner.gateway.weights.serving import StreamServer
 from lamer.learner.journal.archiving import Archiver
@@ -143,7 +141,6 @@ class Gateway:
         self._farewell: Shutdown | None = None
         self._failure: asyncio.Future[None] = self._loop.create_future()
         self._malformed = 0
-        self._refusals = Refusals(log, self._loop.time)
         self._allowed = plan.keys.allow_list()
         self._router = RouterEndpoint(
             settings.gateway.bind, settings.gateway.port, plan.keys.pair, self._allowed.admits
@@ -171,7 +168,6 @@ class Gateway:
             weights,
             self._peers,
             self._link,
-            self._refusals,
             self._hearing.now,
         )
         self._batcher = Batcher(
@@ -220,7 +216,7 @@ class Gateway:
                 background = [
                     tasks.create_task(work)
                     for work in (
-                        self._router.serve(lambda why: self._refusals.tell(why, f"a client was refused: {why}")),
+                        self._router.serve(lambda why: log.warning("a client was refused: %s", why)),
                         self._keep_reading_keys(),
                         self._hosts.run(),
                         self._lag.watch(),
@@ -326,7 +322,7 @@ class Gateway:
             received = await self._router.receive()
             client = self._allowed.find(received.key)
             if client is None:
-                self._refusals.tell("revoked", "a message was refused: its sender's key is not allowed any more")
+                log.warning("a message was refused: its sender's key is not allowed any more")
                 continue
             try:
                 message = decode_message(received.data)
@@ -405,7 +401,7 @@ class Gateway:
             return
         kind = type(message).__name__
         if peer.client != client or not may_send(peer.role, message):
-            self._refusals.tell(f"{peer.key} {kind}", f"{kind} from {peer.role.value} {peer.hello.name} refused")
+            log.warning("%s from %s %s refused", kind, peer.role.value, peer.hello.name)
             return
         if not isinstance(message, Heartbeat):
             await self._handle_work(peer, message)
@@ -453,7 +449,7 @@ class Gateway:
         if self._peers.is_fenced(identity, hello, client):
             refusal = _TAKEN.format(name=hello.name)
         if refusal:
-            self._refusals.tell(f"{client.name} {refusal}", f"{hello.role.value} {hello.name} refused: {refusal}")
+            log.warning("%s %s refused: %s", hello.role.value, hello.name, refusal)
             self._router.send(identity, encode_message(Reject(refusal)))
             return
         before = self._peers.behind(identity)

@@ -26,7 +26,6 @@ from lamer.learner.gateway.groups import Acceptance
 from lamer.learner.gateway.open_evaluation import OpenEvaluation
 from lamer.learner.gateway.peers import Link, Peer, PeerTable
 from lamer.learner.gateway.pool import TrialPool
-from lamer.learner.gateway.refusals import Refusals
 from lamer.learner.gateway.status import RateWindow
 from lamer.learner.gateway.weights.announcing import Announcer
 from lamer.learner.journal.entries import TrialEntry
@@ -51,7 +50,6 @@ class Intake:
         weights: Announcer,
         peers: PeerTable,
         link: Link,
-        refusals: Refusals,
         hearing: Callable[[], float],
     ) -> None:
         """hearing: the gateway's time, by which leases run out."""
@@ -64,7 +62,6 @@ class Intake:
         self._dispatcher = dispatcher
         self._peers = peers
         self._link = link
-        self._refusals = refusals
         self._hearing = hearing
         self._to_acknowledge: defaultdict[str, set[str]] = defaultdict(set)
         self._clock = asyncio.get_running_loop().time
@@ -141,10 +138,8 @@ class Intake:
             kind, reason = NackKind.INVALID, "this trial was never leased"
         else:
             kind, reason = NackKind.STALE, "this trial is another actor's"
-        self._refusals.tell(
-            f"{actor.key} {kind.value}",
-            f"{type(message).__name__} from {actor.hello.name} (key {actor.client.name}) refused: {reason}",
-        )
+        sender = f"{actor.hello.name} (key {actor.client.name})"
+        log.warning("%s from %s refused: %s", type(message).__name__, sender, reason)
         self._link.send(actor, Nack(message.trial_id, kind, reason))
         return False
 

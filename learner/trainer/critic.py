@@ -36,7 +36,7 @@ class Critic:
             Missing, BadInput: the folder can't be loaded again.
         """
         self._policy = policy
-        self._own = PolicyModel(policy.path, trainer, policy.weights) if settings.kind == "separate" else None
+        self._own = policy.another(trainer) if settings.kind == "separate" else None
         self._head = torch.nn.Linear(policy.hidden_size, 1, device=policy.device)
         torch.nn.init.zeros_(self._head.weight)
         torch.nn.init.zeros_(self._head.bias)

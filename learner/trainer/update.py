@@ -42,13 +42,13 @@ from lamer.learner.trainer.model.packing import pack
 from lamer.learner.trainer.model.policy import PolicyModel
 from lamer.learner.trainer.model.snapshot import Snapshot
 from lamer.learner.trainer.objective import (
-    LoadedPack,
     Minibatch,
     Objective,
+    TrainingPack,
     compute_proximal,
     compute_reference,
     load_models,
-    load_pack,
+    make_minibatch,
 )
 from lamer.learner.trainer.optimizer import ParameterOptimizer, learning_rate
 from lamer.learner.trainer.parity import engine_parity
@@ -105,7 +105,7 @@ class PolicyUpdater:
         torch.set_num_threads(settings.trainer.threads)
         self._settings = settings
         weights = torch.bfloat16 if settings.optimizer.kind == "adamw_8bit" else torch.float32
-        self._model = PolicyModel(model_path, settings.trainer, weights)
+        self._model = PolicyModel(model_path, settings.trainer, settings.optimizer.pack_tokens, weights)
         self._models = load_models(
             self._model,
             settings.trainer,
@@ -151,7 +151,7 @@ class PolicyUpdater:
         settings = self._settings
         samples = self._make_samples(trials)
         batches = [
-            Minibatch(tuple(load_pack(self._model, item) for item in pack(part, settings.optimizer.pack_tokens)))
+            make_minibatch(self._model, pack(part, settings.optimizer.pack_tokens))
             for part in self._split(samples, step)
         ]
         if needs_proximal(settings.loss):
@@ -181,7 +181,7 @@ class PolicyUpdater:
         ]
         return UpdateResult(tuple(metrics))
 
-    def _wanted(self, packs: Iterable[LoadedPack]) -> Iterator[LoadedPack]:
+    def _wanted(self, packs: Iterable[TrainingPack]) -> Iterator[TrainingPack]:
         """The packs, for as long as the update is not given up."""
         for item in packs:
             if self._is_given_up.is_set():
@@ -275,9 +275,10 @@ class PolicyUpdater:
             part = objective.of_pack(item, batch, is_first=is_first)
             torch.autograd.backward(part)
             total += part.detach()
+            del part  # and with it what the next pack's memory may be
         norms = [one.clip_gradient() for one in self._optimizers]
         if not all(map(math.isfinite, (*norms, float(total)))):
-            largest = max(float(item.advantages.abs().max()) for item in batch.packs)
+            largest = max(float(np.abs(item.source.tokens.advantages).max()) for item in batch.packs)
             raise RunFailed(
                 f"update {step} is not finite: loss {float(total)}, gradient norm {max(norms)}, largest advantage "
                 f"{largest:.4g}, {batch.tokens} tokens; lower optimizer.learning_rate or loss.importance_cap and resume"

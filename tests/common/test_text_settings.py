@@ -17,7 +17,7 @@ LIKE_SOMETHING_ELSE = (
     *("12e3", "1e5", "695e0514", "007", "0x1f", "0o17", "1_000", "12:30", "1.", "+.5", ".inf", "-.INF", ".nan", "-0"),
     *("on", "yes", "null", "~", "a: b", "- a", "#x", "x #y", "${x}", r"\${x}", r"\\${x}", "${", "a$b", "2024-01-01"),
     *("=", "<<", "|", "'", '"', "'a", '"a" b', "!!int 3", "&a", "*a", "%", "@", "{a", "[", "\x85\u2028", "\ufeff"),
-    *("a\nb\n", "\n", " x ", "\tx", "", "ü", "\U0001f600", "\x00", "\x7f", "a\\b", r"\n", "???x"),
+    *("a\nb\n", "\n", " x ", "\tx", "", "ü", "\U0001f600", "\x00", "\x7f", "a\\b", r"\n", "\xa0/\tm(", "???x"),
 )
 texts = st.lists(st.one_of(st.sampled_from(LIKE_SOMETHING_ELSE), st.text()), min_size=20, max_size=20)
 TEXT_KEYS = ("run.directory", "tracking.experiment", "model.path", "gateway.keys", "trainer.group_address")

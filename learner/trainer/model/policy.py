@@ -25,6 +25,7 @@ from lamer.learner.credit.samples import Sample, SampleKind
 from lamer.learner.fitness.loading import load_model
 from lamer.learner.fitness.probe import TOKENS, TOLERANCE, make_probe
 from lamer.learner.fitness.stored import read_tensors
+from lamer.learner.trainer.model.layers import choose_compile, choose_recompute
 from lamer.learner.trainer.model.scorer import PackScorer
 from lamer.learner.trainer.model.snapshot import Exporter, Snapshot
 
@@ -56,8 +57,16 @@ def choose_dtype(settings: TrainerSettings, device: torch.device) -> torch.dtype
 class PolicyModel(PackScorer):
     """A causal LM with the folder that its tokenizer came from."""
 
-    def __init__(self, path: Path, settings: TrainerSettings, weights: torch.dtype = torch.float32) -> None:
-        """Load the model in folder `path`. weights: dtype of the parameters; with bfloat16 the forward pass has it too.
+    def __init__(
+        self, path: Path, settings: TrainerSettings, pack_tokens: int = 0, weights: torch.dtype = torch.float32
+    ) -> None:
+        """Load the model in folder `path`.
+
+        Args:
+            path: the folder.
+            settings: where and in which dtype it computes.
+            pack_tokens: most tokens of a pack, to which all are padded on CUDA; 0 if it isn't known.
+            weights: dtype of the parameters; with bfloat16 the forward pass has it too.
 
         Raises:
             Missing: no such folder, or no config in it.
@@ -68,10 +77,20 @@ class PolicyModel(PackScorer):
         device = choose_device(settings)
         module = load_model(path, weights, "eager")
         check_layers(module.config)
-        super().__init__(module, device, weights if weights is torch.bfloat16 else choose_dtype(settings, device))
+        dtype = weights if weights is torch.bfloat16 else choose_dtype(settings, device)
+        super().__init__(module, device, dtype, pack_tokens)
         tokens = np.arange(10, dtype=np.int32) % self.vocabulary
         self.check([_probe(tokens[:4], tokens[4:7]), _probe(tokens[:4], tokens[7:10])], _TOLERANCES[self.dtype])
         self._exporter = Exporter(path, module)
+        self.arrange(is_compiled=choose_compile(settings, device), is_recomputed=choose_recompute(settings, device))
+
+    def another(self, settings: TrainerSettings) -> PolicyModel:
+        """The model of the same folder once more, with weights of its own.
+
+        Raises:
+            Missing, BadInput: the folder can't be loaded again.
+        """
+        return PolicyModel(self.path, settings, self.pack_tokens, self.weights)
 
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
         """Every parameter once, by its name in the model's class; a tied output head has none of its own."""

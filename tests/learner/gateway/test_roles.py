@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from lamer.common.errors import BadInput
+from lamer.common.liveness import line_budget
 from lamer.common.messages import (
     MESSAGE_TYPES,
     PROTOCOL_VERSION,
@@ -105,9 +106,10 @@ async def refused_to(run: Run, role: Role, caplog: pytest.LogCaptureFixture) -> 
 
 
 async def test_every_message_is_done_for_the_roles_whose_it_is_and_refused_to_the_others(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.WARNING, "lamer.gateway")
+    monkeypatch.setattr(line_budget, "LINES", 1000)  # every refusal is looked for in the log
     run = make_run(tmp_path)
     sent = {type(message) for message in samples()}
     async with asyncio.timeout(TIMEOUT), asyncio.TaskGroup() as tasks:
