@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ from lamer.common.messages import (
     GroupJoin,
     GroupState,
     Hello,
+    Metric,
     Role,
     Shutdown,
     UpdateReport,
@@ -246,12 +248,14 @@ class Trainer:
             log.exception("update %d failed; going back to the last checkpoint", batch.step)
             return valid_text(str(error)) if isinstance(error, LamerError) else describe_error(error)
         is_last = batch.step == self._settings.batch.updates
+        began = time.perf_counter()
         if not self._interrupted.is_set():
             await self._publisher.publish(updater)
             if is_last:  # its evaluation begins with the next question
                 await self._publisher.settled()
+        waited = Metric("trainer/publish_seconds", time.perf_counter() - began)
         parity = await asyncio.to_thread(updater.parity, trials, self._publisher.folder)
-        await self._session.send(UpdateReport(step=batch.step, metrics=result.metrics + parity))
+        await self._session.send(UpdateReport(step=batch.step, metrics=(*result.metrics, *parity, waited)))
         if is_last:
             await asyncio.to_thread(updater.export, self._options.run_dir / "model")
         if batch.step % self._settings.trainer.checkpoint_every == 0 or is_last:
