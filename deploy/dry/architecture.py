@@ -61,7 +61,7 @@ def load_architecture(model: ModelSettings) -> Architecture:
         Missing: `model.path` is not there and `model.architecture` names none. BadInput: its config can't be used.
     """
     if not model.path:
-        return _of_config(_pocket_entries(model.pocket), "pocket", "model.pocket")
+        return _of_config(pocket_entries(model.pocket), "pocket", "model.pocket")
     folder = Path(model.path)
     if (folder / "config.json").is_file():
         found = _of_config(_read(folder / "config.json"), folder.name, str(folder))
@@ -90,6 +90,13 @@ def described(name: str) -> Architecture:
     return _of_config(entries, name, str(entries.pop("source")))
 
 
+def described_entries(name: str) -> dict[str, Any]:
+    """What stands in the config.json of one of `described_names` that decides its shapes."""
+    entries = _read(DESCRIBED / f"{name}.json")
+    del entries["source"]
+    return entries
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
@@ -100,7 +107,7 @@ def _read(path: Path) -> dict[str, Any]:
     return entries
 
 
-def _pocket_entries(sizes: PocketSettings) -> dict[str, Any]:
+def pocket_entries(sizes: PocketSettings) -> dict[str, Any]:
     """What `learner.pocket.model` makes of the sizes, with as many tokens as its tokenizer may have."""
     return {
         "model_type": "qwen3",

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ from lamer.common.messages import (
     GroupJoin,
     GroupState,
     Hello,
+    Metric,
     Role,
     Shutdown,
     UpdateReport,
@@ -242,10 +244,12 @@ class Trainer:
         except Exception as error:  # of these trials, whatever it is: the gateway decides how often they are tried
             log.exception("update %d failed; going back to the last checkpoint", batch.step)
             return valid_text(str(error)) if isinstance(error, LamerError) else describe_error(error)
+        begin = time.perf_counter()
         if not self._interrupted.is_set():
             await self._publisher.publish(updater)
+        publishing = Metric("trainer/publishing_seconds", time.perf_counter() - begin)
         parity = await asyncio.to_thread(updater.parity, trials, self._publisher.folder)
-        await self._session.send(UpdateReport(step=batch.step, metrics=result.metrics + parity))
+        await self._session.send(UpdateReport(step=batch.step, metrics=(*result.metrics, publishing, *parity)))
         if batch.step == self._settings.batch.updates:
             await asyncio.to_thread(updater.save_weights, self._options.run_dir / "model")
         if batch.step % self._settings.trainer.checkpoint_every == 0 or batch.step == self._settings.batch.updates:

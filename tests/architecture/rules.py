@@ -52,7 +52,16 @@ _MAY_IMPORT = {
     "deploy/dry": {"common", "envs", "actors", "learner", "deploy/play", "deploy/models", "deploy/run"},
     "deploy/doctor": {"common", "envs", "deploy/inference"},
     "deploy/experiments": {"common", "envs", "learner/measuring", "deploy/run"},
-    "deploy/bench": {"common", "envs", "actors", "learner", "deploy/models", "deploy/run", "deploy/inference"},
+    "deploy/bench": {
+        "common",
+        "envs",
+        "actors",
+        "learner",
+        "deploy/models",
+        "deploy/run",
+        "deploy/dry",
+        "deploy/inference",
+    },
     "deploy/commands": set(PACKAGES),
     "deploy": {"common", "deploy/commands"},
 }

@@ -78,7 +78,7 @@ def test_a_models_folder_goes_before_its_description(tmp_path: Path) -> None:
 
 
 def test_a_model_of_which_nothing_is_known_is_missing() -> None:
-    with pytest.raises(Missing, match=r"no/such is not there; .* llama-3\.1-8b, qwen3-4b"):
+    with pytest.raises(Missing, match=r"no/such is not there; .* llama-3\.1-8b, qwen3-0\.6b, qwen3-4b"):
         load_architecture(ModelSettings(path="no/such"))
 
 
