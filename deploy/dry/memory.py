@@ -102,7 +102,7 @@ def trainer_memory(
 ) -> TrainerMemory:
     """One of the trainer's `gpus` GPUs, while it computes a pack of `pack_tokens` tokens.
 
-    head_values: most logits that the head keeps (`learner.trainer.model.policy.HEAD_VALUES`).
+    head_values: most logits that the head keeps (`learner.trainer.model.scorer.HEAD_VALUES`).
     """
     share = 4.0 * model.parameters / gpus
     has_critic = settings.advantage.estimator == "ppo" and settings.critic.kind == "separate"

@@ -135,7 +135,7 @@ def _trainer_row(settings: Settings, model: Architecture, work: Workload, gpus: 
 def _memory(
     settings: Settings, model: Architecture, gpus: int, pack_tokens: int, *, is_checkpointed: bool = False
 ) -> TrainerMemory:
-    from lamer.learner.trainer.model.policy import HEAD_VALUES
+    from lamer.learner.trainer.model.scorer import HEAD_VALUES
 
     return trainer_memory(
         model,

@@ -22,7 +22,8 @@ from lamer.common.settings import CriticSettings, TrainerSettings
 from lamer.learner.credit.advantages import FloatArray
 from lamer.learner.credit.samples import Sample
 from lamer.learner.trainer.model.packing import pack
-from lamer.learner.trainer.model.policy import PackInput, PolicyModel
+from lamer.learner.trainer.model.policy import PolicyModel
+from lamer.learner.trainer.model.scorer import PackInput
 
 
 class Critic:
@@ -35,7 +36,7 @@ class Critic:
             Missing, BadInput: the folder can't be loaded again.
         """
         self._policy = policy
-        self._own = PolicyModel(policy.path, trainer) if settings.kind == "separate" else None
+        self._own = PolicyModel(policy.path, trainer, policy.pack_tokens) if settings.kind == "separate" else None
         self._head = torch.nn.Linear(policy.hidden_size, 1, device=policy.device)
         torch.nn.init.zeros_(self._head.weight)
         torch.nn.init.zeros_(self._head.bias)

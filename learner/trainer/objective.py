@@ -21,7 +21,8 @@ from lamer.learner.trainer.critic import Critic
 from lamer.learner.trainer.loss import ResponseTokens, TokenLogprobs, ValueLoss, k3_kl, policy_loss, value_loss
 from lamer.learner.trainer.metrics import TokenMeter
 from lamer.learner.trainer.model.packing import Pack
-from lamer.learner.trainer.model.policy import PackInput, PolicyModel, TokenScores
+from lamer.learner.trainer.model.policy import PolicyModel
+from lamer.learner.trainer.model.scorer import PackInput, TokenScores
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +35,22 @@ class Models:
 
 
 @dataclass(slots=True)
-class LoadedPack:
-    """A pack on the model's device: per token [N], per response [R].
+class TrainingPack:
+    """A pack of a minibatch, on the host, and what is known of its tokens.
 
-    proximal: logprobs [N] under the policy before the update, reference: under the reference model; None while not
-    computed.
+    proximal: logprobs [N] under the policy before the update, reference: under the reference model; on the model's
+    device, None while not computed.
     """
 
     source: Pack
+    proximal: torch.Tensor | None = None
+    reference: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPack:
+    """A pack on the model's device while its objective is computed: per token [N], per response [R]."""
+
     data: PackInput
     behaviour: torch.Tensor
     advantages: torch.Tensor
@@ -50,25 +59,35 @@ class LoadedPack:
     lengths: torch.Tensor
     values: torch.Tensor
     targets: torch.Tensor
-    proximal: torch.Tensor | None = None
-    reference: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Minibatch:
     """The packs of one optimizer step."""
 
-    packs: tuple[LoadedPack, ...]
+    packs: tuple[TrainingPack, ...]
 
     @property
     def tokens(self) -> int:
         """Response tokens."""
-        return sum(len(item.advantages) for item in self.packs)
+        return sum(len(item.source.targets) for item in self.packs)
 
     @property
     def responses(self) -> int:
         """Responses."""
-        return sum(len(item.lengths) for item in self.packs)
+        return sum(len(item.source.responses.lengths) for item in self.packs)
+
+
+def make_minibatch(model: PolicyModel, packs: Iterable[Pack]) -> Minibatch:
+    """Packs that `model` can score, still on the host.
+
+    Raises:
+        BadInput: one can't be scored.
+    """
+    waiting = tuple(TrainingPack(item) for item in packs)
+    for item in waiting:
+        model.check_pack(item.source)
+    return Minibatch(waiting)
 
 
 def load_models(
@@ -88,19 +107,18 @@ def load_models(
     return Models(
         policy,
         Critic(critic, trainer, policy) if critic is not None else None,
-        PolicyModel(policy.path, trainer) if has_reference else None,
+        PolicyModel(policy.path, trainer, policy.pack_tokens) if has_reference else None,
     )
 
 
 def load_pack(model: PolicyModel, item: Pack) -> LoadedPack:
-    """A pack as tensors on the model's device.
+    """A pack as tensors on the model's device, its masks among them: to be dropped once it is computed.
 
     Raises:
         BadInput: a token id outside the vocabulary.
     """
     device = model.device
     return LoadedPack(
-        source=item,
         data=model.prepare(item),
         behaviour=torch.from_numpy(item.tokens.behaviour).to(device),
         advantages=torch.from_numpy(item.tokens.advantages).to(device),
@@ -113,17 +131,17 @@ def load_pack(model: PolicyModel, item: Pack) -> LoadedPack:
 
 
 @torch.no_grad()
-def compute_proximal(model: PolicyModel, packs: Iterable[LoadedPack]) -> None:
+def compute_proximal(model: PolicyModel, packs: Iterable[TrainingPack]) -> None:
     """Score packs under the policy that the update starts from."""
     for item in packs:
-        item.proximal = model.score(item.data).logprobs
+        item.proximal = model.score(model.prepare(item.source)).logprobs
 
 
 @torch.no_grad()
-def compute_reference(model: PolicyModel, packs: Iterable[LoadedPack]) -> None:
+def compute_reference(model: PolicyModel, packs: Iterable[TrainingPack]) -> None:
     """Score packs under the reference model."""
     for item in packs:
-        item.reference = model.score(item.data).logprobs
+        item.reference = model.score(model.prepare(item.source)).logprobs
 
 
 class Objective:
@@ -139,33 +157,37 @@ class Objective:
         self._entropy = entropy
         self._meter = meter
 
-    def of_pack(self, item: LoadedPack, batch: Minibatch, *, is_first: bool) -> torch.Tensor:
-        """A pack's share of its minibatch's objective, with gradient.
+    def of_pack(self, item: TrainingPack, batch: Minibatch, *, is_first: bool) -> torch.Tensor:
+        """A pack's share of its minibatch's objective, with gradient. The pack is loaded for it.
 
         Args:
             item: one of the minibatch's packs.
             batch: the minibatch.
             is_first: whether the policy is still that which the update starts from.
         """
-        hidden = self._models.policy.hidden(item.data)
-        scores = self._models.policy.score_hidden(item.data, hidden)
+        policy = self._models.policy
+        loaded = load_pack(policy, item.source)
+        hidden = policy.hidden(loaded.data)
+        scores = policy.score_hidden(loaded.data, hidden, has_entropy_gradient=self._entropy != 0.0)
         if is_first:
             item.proximal = scores.logprobs.detach()
-        objective = self._policy_part(item, scores, batch)
+        objective = self._policy_part(item, loaded, scores, batch)
         if self._models.critic is not None:
-            loss = self._value_loss(self._models.critic, item, hidden)
+            loss = self._value_loss(self._models.critic, loaded, hidden)
             objective = objective + self._critic.value_weight * loss.losses.sum() / batch.responses
         return objective
 
-    def _policy_part(self, item: LoadedPack, scores: TokenScores, batch: Minibatch) -> torch.Tensor:
-        proximal = item.behaviour if item.proximal is None else item.proximal
-        responses = ResponseTokens(item.index, item.lengths, batch.tokens / batch.responses)
-        logprobs = TokenLogprobs(scores.logprobs, proximal, item.behaviour)
-        loss = policy_loss(logprobs, item.advantages, responses, self._loss)
+    def _policy_part(
+        self, item: TrainingPack, loaded: LoadedPack, scores: TokenScores, batch: Minibatch
+    ) -> torch.Tensor:
+        proximal = loaded.behaviour if item.proximal is None else item.proximal
+        responses = ResponseTokens(loaded.index, loaded.lengths, batch.tokens / batch.responses)
+        logprobs = TokenLogprobs(scores.logprobs, proximal, loaded.behaviour)
+        loss = policy_loss(logprobs, loaded.advantages, responses, self._loss)
         total = loss.losses.sum() - self._entropy * scores.entropies.sum()
         self._meter.add(loss, scores.entropies)
         if item.proximal is not None:
-            self._meter.compare(item.proximal, item.behaviour, item.ages)
+            self._meter.compare(item.proximal, loaded.behaviour, loaded.ages)
         if item.reference is not None:
             divergence = k3_kl(scores.logprobs, item.reference)
             total = total + self._loss.kl_weight * divergence.sum()

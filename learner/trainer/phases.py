@@ -1,8 +1,8 @@
 """Seconds of an update by phase, measured without waiting for the device between phases.
 
-    packing    samples -> packs -> tensors on the device
+    packing    samples -> packs
     scoring    passes without gradient: proximal logprobs, the KL reference, the critic's values
-    forward    the objective of a pack
+    forward    a pack onto the device, and its objective
     backward   its gradient, what is computed again for it included
     optimizer  clipping and the step
 

@@ -41,13 +41,13 @@ from lamer.learner.trainer.metrics import TokenMeter, sample_metrics, trial_metr
 from lamer.learner.trainer.model.packing import pack
 from lamer.learner.trainer.model.policy import PolicyModel
 from lamer.learner.trainer.objective import (
-    LoadedPack,
     Minibatch,
     Objective,
+    TrainingPack,
     compute_proximal,
     compute_reference,
     load_models,
-    load_pack,
+    make_minibatch,
 )
 from lamer.learner.trainer.optimizer import ParameterOptimizer, learning_rate
 from lamer.learner.trainer.parity import engine_parity
@@ -104,7 +104,7 @@ class PolicyUpdater:
             )
         torch.set_num_threads(settings.trainer.threads)
         self._settings = settings
-        self._model = PolicyModel(model_path, settings.trainer)
+        self._model = PolicyModel(model_path, settings.trainer, settings.optimizer.pack_tokens)
         self._models = load_models(
             self._model,
             settings.trainer,
@@ -194,8 +194,7 @@ class PolicyUpdater:
         return self._model.parameters()
 
     def _minibatch(self, samples: Sequence[Sample]) -> Minibatch:
-        packs = pack(samples, self._settings.optimizer.pack_tokens)
-        return Minibatch(tuple(load_pack(self._model, item) for item in packs))
+        return make_minibatch(self._model, pack(samples, self._settings.optimizer.pack_tokens))
 
     def _score_before(self, batches: Sequence[Minibatch]) -> None:
         """Proximal logprobs of all minibatches but the first, and those of the reference model, where they are used."""
@@ -205,7 +204,7 @@ class PolicyUpdater:
             all_packs = (item for batch in batches for item in batch.packs)
             compute_reference(self._models.reference, self._wanted(all_packs))
 
-    def _wanted(self, packs: Iterable[LoadedPack]) -> Iterator[LoadedPack]:
+    def _wanted(self, packs: Iterable[TrainingPack]) -> Iterator[TrainingPack]:
         """The packs, for as long as the update is not given up."""
         for item in packs:
             if self._is_given_up.is_set():
@@ -296,13 +295,14 @@ class PolicyUpdater:
             with self._phases.measure("backward"):
                 torch.autograd.backward(part)
             total += part.detach()
+            del part  # and with it what the next pack's memory may be
         return total
 
     def _follow(self, step: int, batch: Minibatch, total: torch.Tensor) -> float:
         """The optimizer's step along a gradient that is finite; the norm of the policy's before clipping."""
         norms = [one.clip_gradient() for one in self._optimizers]
         if not all(map(math.isfinite, (*norms, float(total)))):
-            largest = max(float(item.advantages.abs().max()) for item in batch.packs)
+            largest = max(float(np.abs(item.source.tokens.advantages).max()) for item in batch.packs)
             raise RunFailed(
                 f"update {step} is not finite: loss {float(total)}, gradient norm {max(norms)}, largest advantage "
                 f"{largest:.4g}, {batch.tokens} tokens; lower optimizer.learning_rate or loss.importance_cap and resume"

@@ -10,8 +10,8 @@ from lamer.common.errors import BadInput
 from lamer.deploy.inference.embedded import model as engine
 from lamer.learner.fitness.attention import refuse_arguments
 from lamer.learner.fitness.probe import WINDOW, make_probe, probe_entries
-from lamer.learner.trainer.model import attention
 from lamer.learner.trainer.model import policy as trainer
+from lamer.learner.trainer.model.attention import masked
 
 GEMMA = {"num_hidden_layers": 26, "sliding_window": 4096, "intermediate_size": 6912, "vocab_size": 262144}
 SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
@@ -45,7 +45,8 @@ def test_a_window_that_is_ignored_shows_on_the_probe(monkeypatch: pytest.MonkeyP
     config = AutoConfig.for_model("mistral", sliding_window=4096, **SMALL)
     trainer.check_layers(config)
     engine.check_layers(config)
-    monkeypatch.setattr(attention, "_mask", lambda block, _: block.mask)
+    seen = masked.Block._seen
+    monkeypatch.setattr(masked.Block, "_seen", lambda block, _: seen(block, None))
     plan = engine.plan_layout
     monkeypatch.setattr(engine, "plan_layout", lambda *arguments: plan(*arguments[:-1], None))
     with pytest.raises(BadInput, match="logprobs differ by"):

@@ -1,4 +1,4 @@
-"""Attention along shared prefixes, as an attention function of transformers.
+"""Attention along shared prefixes in masked blocks of segments: the backend of CPUs.
 
 The model runs over the flat tokens of a pack ([1, T]). Each segment's tokens attend to the positions on their path up
 to themselves, so a prefix that many samples share is computed once and every one of them attends to it. Segments of
@@ -8,7 +8,10 @@ attention:
     queries  [n, Lq]   flat indices of the segments' own tokens          mask: key position <= query position,
     keys     [n, Lk]   flat indices along the segments' paths            which leaves padded keys out as well
 
-Positions along a path are those of its sequence, so a layer's sliding window is a band of the same mask.
+Positions along a path are those of its sequence, so a layer's sliding window is a band of the same mask. A mask is
+added to the scores, in their dtype (0, or -inf where a key is not seen), and every layer that attends within the same
+window adds the very same tensor: scaled dot-product attention would make such a mask of a boolean one in each layer,
+and keep it for the backward pass.
 
 Query heads that share a key head (grouped-query attention) are folded into the query axis, so that keys and values are
 never repeated. Gathering goes through `embedding`, whose backward pass sums in a fixed order on CPU and on CUDA.
@@ -17,7 +20,7 @@ never repeated. Gathering goes through `embedding`, whose backward pass sums in 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -26,9 +29,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lamer.common.errors import BadInput
 from lamer.learner.fitness.attention import refuse_arguments
+from lamer.learner.trainer.model.attention.base import AttentionBackend, AttentionNeeds, AttentionPlan
 from lamer.learner.trainer.model.packing import Indices, Pack, Segment
 
-SHARED_PREFIX = "lamer_shared_prefix"
+MASKED = "lamer_masked"
 
 _PADDING_ALLOWED = 1.25
 _FREE_SCORES = 65_536
@@ -39,23 +43,71 @@ _MOST_SCORES = 64 * 1024 * 1024
 class Block:
     """Segments padded to one size.
 
-    queries: int64 [n, Lq]. keys: int64 [n, Lk]. mask: bool [n, 1, groups * Lq, Lk], groups = query heads of one key
-    head.
+    queries: int64 [n, Lq]. keys: int64 [n, Lk]. starts: int64 [n], where on its path a segment's first query stands.
+    masks: by window, [n, 1, groups * Lq, Lk].
     """
 
     queries: torch.Tensor
     keys: torch.Tensor
-    mask: torch.Tensor
+    starts: torch.Tensor
+    masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
+
+    def mask(self, window: int | None, needs: AttentionNeeds) -> torch.Tensor:
+        """What is added to the scores of layers that attend within `window`; made once."""
+        key = None if window is None or window >= self.keys.shape[1] else window
+        if key not in self.masks:
+            hidden = ~self._seen(key).repeat(1, needs.groups, 1)[:, None]
+            mask = torch.zeros(hidden.shape, dtype=needs.dtype, device=needs.device)
+            self.masks[key] = mask.masked_fill_(hidden, -torch.inf)
+        return self.masks[key]
+
+    def _seen(self, window: int | None) -> torch.Tensor:
+        """Which keys each query sees, bool [n, Lq, Lk]: those before it on its path, less any further away than a
+        window.
+        """
+        queries, keys = (torch.arange(part.shape[1], device=part.device) for part in (self.queries, self.keys))
+        seen = keys <= (self.starts[:, None] + queries)[:, :, None]
+        if window is None:
+            return seen
+        behind = seen.sum(-1, keepdim=True) - window  # a query sees itself and all before it: so many too many
+        return seen & (keys >= behind)
 
 
 @dataclass(frozen=True, slots=True)
-class PrefixLayout:
-    """How the flat tokens of a pack attend. order: int64 [T], where each token's output stands in the blocks'
-    outputs.
+class MaskedPlan(AttentionPlan):
+    """How the flat tokens of a pack attend, block by block. order: int64 [T], where each token's output stands in the
+    blocks' outputs.
     """
 
+    needs: AttentionNeeds
     blocks: tuple[Block, ...]
     order: torch.Tensor
+
+    def load(self) -> None:
+        """Nothing: layers are handed all of the plan."""
+
+
+class MaskedAttention(AttentionBackend):
+    """Plans packs as blocks."""
+
+    name = MASKED
+
+    def length(self, tokens: int) -> int:
+        """The pack's own tokens: nothing is padded."""
+        return tokens
+
+    def plan(self, pack: Pack) -> MaskedPlan:
+        """The blocks of a pack, with the masks that layers are known to need."""
+        planned = [_block(segments, self.needs.device) for segments in _partition(pack.segments)]
+        targets = np.concatenate([positions for _, positions in planned])
+        order = np.empty(len(pack.ids), dtype=np.int64)
+        real = np.flatnonzero(targets >= 0)
+        order[targets[real]] = real
+        blocks = tuple(block for block, _ in planned)
+        for block in blocks:
+            for window in self.needs.windows:
+                block.mask(window, self.needs)
+        return MaskedPlan(self.needs, blocks, torch.from_numpy(order).to(self.needs.device))
 
 
 def _partition(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
@@ -84,46 +136,18 @@ def _pad(rows: Sequence[Indices], width: int) -> Indices:
     return padded
 
 
-def _block(segments: Sequence[Segment], groups: int, device: torch.device) -> tuple[Block, Indices]:
+def _block(segments: Sequence[Segment], device: torch.device) -> tuple[Block, Indices]:
     """A block, and where its queries' outputs go: flat token index of each of n * Lq outputs, -1 for padding."""
     own = [segment.path[segment.start :] for segment in segments]
     most_queries, most_keys = max(map(len, own)), max(len(segment.path) for segment in segments)
-    starts = torch.tensor([segment.start for segment in segments], device=device)
-    query_positions = starts[:, None] + torch.arange(most_queries, device=device)
-    mask = torch.arange(most_keys, device=device) <= query_positions[:, :, None]
     queries = _pad(own, most_queries)
     targets = np.where(np.arange(most_queries) < np.array([len(row) for row in own])[:, None], queries, -1)
     block = Block(
         queries=torch.from_numpy(queries).to(device),
         keys=torch.from_numpy(_pad([segment.path for segment in segments], most_keys)).to(device),
-        mask=mask.repeat(1, groups, 1)[:, None],
+        starts=torch.tensor([segment.start for segment in segments], device=device),
     )
     return block, targets.reshape(-1)
-
-
-def plan_layout(pack: Pack, groups: int, device: torch.device) -> PrefixLayout:
-    """The layout of a pack.
-
-    Args:
-        pack: whose segments to lay out.
-        groups: query heads of one key head.
-        device: where the model is.
-    """
-    planned = [_block(segments, groups, device) for segments in _partition(pack.segments)]
-    targets = np.concatenate([positions for _, positions in planned])
-    order = np.empty(len(pack.ids), dtype=np.int64)
-    real = np.flatnonzero(targets >= 0)
-    order[targets[real]] = real
-    return PrefixLayout(tuple(block for block, _ in planned), torch.from_numpy(order).to(device))
-
-
-def _mask(block: Block, window: int | None) -> torch.Tensor:
-    """The block's mask, less the keys `window` positions and more before a query."""
-    keys = block.keys.shape[1]
-    if window is None or window >= keys:
-        return block.mask
-    behind = block.mask.sum(-1, keepdim=True) - window  # a query sees itself and all before it: so many too many
-    return block.mask & (torch.arange(keys, device=block.mask.device) >= behind)
 
 
 def _attend(
@@ -133,7 +157,7 @@ def _attend(
     value: torch.Tensor,
     key_heads: int,
     scaling: float,
-    window: int | None,
+    mask: torch.Tensor,
 ) -> torch.Tensor:
     """One block: query [T, H * D], key and value [T, Hk * D] -> [n * Lq, H * D]."""
     count, queries = block.queries.shape
@@ -144,12 +168,13 @@ def _attend(
     q = q.permute(0, 2, 3, 1, 4).reshape(count, key_heads, groups * queries, head_dim)
     k = F.embedding(block.keys, key).view(count, keys, key_heads, head_dim).transpose(1, 2)
     v = F.embedding(block.keys, value).view(count, keys, key_heads, head_dim).transpose(1, 2)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=_mask(block, window), scale=scaling)
+    q, k, v = (states.to(mask.dtype) for states in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
     out = out.view(count, key_heads, groups, queries, head_dim).permute(0, 3, 1, 2, 4)
     return out.reshape(count * queries, key_heads * groups * head_dim)
 
 
-def shared_prefix_attention(
+def masked_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -157,7 +182,7 @@ def shared_prefix_attention(
     attention_mask: torch.Tensor | None,
     *,
     scaling: float,
-    prefix_layout: PrefixLayout | None = None,
+    attention_plan: MaskedPlan | None = None,
     sliding_window: int | None = None,
     dropout: float = 0.0,
     is_causal: bool | None = None,
@@ -172,7 +197,7 @@ def shared_prefix_attention(
         value: [1, Hk, T, D].
         attention_mask: None; transformers builds none for this function.
         scaling: of the scores.
-        prefix_layout: the pack's layout, handed to the model's forward call.
+        attention_plan: the pack's, handed to the model's forward call.
         sliding_window: of the layer, itself included; None for full attention.
         dropout: 0: none is computed.
         is_causal: not False: a token sees those before it.
@@ -185,19 +210,22 @@ def shared_prefix_attention(
         BadInput: the layer attends in a way that is not computed here.
     """
     refuse_arguments(attention_mask, dropout, is_causal, others)
-    if prefix_layout is None:
-        raise BadInput("its layers do not hand the layout of a pack on to their attention")
+    if attention_plan is None:
+        raise BadInput("its layers do not hand the plan of a pack on to their attention")
     heads, tokens, head_dim = query.shape[1:]
     key_heads = key.shape[1]
     flat_query, flat_key, flat_value = (
         states[0].transpose(0, 1).reshape(tokens, -1) for states in (query, key, value.to(key.dtype))
     )
+    needs = attention_plan.needs
+    if sliding_window not in needs.windows:
+        needs.see(sliding_window)
     scores = [
-        _attend(block, flat_query, flat_key, flat_value, key_heads, scaling, sliding_window)
-        for block in prefix_layout.blocks
+        _attend(block, flat_query, flat_key, flat_value, key_heads, scaling, block.mask(sliding_window, needs))
+        for block in attention_plan.blocks
     ]
     joined = scores[0] if len(scores) == 1 else torch.cat(scores)
-    return F.embedding(prefix_layout.order, joined).view(1, tokens, heads, head_dim), None
+    return F.embedding(attention_plan.order, joined).view(1, tokens, heads, head_dim), None
 
 
-ALL_ATTENTION_FUNCTIONS.register(SHARED_PREFIX, shared_prefix_attention)
+ALL_ATTENTION_FUNCTIONS.register(MASKED, masked_attention)
