@@ -4,6 +4,7 @@
           -> trials read from the journal -> update -> weights/v{n} -> Published(n) -> UpdateReport -> [Checkpointed(n)]
           -> BatchRequest(n) ... until Shutdown
     a batch that can't be trained -> BatchFailed -> [checkpoint loaded: Published(k)] -> BatchRequest(k)
+    no memory for it -> one line with what to change, and the end: another batch would need as much
 
 torch runs in a worker thread, so that heartbeats go on during an update, and so do weight broadcasts
 (`learner.trainer.broadcast.broadcaster`): what concerns them is sorted out of the messages at once. An update that
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lamer.common import config
-from lamer.common.errors import LamerError, Missing
+from lamer.common.errors import LamerError, Missing, OutOfMemory
 from lamer.common.folders import sweep
 from lamer.common.keys import ClientKeys
 from lamer.common.liveness.guard import surviving
@@ -50,9 +51,12 @@ from lamer.common.messages import (
 from lamer.common.session import BUSY_SECONDS, Session
 from lamer.common.text import describe_error, valid_text
 from lamer.learner.journal.reader import read_batch
+from lamer.learner.memory.advice import TrainerPlan
 from lamer.learner.trainer import checkpoint
 from lamer.learner.trainer.broadcast.broadcaster import Broadcaster
 from lamer.learner.trainer.broadcast.rank_zero import group_address
+from lamer.learner.trainer.fitting import is_out_of_memory, out_of_memory
+from lamer.learner.trainer.model.policy import choose_device
 from lamer.learner.trainer.publishing import Publisher
 from lamer.learner.trainer.update import GivenUp, PolicyUpdater
 from lamer.learner.trainer.watchdog import Watchdog
@@ -158,6 +162,20 @@ class Trainer:
         self._inbox.put_nowait(order)
 
     async def _train_until_shutdown(self) -> int:
+        try:
+            return await self._serve()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise self._out_of_memory(error) from error
+            raise
+
+    def _out_of_memory(self, error: Exception) -> OutOfMemory:
+        device = choose_device(self._settings.trainer)
+        held = self._updater
+        plan = TrainerPlan.of(self._settings, is_cuda=device.type == "cuda") if held is None else held.plan
+        return out_of_memory(error, plan, Path(self._session.welcome.model_path), device)
+
+    async def _serve(self) -> int:
         await self._begin()
         while True:
             message = await self._inbox.get()
@@ -242,6 +260,8 @@ class Trainer:
         except Missing:
             raise
         except Exception as error:  # of these trials, whatever it is: the gateway decides how often they are tried
+            if is_out_of_memory(error):  # so would any others
+                raise
             log.exception("update %d failed; going back to the last checkpoint", batch.step)
             return valid_text(str(error)) if isinstance(error, LamerError) else describe_error(error)
         begin = time.perf_counter()

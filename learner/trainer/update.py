@@ -34,12 +34,14 @@ from lamer.common.records import Trial
 from lamer.common.settings import Settings
 from lamer.common.weights import WeightFile
 from lamer.learner.credit.samples import Sample, make_samples, unscored_samples
+from lamer.learner.memory.advice import TrainerPlan
 from lamer.learner.trainer import checkpoint
 from lamer.learner.trainer.critic import value_metrics
+from lamer.learner.trainer.fitting import fitted
 from lamer.learner.trainer.loss import entropy_coefficient, needs_proximal
 from lamer.learner.trainer.metrics import TokenMeter, sample_metrics, trial_metrics
 from lamer.learner.trainer.model.packing import pack
-from lamer.learner.trainer.model.policy import PolicyModel
+from lamer.learner.trainer.model.policy import PolicyModel, choose_device
 from lamer.learner.trainer.objective import (
     Minibatch,
     Objective,
@@ -86,7 +88,10 @@ def split_minibatches(
 
 
 class PolicyUpdater:
-    """The policy being trained, its optimizer, and the version they have reached."""
+    """The policy being trained, its optimizer, and the version they have reached.
+
+    plan: what its memory follows from, with `trainer.recompute` decided.
+    """
 
     def __init__(self, settings: Settings, model_path: Path) -> None:
         """Load the model in folder `model_path` as policy version 0.
@@ -104,10 +109,14 @@ class PolicyUpdater:
             )
         torch.set_num_threads(settings.trainer.threads)
         self._settings = settings
-        self._model = PolicyModel(model_path, settings.trainer, settings.optimizer.pack_tokens)
+        device = choose_device(settings.trainer)
+        plan = TrainerPlan.of(settings, is_cuda=device.type == "cuda")
+        trainer = fitted(plan, settings.inference, model_path, device)
+        self.plan = replace(plan, trainer=trainer)
+        self._model = PolicyModel(model_path, trainer, settings.optimizer.pack_tokens)
         self._models = load_models(
             self._model,
-            settings.trainer,
+            trainer,
             settings.critic if settings.advantage.estimator == "ppo" else None,
             has_reference=settings.loss.kl_weight > 0,
         )
