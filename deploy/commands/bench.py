@@ -37,6 +37,8 @@ Lengths = Annotated[float, typer.Option("--lengths", help="Of all lengths of mad
 Response = Annotated[int, typer.Option("--response", min=1, help="Median tokens of a response, at --lengths 1.")]
 Sharing = Annotated[str, typer.Option("--sharing", help="paper: prompts begin alike. none: every prompt is new.")]
 MeasuredRounds = Annotated[int, typer.Option("--rounds", min=1, help="Measured, each with trials of its own.")]
+CardOutput = Annotated[Path, typer.Option("--output", metavar="FILE", help="Where the report is written.")]
+Small = Annotated[bool, typer.Option("--small", help="Rehearse on a CPU: tiny models, the embedded engine.")]
 SglangPython = Annotated[str, typer.Option("--sglang-python", metavar="FILE", help="The interpreter that has SGLang.")]
 
 
@@ -168,3 +170,21 @@ def trainer(
     )
     console = Console()
     run_trainer_bench(options, console.print).print(console)
+
+
+@app.command()
+def card(
+    output: CardOutput = Path("card.json"),
+    small: Small = False,
+    sglang_python: SglangPython = "",
+) -> None:
+    """All that only a GPU can show, in four minutes at most: trainer, SGLang's contract, doors with SGLang."""
+    from rich.console import Console
+
+    from lamer.deploy.bench.card import CardOptions, run_card_bench
+
+    console = Console(highlight=False)
+    report = run_card_bench(CardOptions(output, small, sglang_python), console.print)
+    console.print(f"{output}: {len(report.steps)} steps in {report.seconds:.0f} s")
+    if any(step.status != "ok" for step in report.steps):
+        raise typer.Exit(1)
