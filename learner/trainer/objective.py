@@ -20,6 +20,7 @@ from lamer.common.settings import CriticSettings, LossSettings, TrainerSettings
 from lamer.learner.trainer.critic import Critic
 from lamer.learner.trainer.loss import ResponseTokens, TokenLogprobs, ValueLoss, k3_kl, policy_loss, value_loss
 from lamer.learner.trainer.metrics import TokenMeter
+from lamer.learner.trainer.model.moving import to_device
 from lamer.learner.trainer.model.packing import Pack
 from lamer.learner.trainer.model.policy import PolicyModel
 from lamer.learner.trainer.model.scorer import PackInput, TokenScores
@@ -120,13 +121,13 @@ def load_pack(model: PolicyModel, item: Pack) -> LoadedPack:
     device = model.device
     return LoadedPack(
         data=model.prepare(item),
-        behaviour=torch.from_numpy(item.tokens.behaviour).to(device),
-        advantages=torch.from_numpy(item.tokens.advantages).to(device),
-        ages=torch.from_numpy(item.tokens.ages).to(device),
-        index=torch.from_numpy(item.tokens.responses).to(device),
-        lengths=torch.from_numpy(item.responses.lengths).to(device),
-        values=torch.from_numpy(item.responses.values).to(device),
-        targets=torch.from_numpy(item.responses.targets).to(device),
+        behaviour=to_device(item.tokens.behaviour, device),
+        advantages=to_device(item.tokens.advantages, device),
+        ages=to_device(item.tokens.ages, device),
+        index=to_device(item.tokens.responses, device),
+        lengths=to_device(item.responses.lengths, device),
+        values=to_device(item.responses.values, device),
+        targets=to_device(item.responses.targets, device),
     )
 
 

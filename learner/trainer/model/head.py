@@ -66,32 +66,36 @@ def head_scores(
     return apply(hidden, weight, bias, task, has_entropy_gradient)
 
 
-def _row_statistics(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-sum-exp and entropy of rows of logits, [m] each."""
+def _read_rows(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-sum-exp and entropy of rows, [m] each. The logits become logprobs, in place."""
     normalizers = torch.logsumexp(logits, dim=-1)
-    logprobs = logits - normalizers[:, None]
-    return normalizers, -(logprobs.exp() * logprobs).sum(dim=-1)
+    logits -= normalizers[:, None]
+    return normalizers, -logits.exp().mul_(logits).sum(dim=-1)
 
 
-def _logit_gradient(
+def _send_back(logits: torch.Tensor, normalizers: torch.Tensor, to_logprobs: torch.Tensor) -> None:
+    """The logits of rows become what they are sent back, in place, but for the tokens that were sampled.
+
+    Args:
+        logits: [m, vocabulary].
+        normalizers: their log-sum-exp, [m].
+        to_logprobs: gradient of all logprobs of a row, summed, [m].
+    """
+    logits -= normalizers[:, None]
+    logits.exp_().mul_(-to_logprobs[:, None])
+
+
+def _send_back_both(
     logits: torch.Tensor,
     normalizers: torch.Tensor,
+    to_logprobs: torch.Tensor,
     entropies: torch.Tensor,
-    logprob_gradient: torch.Tensor,
-    entropy_gradient: torch.Tensor,
-) -> torch.Tensor:
-    """What the logits of rows are sent back, [m, vocabulary], but for the tokens that were sampled.
-
-    logprob_gradient: of all tokens of a row, summed, [m]. entropy_gradient: [m].
-    """
-    logprobs = logits - normalizers[:, None]
-    slope = logprob_gradient[:, None] + entropy_gradient[:, None] * (logprobs + entropies[:, None])
-    return -logprobs.exp() * slope
-
-
-def _logprob_gradient(logits: torch.Tensor, normalizers: torch.Tensor, logprob_gradient: torch.Tensor) -> torch.Tensor:
-    """`_logit_gradient` where entropies have none."""
-    return -(logits - normalizers[:, None]).exp() * logprob_gradient[:, None]
+    to_entropies: torch.Tensor,
+) -> None:
+    """`_send_back`, with the gradient of the rows' entropies, [m]."""
+    logits -= normalizers[:, None]
+    slope = (logits + entropies[:, None]).mul_(to_entropies[:, None]).add_(to_logprobs[:, None])
+    logits.exp_().mul_(slope.neg_())
 
 
 @cache
@@ -127,15 +131,14 @@ class _HeadScores(torch.autograd.Function):
         logprobs = torch.empty(len(task.targets), dtype=torch.float32, device=hidden.device)
         entropies = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         normalizers = torch.empty_like(entropies)
-        statistics = _compiled(_row_statistics) if task.is_compiled else _row_statistics
+        read_rows = _compiled(_read_rows) if task.is_compiled else _read_rows
         with torch.autocast(hidden.device.type, enabled=False):
             logits_of = _Logits(hidden, weight, bias, task)
             for chunk in task.chunks:
                 rows, tokens = slice(chunk.first, chunk.last), slice(chunk.begin, chunk.end)
                 logits = logits_of(rows)
-                normalizers[rows], entropies[rows] = statistics(logits)
-                own = task.token_rows[tokens]
-                logprobs[tokens] = logits[own - chunk.first, task.targets[tokens]] - normalizers[own]
+                normalizers[rows], entropies[rows] = read_rows(logits)
+                logprobs[tokens] = logits[task.token_rows[tokens] - chunk.first, task.targets[tokens]]
         ctx.save_for_backward(hidden, weight, bias, normalizers, entropies)
         ctx.task = task
         ctx.has_entropy_gradient = has_entropy_gradient
@@ -156,13 +159,13 @@ class _HeadScores(torch.autograd.Function):
             logits_of = _Logits(hidden, weight, bias, task)
             for chunk in task.chunks:
                 rows, tokens = slice(chunk.first, chunk.last), slice(chunk.begin, chunk.end)
-                known = (logits_of(rows), normalizers[rows])
+                back = logits_of(rows)
                 if ctx.has_entropy_gradient:
-                    slope = _compiled(_logit_gradient) if task.is_compiled else _logit_gradient
-                    back = slope(*known, entropies[rows], summed[rows], by_row[rows])
+                    send_back_both = _compiled(_send_back_both) if task.is_compiled else _send_back_both
+                    send_back_both(back, normalizers[rows], summed[rows], entropies[rows], by_row[rows])
                 else:
-                    slope = _compiled(_logprob_gradient) if task.is_compiled else _logprob_gradient
-                    back = slope(*known, summed[rows])
+                    send_back = _compiled(_send_back) if task.is_compiled else _send_back
+                    send_back(back, normalizers[rows], summed[rows])
                 places = (task.token_rows[tokens] - chunk.first, task.targets[tokens])
                 back.index_put_(places, by_token[tokens], accumulate=True)
                 if task.temperature != 1.0:
@@ -189,4 +192,4 @@ class _Logits:
         logits = _product(self.hidden[rows], self.weight.t())
         if self._bias is not None:
             logits += self._bias
-        return logits if self._temperature == 1.0 else logits / self._temperature
+        return logits if self._temperature == 1.0 else logits.div_(self._temperature)

@@ -31,6 +31,7 @@ from lamer.learner.trainer.model.attention.base import AttentionNeeds, Attention
 from lamer.learner.trainer.model.attention.choice import choose_attention
 from lamer.learner.trainer.model.head import Chunk, HeadTask, head_scores
 from lamer.learner.trainer.model.layers import arrange_layers
+from lamer.learner.trainer.model.moving import to_device
 from lamer.learner.trainer.model.packing import Indices, Pack, pack
 
 HEAD_VALUES = 1 << 26
@@ -184,7 +185,7 @@ class PackScorer:
         return torch.autocast(self.device.type, dtype=self.dtype)
 
     def _move(self, values: Indices) -> torch.Tensor:
-        return torch.from_numpy(values).to(self.device)
+        return to_device(values, self.device)
 
     def _chunks(self, pack: Pack) -> tuple[Chunk, ...]:
         """The pack's rows cut to chunks; token_rows ascend, so the tokens of each are a slice."""

@@ -34,6 +34,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from lamer.common.errors import BadInput
 from lamer.learner.fitness.attention import refuse_arguments
 from lamer.learner.trainer.model.attention.base import AttentionBackend, AttentionNeeds, AttentionPlan
+from lamer.learner.trainer.model.moving import to_device
 from lamer.learner.trainer.model.packing import Indices, Pack
 
 FLEX = "lamer_flex"
@@ -141,8 +142,8 @@ class FlexAttention(AttentionBackend):
         device = self.needs.device
         plan = FlexPlan(
             self.needs,
-            torch.from_numpy(end).to(device),
-            torch.from_numpy(positions).to(device),
+            to_device(end, device),
+            to_device(positions, device),
             _buffers(length, device),
         )
         for window in self.needs.windows:
@@ -159,10 +160,9 @@ def subtree_ends(pack: Pack) -> Indices:
 
 
 @cache
-def _fused() -> Callable[..., Any]:
+def _fused() -> Any:  # noqa: ANN401 - what torch makes of a function
     """FlexAttention outside of compiled layers: compiled by itself, since its unfused form holds all scores at once."""
-    compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=False)
-    return compiled
+    return torch.compile(flex_attention, dynamic=False)
 
 
 def flex_prefix_attention(
@@ -210,10 +210,11 @@ def flex_prefix_attention(
     padding = max(0, _LEAST_HEAD_DIM - width)
     dtype = attention_plan.needs.dtype
     q, k, v = (F.pad(states.to(dtype), (0, padding)) if padding else states.to(dtype) for states in (query, key, value))
-    is_alone = query.is_cuda and not torch.compiler.is_compiling()
-    output = (_fused() if is_alone else flex_attention)(
-        q, k, v, block_mask=attention_plan.masks[sliding_window], scale=scaling, enable_gqa=True
-    )
+    mask = attention_plan.masks[sliding_window]
+    attend: Any = flex_attention
+    if query.is_cuda and not torch.compiler.is_compiling():
+        attend = _fused()
+    output: torch.Tensor = attend(q, k, v, block_mask=mask, scale=scaling, enable_gqa=True)
     return output[..., :width].transpose(1, 2), None
 
 

@@ -30,6 +30,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from lamer.common.errors import BadInput
 from lamer.learner.fitness.attention import refuse_arguments
 from lamer.learner.trainer.model.attention.base import AttentionBackend, AttentionNeeds, AttentionPlan
+from lamer.learner.trainer.model.moving import to_device
 from lamer.learner.trainer.model.packing import Indices, Pack, Segment
 
 MASKED = "lamer_masked"
@@ -107,7 +108,7 @@ class MaskedAttention(AttentionBackend):
         for block in blocks:
             for window in self.needs.windows:
                 block.mask(window, self.needs)
-        return MaskedPlan(self.needs, blocks, torch.from_numpy(order).to(self.needs.device))
+        return MaskedPlan(self.needs, blocks, to_device(order, self.needs.device))
 
 
 def _partition(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
@@ -143,8 +144,8 @@ def _block(segments: Sequence[Segment], device: torch.device) -> tuple[Block, In
     queries = _pad(own, most_queries)
     targets = np.where(np.arange(most_queries) < np.array([len(row) for row in own])[:, None], queries, -1)
     block = Block(
-        queries=torch.from_numpy(queries).to(device),
-        keys=torch.from_numpy(_pad([segment.path for segment in segments], most_keys)).to(device),
+        queries=to_device(queries, device),
+        keys=to_device(_pad([segment.path for segment in segments], most_keys), device),
         starts=torch.tensor([segment.start for segment in segments], device=device),
     )
     return block, targets.reshape(-1)
