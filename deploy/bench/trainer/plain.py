@@ -21,11 +21,12 @@ from typing import cast
 import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lamer.common.errors import BadInput
 from lamer.common.settings import LossSettings
 from lamer.learner.credit.samples import Sample
-from lamer.learner.fitness.loading import load_model
+from lamer.learner.fitness.loading import read_config
 from lamer.learner.trainer.loss import ResponseTokens, TokenLogprobs, policy_loss
 
 _HEAD_VALUES = 1 << 26
@@ -90,13 +91,16 @@ class PlainModel:
         first = next(iter(parameters.values()))
         self.device = first.device
         self._autocast = autocast
-        self.module = load_model(folder, first.dtype, "sdpa", is_trained=True)
+        self.module: PreTrainedModel
+        with torch.device(self.device):
+            self.module = AutoModelForCausalLM.from_config(
+                read_config(folder), dtype=first.dtype, attn_implementation="sdpa"
+            ).eval()
         own = dict(self.module.named_parameters())
         if own.keys() != parameters.keys():
             raise BadInput(f"the trainer's parameters are not those of {folder}")
         for name, parameter in own.items():
             parameter.data = parameters[name].data
-        self.module.to(self.device)
         if is_recomputed:
             self.module.gradient_checkpointing_enable({"use_reentrant": False})
             self.module.train()
