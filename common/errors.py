@@ -1,6 +1,7 @@
 """Errors that a user can act on, each with the exit code of the process that it ends.
 
 0 ok, 1 the run failed, 2 bad configuration or input, 3 something needed is missing or unreachable, 130 interrupted.
+A trainer that ran out of memory says so to the learner by 4; for the run, that is 1.
 """
 
 from __future__ import annotations
@@ -24,6 +25,14 @@ class RunFailed(LamerError):
     """The run itself went wrong (a process died too often, a loss was not finite)."""
 
     exit_code = 1
+
+
+class OutOfMemory(RunFailed):
+    """The trainer does not fit its device: trying again would end the same way."""
+
+    exit_code = 1
+    trainer_code = 4
+    """Of the trainer's process."""
 
 
 class BadInput(LamerError):

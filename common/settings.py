@@ -77,7 +77,7 @@ class ModelSettings:
     """
 
     path: str = ""
-    architecture: str = _field("", choices=("", "qwen3-4b", "llama-3.1-8b"))
+    architecture: str = _field("", choices=("", "qwen3-0.6b", "qwen3-4b", "llama-3.1-8b"))
     chat_template: bool = True
     enable_thinking: bool = False
     pocket: PocketSettings = field(default_factory=PocketSettings)

@@ -1,4 +1,4 @@
-"""`lamer bench`: throughput of the rollout, the embedded engine and environments, and what weight updates cost."""
+"""`lamer bench`: throughput of rollout, engine, trainer and environments, and what weight updates cost."""
 
 from __future__ import annotations
 
@@ -28,6 +28,17 @@ Streams = Annotated[int, typer.Option("--streams", min=1, help="Requests in flig
 RoundSeconds = Annotated[float, typer.Option("--round-seconds", help="Length of a round without updates, about.")]
 Games = Annotated[int, typer.Option("--games", min=1, help="Games at once.")]
 Minutes = Annotated[float, typer.Option("--minutes", help="How long.")]
+Alone = Annotated[bool, typer.Option("--alone", help="Measure ours alone.")]
+RunFolder = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Train on the batches of this run.")]
+NamedModel = Annotated[str, typer.Option("--model", help="A model folder, or an architecture of random weights.")]
+Groups = Annotated[int, typer.Option("--groups", min=1, help="Groups of made-up trials in an update.")]
+GroupSize = Annotated[int, typer.Option("--group-size", min=1, help="Trials of a group.")]
+Lengths = Annotated[float, typer.Option("--lengths", help="Of all lengths of made-up trials; 1 for the paper's.")]
+Response = Annotated[int, typer.Option("--response", min=1, help="Median tokens of a response, at --lengths 1.")]
+Sharing = Annotated[str, typer.Option("--sharing", help="paper: prompts begin alike. none: every prompt is new.")]
+MeasuredRounds = Annotated[int, typer.Option("--rounds", min=1, help="Measured, each with trials of its own.")]
+CardOutput = Annotated[Path, typer.Option("--output", metavar="FILE", help="Where the report is written.")]
+Small = Annotated[bool, typer.Option("--small", help="Rehearse on a CPU: tiny models, the embedded engine.")]
 SglangPython = Annotated[str, typer.Option("--sglang-python", metavar="FILE", help="The interpreter that has SGLang.")]
 
 
@@ -122,3 +133,58 @@ def games(
     report = asyncio.run(run_games_bench(read_settings(config, overrides or ()), options, console.print))
     for line in report.lines():
         console.print(line)
+
+
+@app.command()
+def trainer(
+    overrides: Overrides = None,
+    model: NamedModel = "small",
+    run: RunFolder = None,
+    groups: Groups = 2,
+    group_size: GroupSize = 8,
+    lengths: Lengths = 1.0,
+    response: Response = 320,
+    sharing: Sharing = "paper",
+    rounds: MeasuredRounds = 3,
+    alone: Alone = False,
+    seed: Seed = 0,
+    output: Output = None,
+) -> None:
+    """The trainer beside padded transformers, transformers' own packing and bare layers, with equal gradients."""
+    from rich.console import Console
+
+    from lamer.common.config import load
+    from lamer.deploy.bench.trainer.run import OTHERS, TrainerBenchOptions, run_trainer_bench
+    from lamer.deploy.bench.trainer.trials import TrialShape
+
+    files = [] if run is None else [run / "config.yaml"]
+    options = TrainerBenchOptions(
+        model=model,
+        run=run,
+        shape=TrialShape(groups=groups, group_size=group_size, sharing=sharing, scale=lengths, response=response),
+        settings=load(files, overrides or []),
+        rounds=rounds,
+        others=() if alone else OTHERS,
+        seed=seed,
+        output=output,
+    )
+    console = Console()
+    run_trainer_bench(options, console.print).print(console)
+
+
+@app.command()
+def card(
+    output: CardOutput = Path("card.json"),
+    small: Small = False,
+    sglang_python: SglangPython = "",
+) -> None:
+    """All that only a GPU can show, in four minutes at most: trainer, SGLang's contract, doors with SGLang."""
+    from rich.console import Console
+
+    from lamer.deploy.bench.card import CardOptions, run_card_bench
+
+    console = Console(highlight=False)
+    report = run_card_bench(CardOptions(output, small, sglang_python), console.print)
+    console.print(f"{output}: {len(report.steps)} steps in {report.seconds:.0f} s")
+    if any(step.status != "ok" for step in report.steps):
+        raise typer.Exit(1)

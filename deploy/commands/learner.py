@@ -32,11 +32,13 @@ def learner(
     from lamer.deploy.run.folder import open_run
     from lamer.deploy.run.learning import run_learner
     from lamer.deploy.run.panel import make_view
+    from lamer.deploy.run.preflight import check_memory
     from lamer.deploy.run.report import print_how_to_go_on, print_lost_tracking, print_results
 
     settings = read_settings(config, overrides or [], name)
     check_data(settings)
     check_model_path(settings)
+    check_memory(settings)
     settings = with_tracking_address(settings)
     gateway = settings.gateway
     gateway = replace(

@@ -29,11 +29,13 @@ def train(
     if dry_run:
         print_estimate(config, overrides or [])
         return
+    from lamer.deploy.run.preflight import check_memory
     from lamer.deploy.run.whole import run_settings
 
     settings = read_settings(config, overrides or [], name)
     check_data(settings)
     check_model_path(settings)
+    check_memory(settings)
     run_async(run_settings(settings, config, resume, plain))
 
 

@@ -6,52 +6,15 @@ The number of parameters is counted on torch's meta device, where a tensor has a
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lamer.common.errors import BadInput, Missing
 from lamer.common.settings import ModelSettings, PocketSettings
+from lamer.learner.memory.architecture import Architecture, architecture_of
 
 DESCRIBED = Path(__file__).resolve().parent.parent / "architectures"
 """`NAME.json`: the entries of a model's `config.json` that decide its shapes, and `source`, where they stand."""
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """The sizes of a decoder with gated feed-forward layers and grouped-query attention.
-
-    source: where they were read. parameters: the output head counts once where it is tied to the embedding. context:
-    most tokens of a prompt and its response.
-    """
-
-    name: str
-    source: str
-    parameters: int
-    vocabulary: int
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    context: int
-    is_tied: bool
-
-    @property
-    def query_size(self) -> int:
-        """Width of all query heads together."""
-        return self.heads * self.head_dim
-
-    @property
-    def key_size(self) -> int:
-        """Width of all key heads together, and of all value heads."""
-        return self.kv_heads * self.head_dim
-
-    @property
-    def embedding_parameters(self) -> int:
-        """Of the embedding alone."""
-        return self.vocabulary * self.hidden
 
 
 def load_architecture(model: ModelSettings) -> Architecture:
@@ -61,7 +24,7 @@ def load_architecture(model: ModelSettings) -> Architecture:
         Missing: `model.path` is not there and `model.architecture` names none. BadInput: its config can't be used.
     """
     if not model.path:
-        return _of_config(_pocket_entries(model.pocket), "pocket", "model.pocket")
+        return _of_config(pocket_entries(model.pocket), "pocket", "model.pocket")
     folder = Path(model.path)
     if (folder / "config.json").is_file():
         found = _of_config(_read(folder / "config.json"), folder.name, str(folder))
@@ -90,6 +53,13 @@ def described(name: str) -> Architecture:
     return _of_config(entries, name, str(entries.pop("source")))
 
 
+def described_entries(name: str) -> dict[str, Any]:
+    """What stands in the config.json of one of `described_names` that decides its shapes."""
+    entries = _read(DESCRIBED / f"{name}.json")
+    del entries["source"]
+    return entries
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
@@ -100,7 +70,7 @@ def _read(path: Path) -> dict[str, Any]:
     return entries
 
 
-def _pocket_entries(sizes: PocketSettings) -> dict[str, Any]:
+def pocket_entries(sizes: PocketSettings) -> dict[str, Any]:
     """What `learner.pocket.model` makes of the sizes, with as many tokens as its tokenizer may have."""
     return {
         "model_type": "qwen3",
@@ -124,21 +94,14 @@ def _of_config(entries: dict[str, Any], name: str, source: str) -> Architecture:
         whole = AutoConfig.for_model(**entries)
         with torch.device("meta"):
             module = AutoModelForCausalLM.from_config(whole)
-        config = whole.get_text_config()
-        heads = config.num_attention_heads
-        return Architecture(
-            name=name,
-            source=source,
-            parameters=sum(parameter.numel() for parameter in module.parameters()),
-            vocabulary=config.vocab_size,
-            hidden=config.hidden_size,
-            intermediate=config.intermediate_size,
-            layers=config.num_hidden_layers,
-            heads=heads,
-            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            context=config.max_position_embeddings,
+        names = [name for name, _ in module.named_parameters()]
+        return architecture_of(
+            whole.get_text_config(),
+            name,
+            source,
+            sum(parameter.numel() for parameter in module.parameters()),
             is_tied=bool(whole.tie_word_embeddings),
+            has_head_norms=any("q_norm" in each for each in names),
         )
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise BadInput(f"the architecture of {name} ({source}) can't be used: {error}") from error

@@ -1,4 +1,4 @@
-"""What of a configuration can't work, as an error, and what won't fit or is not done here, as warnings."""
+"""What of a configuration can't work, as an error."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 from lamer.common.errors import BadInput
 from lamer.common.settings import Settings
-from lamer.deploy.dry.architecture import Architecture
-from lamer.deploy.dry.memory import GPU_BYTES, TrainerMemory
 from lamer.deploy.dry.workload import PromptLengths
+from lamer.learner.memory.architecture import Architecture
 
 
 def longest_sequence(settings: Settings) -> int:
@@ -59,23 +58,3 @@ def _problems(settings: Settings, model: Architecture, prompts: PromptLengths) -
             f"a batch of {batch.groups} x {batch.group_size} trials may hold no more than {trials} responses, which "
             f"can't be divided into optimizer.minibatches = {settings.optimizer.minibatches}"
         )
-
-
-def memory_warning(settings: Settings, alone: TrainerMemory, smallest: TrainerMemory) -> str:
-    """What to change where the trainer's GPU has too little memory, "" where it has enough.
-
-    Args:
-        alone: the trainer on one GPU, as configured.
-        smallest: the same with the smallest possible `optimizer.pack_tokens` (`longest_sequence`).
-    """
-    if alone.total <= GPU_BYTES:
-        return ""
-    needs = f"the trainer needs {alone.total / 1e9:.0f} GB of one GPU, which has {GPU_BYTES / 1e9:.0f} GB"
-    if smallest.total <= GPU_BYTES:
-        lower = f"{longest_sequence(settings)} would need {smallest.total / 1e9:.0f} GB"
-        return f"{needs}: lower optimizer.pack_tokens ({lower})"
-    fixed = (alone.total - alone.activations - alone.logits) / 1e9
-    return (
-        f"{needs}, {fixed:.0f} GB of it whatever optimizer.pack_tokens is: take a GPU with more memory or a smaller "
-        "model; this trainer neither shards its states over GPUs nor checkpoints activations"
-    )

@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from lamer.common.settings import Settings
-from lamer.deploy.dry.memory import GPU_BYTES, TrainerMemory
 from lamer.deploy.dry.prompts import SCRIPTED_TRIALS
-from lamer.deploy.dry.run import DryRun, TrainerRow
+from lamer.deploy.dry.run import GPU_BYTES, DryRun, TrainerColumn
 from lamer.deploy.dry.timing import Hardware
 from lamer.deploy.models.suitability import unsuited
+from lamer.learner.memory.advice import room_of
+from lamer.learner.memory.trainer import TrainerMemory
 
 _WIDTH = 100
 
@@ -29,7 +30,7 @@ def print_dry_run(found: DryRun, console: Console | None = None) -> None:
         out.print("", update_table(found))
         out.print(_steps(found), highlight=False)
         out.print("", memory_table(found))
-        out.print("States are sharded evenly over several GPUs; this trainer runs on one.", highlight=False)
+        out.print(_fitting(found), highlight=False)
     out.print("", server_table(found))
     if is_training:
         out.print("", time_table(found))
@@ -59,25 +60,43 @@ def update_table(found: DryRun) -> Table:
 
 
 def memory_table(found: DryRun) -> Table:
-    """GB on each GPU of the trainer, for 1, 2, 4 and 8 of them."""
-    tokens = f"{found.settings.optimizer.pack_tokens:,}"
-    table = _gpu_table("Trainer: GB on each GPU", found)
+    """GB on the trainer's card: as configured, and with what makes it fit."""
+    table = _trainer_table("Trainer: GB on its card", found)
+    small = any(column.plan.optimizer.kind == "adamw_8bit" for column in found.trainer)
     parts: tuple[tuple[str, Callable[[TrainerMemory], float]], ...] = (
-        ("float32 parameters", lambda memory: memory.parameters),
+        ("weights", lambda memory: memory.weights),
         ("gradients", lambda memory: memory.gradients),
-        ("AdamW moments", lambda memory: memory.moments),
+        ("moments" if small else "AdamW moments", lambda memory: memory.moments),
         ("separate critic, KL reference", lambda memory: memory.others),
         ("bfloat16 copies of weights", lambda memory: memory.copies),
-        (f"activations of {tokens} tokens", lambda memory: memory.activations),
-        ("logits", lambda memory: memory.logits),
+        ("kept for the backward pass", lambda memory: memory.activations),
+        ("on its way: head or layer", lambda memory: memory.work),
     )
     for name, part in parts:
-        values = [part(row.kept) for row in found.trainer]
+        values = [part(column.memory) for column in found.trainer]
         if any(values):
             table.add_row(name, *(_gigabytes(value) for value in values))
     table.add_section()
-    table.add_row("total, as this trainer does it", *(_fits(row.kept.total) for row in found.trainer))
-    table.add_row("total, layers checkpointed", *(_fits(row.checkpointed.total) for row in found.trainer))
+    table.add_row("total", *(_fits(column.memory.total, column.room) for column in found.trainer))
+    table.add_row("of so many", *(_gigabytes(column.room) for column in found.trainer))
+    return table
+
+
+def _fitting(found: DryRun) -> Table:
+    """With which settings each column was computed, two columns."""
+    table = Table.grid(padding=(0, 2))
+    for column in found.trainer:
+        plan = column.plan
+        said = f"packs of {plan.optimizer.pack_tokens:,}, {plan.optimizer.kind}, layers "
+        said += "computed again" if plan.is_recomputed else "kept"
+        table.add_row(column.name, f"{said}{': ' if column.changes else ''}{' '.join(column.changes)}")
+    if not any(column.name == "beside its server" for column in found.trainer):
+        last = found.trainer[-1]
+        room = room_of(GPU_BYTES, found.beside)
+        verb = "fits" if last.memory.total <= room else "does not fit"
+        table.add_row("", f"{verb} beside a server of {found.beside / 1e9:.1f} GB (weights and inference.cache_tokens)")
+    else:
+        table.add_row("", f"a server on the same card takes {found.beside / 1e9:.1f} GB (weights and its cache)")
     return table
 
 
@@ -104,9 +123,9 @@ def server_table(found: DryRun) -> Table:
 
 
 def time_table(found: DryRun) -> Table:
-    """Estimated seconds of an update and hours of the run, for 1, 2, 4 and 8 GPUs of the trainer."""
+    """Estimated seconds of an update and hours of the run."""
     served = found.served
-    table = _gpu_table("Estimated time on H100s, servers on GPUs of their own", found)
+    table = _trainer_table("Estimated time on H100s, servers on GPUs of their own", found)
     table.add_row("training, s an update", *(_seconds(row.seconds) for row in found.trainer))
     rollout = f"rollout by {served.replicas * served.gpus} GPU{'s' * (served.replicas * served.gpus > 1)}, s an update"
     table.add_row(rollout, *(_seconds(served.seconds) for _ in found.trainer))
@@ -118,12 +137,12 @@ def time_table(found: DryRun) -> Table:
     return table
 
 
-def run_seconds(found: DryRun, row: TrainerRow) -> float:
+def run_seconds(found: DryRun, row: TrainerColumn) -> float:
     """Estimated seconds of the whole run: its updates and its evaluations, one after another."""
     return found.settings.batch.updates * _update(found, row) + found.evaluations * found.served.evaluation_seconds
 
 
-def _update(found: DryRun, row: TrainerRow) -> float:
+def _update(found: DryRun, row: TrainerColumn) -> float:
     return max(row.seconds, found.served.seconds)
 
 
@@ -220,8 +239,8 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _gpu_table(title: str, found: DryRun) -> Table:
-    return _table(title, *(f"{row.gpus} GPU{'s' * (row.gpus > 1)}" for row in found.trainer))
+def _trainer_table(title: str, found: DryRun) -> Table:
+    return _table(title, *(column.name for column in found.trainer))
 
 
 def _count(value: float) -> str:
@@ -232,8 +251,8 @@ def _gigabytes(value: float) -> str:
     return f"{value / 1e9:.1f}" if value >= 5e7 else f"{value / 1e9:.4f}"
 
 
-def _fits(value: float) -> Text:
-    is_over = value > GPU_BYTES
+def _fits(value: float, room: float = GPU_BYTES) -> Text:
+    is_over = value > room
     return Text(f"{_gigabytes(value)}{' over' * is_over}", style="bold red" if is_over else "bold green")
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lamer.common.settings import Settings
-from lamer.deploy.dry.architecture import Architecture, load_architecture
-from lamer.deploy.dry.checks import check, longest_sequence, memory_warning
-from lamer.deploy.dry.memory import ServerMemory, TrainerMemory, server_memory, trainer_memory
+from lamer.deploy.dry.architecture import load_architecture
+from lamer.deploy.dry.checks import check
 from lamer.deploy.dry.prompts import Glimpse, look
 from lamer.deploy.dry.timing import (
     Hardware,
@@ -21,19 +20,32 @@ from lamer.deploy.dry.timing import (
 )
 from lamer.deploy.dry.workload import Habits, Load, Workload, expected_load, workload
 from lamer.deploy.run.configuration import check_data, check_model_path, read_settings
+from lamer.learner.memory.advice import Fit, TrainerPlan, advice, fit, resolved, room_of
+from lamer.learner.memory.architecture import Architecture
+from lamer.learner.memory.server import ServerMemory, beside_trainer, server_memory
+from lamer.learner.memory.trainer import TrainerMemory
 
-TRAINER_GPUS = (1, 2, 4, 8)
+GPU_BYTES = 80e9
+"""An H100 with 80 GB, before CUDA takes its share."""
 
 
 @dataclass(frozen=True, slots=True)
-class TrainerRow:
-    """The trainer on so many GPUs. Seconds: of an update. kept: every activation; checkpointed: only layer inputs."""
+class TrainerColumn:
+    """The trainer on one card. name: whose column it is. changes: to the settings, none where they are as configured.
+    seconds: of an update.
+    """
 
-    gpus: int
-    kept: TrainerMemory
-    checkpointed: TrainerMemory
+    name: str
+    changes: tuple[str, ...]
+    plan: TrainerPlan
+    memory: TrainerMemory
+    room: float
     seconds: float
-    checkpointed_seconds: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether the card has room for it."""
+        return self.memory.total <= self.room
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +65,9 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What a dry run found. evaluations: in the whole run. warning: "" or what won't fit."""
+    """What a dry run found. evaluations: in the whole run. beside: bytes that a server on the trainer's card takes at
+    least. warning: "" or what won't fit.
+    """
 
     settings: Settings
     model: Architecture
@@ -61,7 +75,8 @@ class DryRun:
     work: Workload
     evaluation: Load
     evaluations: int
-    trainer: tuple[TrainerRow, ...]
+    trainer: tuple[TrainerColumn, ...]
+    beside: float
     served: Served
     habits: Habits
     hardware: Hardware
@@ -93,6 +108,7 @@ def dry_run(settings: Settings) -> DryRun:
     check(settings, model, glimpse.lengths)
     work = workload(settings, glimpse.max_turns, glimpse.lengths, habits)
     plan = settings.evaluation
+    beside = beside_trainer(model, settings.inference.cache_tokens)
     trials = plan.tasks * plan.rounds
     measured = expected_load(settings, trials, plan.episodes, glimpse.max_turns, glimpse.lengths, habits)
     return DryRun(
@@ -102,7 +118,8 @@ def dry_run(settings: Settings) -> DryRun:
         work=work,
         evaluation=measured,
         evaluations=_evaluations(settings),
-        trainer=tuple(_trainer_row(settings, model, work, gpus, hardware) for gpus in TRAINER_GPUS),
+        trainer=_columns(settings, model, work, hardware, beside),
+        beside=beside,
         served=_served(settings, model, work.expected, measured, hardware),
         habits=habits,
         hardware=hardware,
@@ -117,41 +134,45 @@ def _evaluations(settings: Settings) -> int:
     return int(settings.evaluation.initial and updates > 0) + between + 1
 
 
-def _trainer_row(settings: Settings, model: Architecture, work: Workload, gpus: int, hardware: Hardware) -> TrainerRow:
-    tokens = work.expected.tokens
-    seconds = [
-        training_seconds(operations_per_token(model, settings, is_checkpointed=flag), tokens, gpus, hardware)
-        for flag in (False, True)
-    ]
-    return TrainerRow(
-        gpus,
-        kept=_memory(settings, model, gpus, settings.optimizer.pack_tokens),
-        checkpointed=_memory(settings, model, gpus, settings.optimizer.pack_tokens, is_checkpointed=True),
-        seconds=seconds[0],
-        checkpointed_seconds=seconds[1],
-    )
+def _columns(
+    settings: Settings, model: Architecture, work: Workload, hardware: Hardware, server: float
+) -> tuple[TrainerColumn, ...]:
+    """As configured; then, where that is something else, as it fits alone on a card, and as it fits beside a server
+    that takes `server` bytes.
+    """
+    plan = TrainerPlan.of(settings, is_cuda=settings.trainer.device != "cpu")
+    alone, beside = room_of(GPU_BYTES), room_of(GPU_BYTES, server)
+    now = resolved(plan, model, alone)
+    columns = [_column("as configured", (), now, model, alone)]
+    for name, room in (("to fit one card", alone), ("beside its server", beside)):
+        found = fit(plan, model, room)
+        if found is not None and found.plan != columns[-1].plan:
+            columns.append(_column(name, _differences(plan, found), found.plan, model, room))
+    return tuple(replace(each, seconds=_seconds(settings, model, work, hardware, each.plan)) for each in columns)
 
 
-def _memory(
-    settings: Settings, model: Architecture, gpus: int, pack_tokens: int, *, is_checkpointed: bool = False
-) -> TrainerMemory:
-    from lamer.learner.trainer.model.scorer import HEAD_VALUES
+def _column(name: str, changes: tuple[str, ...], plan: TrainerPlan, model: Architecture, room: float) -> TrainerColumn:
+    return TrainerColumn(name, changes, plan, plan.memory(model), room, 0.0)
 
-    return trainer_memory(
-        model,
-        settings,
-        gpus,
-        pack_tokens,
-        HEAD_VALUES,
-        is_bfloat16=settings.trainer.dtype != "float32",
-        is_checkpointed=is_checkpointed,
-    )
+
+def _differences(plan: TrainerPlan, found: Fit) -> tuple[str, ...]:
+    """What to set: the changes, and where `auto` computes layers again without being told, that."""
+    said = "trainer.recompute=layers"
+    if plan.trainer.recompute == "auto" and found.plan.is_recomputed and said not in found.changes:
+        return (said, *found.changes)
+    return found.changes
+
+
+def _seconds(settings: Settings, model: Architecture, work: Workload, hardware: Hardware, plan: TrainerPlan) -> float:
+    changed = replace(settings, critic=settings.critic if plan.critic is None else plan.critic)
+    operations = operations_per_token(model, changed, is_checkpointed=plan.is_recomputed)
+    return training_seconds(operations, work.expected.tokens, 1, hardware)
 
 
 def _served(settings: Settings, model: Architecture, load: Load, measured: Load, hardware: Hardware) -> Served:
     plan = settings.inference
     replicas = max(1, plan.servers * plan.data_parallel)
-    memory = server_memory(model, plan.tensor_parallel)
+    memory = server_memory(model, plan.tensor_parallel, GPU_BYTES)
     tokens = load.prompt_tokens / load.responses + load.response_tokens / load.responses / 2
     trials = max(1, settings.actor.processes) * settings.actor.trials
     most = min(plan.max_running, max(1, trials // replicas))
@@ -168,5 +189,5 @@ def _served(settings: Settings, model: Architecture, load: Load, measured: Load,
 
 
 def _warning(settings: Settings, model: Architecture) -> str:
-    alone = _memory(settings, model, 1, settings.optimizer.pack_tokens)
-    return memory_warning(settings, alone, _memory(settings, model, 1, longest_sequence(settings)))
+    plan = TrainerPlan.of(settings, is_cuda=settings.trainer.device != "cpu")
+    return advice(plan, model, room_of(GPU_BYTES), f"a card of {GPU_BYTES / 1e9:.0f} GB")

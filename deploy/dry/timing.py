@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lamer.common.settings import Settings
-from lamer.deploy.dry.architecture import Architecture
-from lamer.deploy.dry.memory import ServerMemory
 from lamer.deploy.dry.workload import Load
+from lamer.learner.memory.architecture import Architecture
+from lamer.learner.memory.server import ServerMemory
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,13 +27,16 @@ def check(folder: Path, *, is_trained: bool, is_embedded: bool) -> None:
     """
     from lamer.deploy.inference.embedded.model import check_layers as check_engine
     from lamer.learner.fitness.loading import empty_model, read_config
+    from lamer.learner.fitness.stored import StoredForm
     from lamer.learner.fitness.tensors import check_tensors
     from lamer.learner.trainer.model.policy import check_layers as check_trainer
 
     config = read_config(folder)
-    check_tensors(folder, empty_model(folder, config))
+    model = empty_model(folder, config)
+    check_tensors(folder, model)
     try:
         if is_trained:
+            StoredForm(folder, model)
             check_trainer(config)
         if is_embedded:
             check_engine(config)

@@ -16,9 +16,10 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lamer.common.errors import BadInput, LamerError, Missing, RunFailed
+from lamer.common.errors import BadInput, LamerError, Missing, OutOfMemory, RunFailed
 from lamer.common.keys import ensure_keys, load_client_keys, load_server_keys, write_trainer_keys
 from lamer.common.liveness.restarts import Clock, Restarts
 from lamer.common.messages import Role
@@ -42,6 +43,12 @@ MAX_TRAINER_RESTARTS = 3
 TRAINER_END_SECONDS = 60.0
 ADDRESS_POLL_SECONDS = 0.02
 OBSERVER_SECONDS = 30.0
+_FINAL: Mapping[int, type[LamerError]] = {
+    BadInput.exit_code: BadInput,
+    Missing.exit_code: Missing,
+    OutOfMemory.trainer_code: OutOfMemory,
+}
+"""Exit codes of a trainer that would end the same way again."""
 
 
 def run_learner(run: RunFolder, view: View) -> int:
@@ -89,7 +96,7 @@ class TrainerKeeper:
         """Run the trainer until it ends on purpose.
 
         Raises:
-            LamerError: it can't be used (exit code 2 or 3), or died too often.
+            LamerError: it can't be used (exit code 2, 3 or 4), or died too often.
         """
         restarts = Restarts(MAX_TRAINER_RESTARTS)
         while not self._is_ending:
@@ -99,8 +106,7 @@ class TrainerKeeper:
             ended = await self._ranks.ended()
             if ended.code == 0 or self._is_ending:
                 return
-            kind = {BadInput.exit_code: BadInput, Missing.exit_code: Missing}.get(ended.code)
-            how = how_it_ended(ended.code)
+            kind, how = _FINAL.get(ended.code), how_it_ended(ended.code)
             wait = restarts.ended(self._clock.now())
             if wait is None or kind is not None:
                 said = processes.last_error(ended.log, ended.start) or how

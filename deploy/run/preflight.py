@@ -1,8 +1,12 @@
-"""What must hold before an evaluation starts: a model that can be read, and first prompts that it has room for."""
+"""What must hold before a start: for training on a card, memory; for an evaluation a model that can be read, and first
+prompts that it has room for.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import msgspec
@@ -12,6 +16,46 @@ from lamer.common.settings import Settings
 from lamer.deploy.run.configuration import evaluation_env_config
 
 _PROBED_TASKS = 8
+_QUERY = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
+_QUERY_SECONDS = 20.0
+_DOUBT = 1.1
+"""Memory is predicted within a tenth: only what is over that is refused."""
+
+
+def check_memory(settings: Settings) -> None:
+    """Refuse a trainer that the first card of this machine has no memory for, less what a server beside it takes.
+
+    A machine without a card, a trainer that is told to use none and the pocket model are not looked at.
+
+    Raises:
+        BadInput: it does not fit; the line says what to change.
+    """
+    folder, device = Path(settings.model.path), settings.trainer.device
+    cards = _cards()
+    if not (cards and settings.model.path and settings.batch.updates and device.startswith(("auto", "cuda"))):
+        return
+    from lamer.learner.memory.advice import TrainerPlan, advice, resolved, room_of
+    from lamer.learner.trainer.fitting import server_beside, sizes_of
+
+    model = sizes_of(folder)
+    server = server_beside(model, settings.inference, len(cards))
+    plan, room = TrainerPlan.of(settings, is_cuda=True), room_of(cards[0], server)
+    if resolved(plan, model, room).memory(model).total > _DOUBT * room:
+        beside = f" beside a server of {server / 1e9:.1f} GB" if server else ""
+        raise BadInput(advice(plan, model, room, f"a card of {cards[0] / 1e9:.0f} GB{beside}"))
+
+
+def _cards() -> tuple[float, ...]:
+    """Bytes of the NVIDIA cards of this machine; its own tool is asked, so that no CUDA context is made here."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ()
+    try:
+        asked = subprocess.run((tool, *_QUERY), capture_output=True, text=True, timeout=_QUERY_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):  # a driver that hangs is found out by the trainer
+        return ()
+    words = asked.stdout.split() if asked.returncode == 0 else []
+    return tuple(float(word) * 2**20 for word in words if word.isdigit())
 
 
 class _ModelConfig(msgspec.Struct):

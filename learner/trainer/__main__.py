@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lamer.common.errors import failure_of
+from lamer.common.errors import OutOfMemory, failure_of
 from lamer.common.keys import load_client_keys
 from lamer.common.messages import Role
 from lamer.common.settings import TrainerSettings
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if failure is not error:
             log.error("the trainer ends", exc_info=error)
         print(f"lamer: {failure}", file=sys.stderr)
-        return failure.exit_code
+        return failure.trainer_code if isinstance(failure, OutOfMemory) else failure.exit_code
 
 
 async def _train(options: TrainerOptions) -> int:

@@ -6,6 +6,7 @@ Where several ranks train one model this is rank 0; what the others do is in `le
           -> trials read from the journal -> update -> UpdateReport -> [Checkpointed(n)] -> BatchRequest(n)
           ... until Shutdown; meanwhile weights/v{n} is written -> Published(n), before BatchRequest(n + 1)
     a batch that can't be trained -> BatchFailed -> [checkpoint loaded: Published(k)] -> BatchRequest(k)
+    no memory for it -> one line with what to change, and the end: another batch would need as much
 
 torch runs in a worker thread, so that heartbeats go on during an update, and so do weight broadcasts
 (`learner.trainer.broadcast.broadcaster`): what concerns them is sorted out of the messages at once. An update that
@@ -22,13 +23,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from lamer.common import config
-from lamer.common.errors import LamerError, Missing
+from lamer.common.errors import LamerError, Missing, OutOfMemory
 from lamer.common.folders import sweep
 from lamer.common.keys import ClientKeys
 from lamer.common.liveness.guard import surviving
@@ -42,6 +44,7 @@ from lamer.common.messages import (
     GroupJoin,
     GroupState,
     Hello,
+    Metric,
     Role,
     Shutdown,
     UpdateReport,
@@ -50,9 +53,11 @@ from lamer.common.messages import (
 from lamer.common.session import BUSY_SECONDS, Session
 from lamer.common.text import describe_error, valid_text
 from lamer.learner.journal.reader import read_batch
+from lamer.learner.memory.advice import TrainerPlan
 from lamer.learner.trainer import checkpoint
 from lamer.learner.trainer.broadcast.broadcaster import Broadcaster
 from lamer.learner.trainer.broadcast.rank_zero import group_address
+from lamer.learner.trainer.fitting import is_out_of_memory, out_of_memory
 from lamer.learner.trainer.following import LeadingUpdater, RankLost, dismiss
 from lamer.learner.trainer.model.policy import choose_device
 from lamer.learner.trainer.publishing import Publisher
@@ -166,6 +171,20 @@ class Trainer:
         self._inbox.put_nowait(order)
 
     async def _train_until_shutdown(self) -> int:
+        try:
+            return await self._serve()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise self._out_of_memory(error) from error
+            raise
+
+    def _out_of_memory(self, error: Exception) -> OutOfMemory:
+        device = choose_device(self._settings.trainer)
+        held = self._updater
+        plan = TrainerPlan.of(self._settings, is_cuda=device.type == "cuda") if held is None else held.plan
+        return out_of_memory(error, plan, Path(self._session.welcome.model_path), device)
+
+    async def _serve(self) -> int:
         await self._begin()
         while True:
             message = await self._inbox.get()
@@ -257,15 +276,19 @@ class Trainer:
         except (Missing, RankLost):
             raise
         except Exception as error:  # of these trials, whatever it is: the gateway decides how often they are tried
+            if is_out_of_memory(error):  # so would any others
+                raise
             log.exception("update %d failed; going back to the last checkpoint", batch.step)
             return valid_text(str(error)) if isinstance(error, LamerError) else describe_error(error)
         is_last = batch.step == self._settings.batch.updates
+        began = time.perf_counter()
         if not self._interrupted.is_set():
             await self._publisher.publish(updater)
             if is_last:  # its evaluation begins with the next question
                 await self._publisher.settled()
+        waited = Metric("trainer/publishing_seconds", time.perf_counter() - began)
         parity = await asyncio.to_thread(updater.parity, trials, self._publisher.folder)
-        await self._session.send(UpdateReport(step=batch.step, metrics=result.metrics + parity))
+        await self._session.send(UpdateReport(step=batch.step, metrics=(*result.metrics, *parity, waited)))
         if is_last:
             await asyncio.to_thread(updater.export, self._options.run_dir / "model")
         if batch.step % self._settings.trainer.checkpoint_every == 0 or is_last:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,12 +34,14 @@ from lamer.common.records import Trial
 from lamer.common.settings import Settings
 from lamer.common.weights import WeightFile
 from lamer.learner.credit.samples import Sample, make_samples, unscored_samples
+from lamer.learner.memory.advice import TrainerPlan
 from lamer.learner.trainer import checkpoint
 from lamer.learner.trainer.critic import value_metrics
+from lamer.learner.trainer.fitting import fitted
 from lamer.learner.trainer.loss import entropy_coefficient, needs_proximal
 from lamer.learner.trainer.metrics import TokenMeter, sample_metrics, trial_metrics
 from lamer.learner.trainer.model.packing import pack
-from lamer.learner.trainer.model.policy import PolicyModel
+from lamer.learner.trainer.model.policy import PolicyModel, choose_device
 from lamer.learner.trainer.model.snapshot import Snapshot
 from lamer.learner.trainer.objective import (
     Minibatch,
@@ -52,8 +54,12 @@ from lamer.learner.trainer.objective import (
 )
 from lamer.learner.trainer.optimizer import ParameterOptimizer, learning_rate
 from lamer.learner.trainer.parity import engine_parity
+<<<<<<< HEAD
 from lamer.learner.trainer.ranks.dealing import Share
 from lamer.learner.trainer.ranks.group import ALONE, Ranks
+=======
+from lamer.learner.trainer.phases import Phases
+>>>>>>> main
 
 CRITIC = "critic."
 """Before the names of a critic's parameters in a checkpoint."""
@@ -88,7 +94,10 @@ def split_minibatches(
 
 
 class PolicyUpdater:
-    """The policy being trained, its optimizer, and the version they have reached."""
+    """The policy being trained, its optimizer, and the version they have reached.
+
+    plan: what its memory follows from, with `trainer.recompute` decided.
+    """
 
     def __init__(self, settings: Settings, model_path: Path, ranks: Ranks = ALONE) -> None:
         """Load the model in folder `model_path` as policy version 0. ranks: that train it; all of them call all methods
@@ -107,13 +116,22 @@ class PolicyUpdater:
             )
         torch.set_num_threads(settings.trainer.threads)
         self._settings = settings
+<<<<<<< HEAD
         self._ranks = ranks
         self._model = PolicyModel(
             model_path, settings.trainer, settings.optimizer.pack_tokens, _weights_dtype(settings), ranks
         )
+=======
+        device = choose_device(settings.trainer)
+        plan = TrainerPlan.of(settings, is_cuda=device.type == "cuda")
+        trainer = fitted(plan, settings.inference, model_path, device)
+        self.plan = replace(plan, trainer=trainer)
+        weights = torch.bfloat16 if settings.optimizer.kind == "adamw_8bit" else torch.float32
+        self._model = PolicyModel(model_path, trainer, settings.optimizer.pack_tokens, weights)
+>>>>>>> main
         self._models = load_models(
             self._model,
-            settings.trainer,
+            trainer,
             settings.critic if settings.advantage.estimator == "ppo" else None,
             has_reference=settings.loss.kl_weight > 0,
         )
@@ -125,6 +143,7 @@ class PolicyUpdater:
             self._optimizers.append(ParameterOptimizer(CRITIC, critic, own, compiles=compiles))
         self._settings_hash = learning_hash(settings)
         self._version = 0
+        self._phases = Phases(self._model.device)
         self._is_given_up = threading.Event()
 
     @property
@@ -162,7 +181,9 @@ class PolicyUpdater:
         self.check_step(step)
         begin = time.perf_counter()
         settings = self._settings
+        phases = self._phases = Phases(self._model.device)
         samples = self._make_samples(trials)
+<<<<<<< HEAD
         batches = [
             make_minibatch(self._model, pack(part, settings.optimizer.pack_tokens))
             for part in self._split(samples, step)
@@ -172,6 +193,12 @@ class PolicyUpdater:
         if self._models.reference is not None:
             everything = (share for batch in batches for share in batch.shares)
             compute_reference(self._models.reference, self._wanted(everything))
+=======
+        with phases.measure("packing"):
+            batches = [self._minibatch(part) for part in self._split(samples, step)]
+        with phases.measure("scoring"):
+            self._score_before(batches)
+>>>>>>> main
         coefficient = entropy_coefficient(settings.loss, step, settings.batch.updates)
         meter = TokenMeter(settings.batch.max_staleness)
         objective = Objective(settings.loss, settings.critic, self._models, coefficient, meter)
@@ -196,7 +223,36 @@ class PolicyUpdater:
             Metric("trainer/seconds", seconds),
             Metric("trainer/tokens_per_second", tokens / seconds),
         ]
-        return UpdateResult(tuple(metrics))
+        return UpdateResult((*metrics, *phases.metrics()))
+
+    def gradient(self, trials: Sequence[Trial]) -> float:
+        """The loss of trials as one minibatch; its gradient is left in the parameters, and no step is taken.
+
+        Raises:
+            BadInput: a trial that can't be trained.
+        """
+        settings, self._phases = self._settings, Phases(self._model.device)
+        batch = self._minibatch(self._make_samples(trials))
+        coefficient = entropy_coefficient(settings.loss, self._version + 1, settings.batch.updates)
+        meter = TokenMeter(settings.batch.max_staleness)
+        objective = Objective(settings.loss, settings.critic, self._models, coefficient, meter)
+        self._score_before([batch])
+        return float(self._accumulate(batch, objective, is_first=True))
+
+    def parameters(self) -> Mapping[str, torch.nn.Parameter]:
+        """The policy's, by their names in the weight file."""
+        return self._model.parameters()
+
+    def _minibatch(self, samples: Sequence[Sample]) -> Minibatch:
+        return make_minibatch(self._model, pack(samples, self._settings.optimizer.pack_tokens))
+
+    def _score_before(self, batches: Sequence[Minibatch]) -> None:
+        """Proximal logprobs of all minibatches but the first, and those of the reference model, where they are used."""
+        if needs_proximal(self._settings.loss):
+            compute_proximal(self._model, self._wanted(item for batch in batches[1:] for item in batch.packs))
+        if self._models.reference is not None:
+            all_packs = (item for batch in batches for item in batch.packs)
+            compute_reference(self._models.reference, self._wanted(all_packs))
 
     def _wanted(self, shares: Iterable[Share[TrainingPack]]) -> Iterator[Share[TrainingPack]]:
         """The shares, for as long as the update is not given up; where there are other ranks it can't be."""
@@ -215,7 +271,8 @@ class PolicyUpdater:
         settings, critic = self._settings, self._models.critic
         values = None
         if critic is not None:
-            values = critic.score(unscored_samples(trials, self._version), settings.optimizer.pack_tokens)
+            with self._phases.measure("scoring"):
+                values = critic.score(unscored_samples(trials, self._version), settings.optimizer.pack_tokens)
         return make_samples(trials, self._version, settings.credit, settings.advantage, values)
 
     def parity(self, trials: Sequence[Trial], folder_of: Callable[[int], Path]) -> tuple[Metric, ...]:
@@ -285,15 +342,35 @@ class PolicyUpdater:
 
     def _step(self, step: int, batch: Minibatch, objective: Objective, *, is_first: bool) -> float:
         """One optimizer step over a minibatch; the norm of the policy's gradient before clipping."""
+        total = self._accumulate(batch, objective, is_first=is_first)
+        with self._phases.measure("optimizer"):
+            return self._follow(step, batch, total)
+
+    def _accumulate(self, batch: Minibatch, objective: Objective, *, is_first: bool) -> torch.Tensor:
+        """The objective of a minibatch, pack by pack; its gradient is in the parameters then."""
         total = torch.zeros((), device=self._model.device)
         for one in self._optimizers:
             one.zero_grad()
+<<<<<<< HEAD
         for share in self._wanted(batch.shares) if is_first else batch.shares:
             part = objective.of_pack(share, batch, is_first=is_first)
             torch.autograd.backward(part)
             total += part.detach()
             del part  # and with it what the next pack's memory may be
         total = self._ranks.total(total)
+=======
+        for item in self._wanted(batch.packs) if is_first else batch.packs:
+            with self._phases.measure("forward"):
+                part = objective.of_pack(item, batch, is_first=is_first)
+            with self._phases.measure("backward"):
+                torch.autograd.backward(part)
+            total += part.detach()
+            del part  # and with it what the next pack's memory may be
+        return total
+
+    def _follow(self, step: int, batch: Minibatch, total: torch.Tensor) -> float:
+        """The optimizer's step along a gradient that is finite; the norm of the policy's before clipping."""
+>>>>>>> main
         norms = [one.clip_gradient() for one in self._optimizers]
         if not all(map(math.isfinite, (*norms, float(total)))):
             largest = max(float(np.abs(item.source.tokens.advantages).max()) for item in batch.packs)

@@ -25,6 +25,7 @@ _NEVER_IMPORTS = {
     "learner/journal": _TORCH,
     "learner/credit": _TORCH,
     "learner/measuring": _TORCH,
+    "learner/memory": _TORCH,
 }
 """Foreign packages that a folder does without: its hosts do not have them, or must not wait for them."""
 
@@ -36,9 +37,10 @@ _MAY_IMPORT = {
     "learner/credit": {"common"},
     "learner/measuring": {"common"},
     "learner/pocket": {"common"},
+    "learner/memory": {"common"},
     "learner/fitness": {"common"},
     "learner/gateway": {"common", "learner/journal", "learner/measuring"},
-    "learner/trainer": {"common", "learner/journal", "learner/credit", "learner/fitness"},
+    "learner/trainer": {"common", "learner/journal", "learner/credit", "learner/fitness", "learner/memory"},
     "deploy/play": {"common", "envs", "actors"},
     "deploy/models": {"common", "envs", "actors", "learner/pocket", "deploy/play"},
     "deploy/run": {"common", "envs", "actors", "learner", "deploy/play", "deploy/models"},
@@ -53,7 +55,16 @@ _MAY_IMPORT = {
     "deploy/dry": {"common", "envs", "actors", "learner", "deploy/play", "deploy/models", "deploy/run"},
     "deploy/doctor": {"common", "envs", "deploy/inference"},
     "deploy/experiments": {"common", "envs", "learner/measuring", "deploy/run"},
-    "deploy/bench": {"common", "envs", "actors", "learner", "deploy/models", "deploy/run", "deploy/inference"},
+    "deploy/bench": {
+        "common",
+        "envs",
+        "actors",
+        "learner",
+        "deploy/models",
+        "deploy/run",
+        "deploy/dry",
+        "deploy/inference",
+    },
     "deploy/commands": set(PACKAGES),
     "deploy": {"common", "deploy/commands"},
 }

@@ -6,22 +6,19 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from lamer.common.config import load
+from lamer.common.config import PACKAGED, load
 from lamer.common.errors import BadInput, Missing
-from lamer.common.settings import ModelSettings, OptimizerSettings, Settings, TrainerSettings
+from lamer.common.settings import ModelSettings, OptimizerSettings, Settings
 from lamer.deploy.cli import app
-from lamer.deploy.dry.architecture import Architecture, described, load_architecture
-from lamer.deploy.dry.checks import check, longest_sequence, memory_warning
-from lamer.deploy.dry.memory import activation_bytes, logit_bytes, server_memory, trainer_memory
+from lamer.deploy.dry.architecture import described, load_architecture
+from lamer.deploy.dry.checks import check, longest_sequence
 from lamer.deploy.dry.prompts import estimate_tokens
 from lamer.deploy.dry.report import print_dry_run
-from lamer.deploy.dry.run import dry_run, load_settings
+from lamer.deploy.dry.run import GPU_BYTES, dry_run, load_settings
 from lamer.deploy.dry.timing import (
     Hardware,
     RolloutPace,
@@ -31,14 +28,13 @@ from lamer.deploy.dry.timing import (
     training_seconds,
 )
 from lamer.deploy.dry.workload import Habits, Load, PromptLengths, episodes_per_trial, workload
-from lamer.learner.trainer.model.packing import pack
-from lamer.learner.trainer.model.policy import PolicyModel
-from tests.learner.builders import sample, write_model
+from lamer.learner.memory.advice import TrainerPlan, fit, room_of
+from lamer.learner.memory.architecture import Architecture
+from lamer.learner.memory.server import beside_trainer, server_memory
 
 QWEN = Architecture("qwen3-4b", "", 4_022_468_096, 151936, 2560, 9728, 36, 32, 8, 128, 40960, True)
-LLAMA = Architecture("llama-3.1-8b", "", 8_030_261_248, 128256, 4096, 14336, 32, 32, 8, 128, 131072, False)
+LLAMA = Architecture("llama-3.1-8b", "", 8_030_261_248, 128256, 4096, 14336, 32, 32, 8, 128, 131072, False, False)
 PROMPTS = PromptLengths(first=500, play=800.0, reflection=1000.0, longest=1200, is_estimate=True)
-HEAD_VALUES = 1 << 26
 
 
 def lamer(*arguments: str) -> Result:
@@ -78,7 +74,7 @@ def test_a_models_folder_goes_before_its_description(tmp_path: Path) -> None:
 
 
 def test_a_model_of_which_nothing_is_known_is_missing() -> None:
-    with pytest.raises(Missing, match=r"no/such is not there; .* llama-3\.1-8b, qwen3-4b"):
+    with pytest.raises(Missing, match=r"no/such is not there; .* llama-3\.1-8b, qwen3-0\.6b, qwen3-4b"):
         load_architecture(ModelSettings(path="no/such"))
 
 
@@ -109,117 +105,14 @@ def test_plain_rl_reflects_on_nothing() -> None:
     assert (work.trials, work.worst.turns, work.worst.reflections, work.expected.episodes) == (384, 2688, 0, 384)
 
 
-def test_the_trainers_memory_by_hand() -> None:
-    """16 bytes a parameter, 2 more for bfloat16 copies; 209,920 bytes a token in each of 36 layers."""
-    layer = 26 * 2560 + 8 * 9728 + 14 * 4096 + 8 * 1024
-    assert layer == 209_920
-    one = trainer_memory(QWEN, Settings(), 1, 4096, HEAD_VALUES, is_bfloat16=True, is_checkpointed=False)
-    assert one.parameters + one.gradients + one.moments == pytest.approx(16 * QWEN.parameters)
-    assert one.copies == 2 * QWEN.parameters
-    assert one.activations == 4096 * 36 * layer
-    assert one.logits == 441 * 151936 * 26  # 2^26 // 151,936 rows at once
-    assert one.total == pytest.approx(18 * QWEN.parameters + one.activations + one.logits)
-
-
-def kept_bytes(folder: Path, layers: int, samples: int) -> tuple[int, int]:
-    """Tokens of a pack, and bytes that the trainer's bfloat16 forward pass over it keeps for the backward one."""
-    write_model(folder, num_hidden_layers=layers, **SIZES)
-    model = PolicyModel(folder, TrainerSettings(device="cpu", dtype="bfloat16"))
-    rng = np.random.default_rng(0)
-    (data,) = (
-        model.prepare(each)
-        for each in pack(
-            [sample(rng.integers(0, 64, 64).tolist(), rng.integers(0, 64, 33).tolist()) for _ in range(samples)], 10_000
-        )
-    )
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.module.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.score(data)
-        return data.ids.shape[1], sum(storage.nbytes() for storage in kept.values())
-
-
-SIZES = {
-    "hidden_size": 256,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 32,
-    "intermediate_size": 512,
-}
-
-
-def test_a_layers_activations_are_what_the_trainer_keeps(tmp_path: Path) -> None:
-    """What one layer more adds to what twice the tokens add: 15,360 bytes a token and layer by the formula."""
-    added = []
-    for layers in (1, 2):
-        few, many = (kept_bytes(tmp_path / f"{layers}-{count}", layers, count) for count in (8, 16))
-        added.append((many[1] - few[1]) / (many[0] - few[0]))
-    small = replace(QWEN, hidden=256, intermediate=512, layers=1, heads=8, kv_heads=4, head_dim=32)
-    formula = activation_bytes(small, 1, is_bfloat16=True, is_checkpointed=False)
-    assert formula == 15_360
-    assert added[1] - added[0] == pytest.approx(formula, rel=0.05)
-
-
-def test_checkpointing_keeps_a_layers_input_and_one_layer_whole() -> None:
-    kept = activation_bytes(QWEN, 10, is_bfloat16=True, is_checkpointed=True)
-    assert kept == 10 * (36 * 4 * 2560 + 209_920)
-
-
-def test_states_are_shared_between_gpus_and_activations_are_not() -> None:
-    one, four = (
-        trainer_memory(QWEN, Settings(), gpus, 4096, HEAD_VALUES, is_bfloat16=True, is_checkpointed=False)
-        for gpus in (1, 4)
-    )
-    assert four.parameters == one.parameters / 4
-    assert (four.activations, four.logits) == (one.activations, one.logits)
-    assert four.copies < one.copies / 4
-
-
-def test_a_separate_critic_is_a_second_model_and_a_kl_reference_a_third() -> None:
-    def of(*overrides: str) -> float:
-        settings = load([], overrides)
-        return trainer_memory(QWEN, settings, 1, 1, HEAD_VALUES, is_bfloat16=True, is_checkpointed=False).others
-
-    assert of() == 0
-    assert of("loss.kl_weight=0.01") == 4 * QWEN.parameters
-    assert of("advantage.estimator=ppo", "critic.kind=head") == 0
-    assert of("advantage.estimator=ppo", "critic.kind=separate") == 16 * QWEN.parameters
-
-
-def test_few_rows_need_less_than_the_heads_limit() -> None:
-    assert logit_bytes(QWEN, 10, HEAD_VALUES) == 10 * 151936 * 26
-
-
-def test_too_little_memory_is_a_warning_with_what_to_change() -> None:
-    def of(model: Architecture, pack_tokens: int) -> str:
-        settings = paper(f"optimizer.pack_tokens={pack_tokens}")
-        alone, smallest = (
-            trainer_memory(model, settings, 1, tokens, HEAD_VALUES, is_bfloat16=True, is_checkpointed=False)
-            for tokens in (pack_tokens, longest_sequence(settings))
-        )
-        return memory_warning(settings, alone, smallest)
-
-    half = replace(QWEN, parameters=2 * 10**9)  # 36 GB of states and copies, 1.7 of logits, 7.56 MB a token
-    assert of(half, 4096) == ""
-    assert "needs 162 GB of one GPU, which has 80 GB: lower optimizer.pack_tokens (3072 would" in of(half, 16384)
-    assert "72 GB of it whatever optimizer.pack_tokens is" in of(QWEN, 4096)
-
-
 def test_an_inference_servers_memory_by_hand() -> None:
     """147,456 bytes of cache a token: keys and values, 36 layers, 8 heads of 128, two bytes."""
-    server = server_memory(QWEN, 1)
+    server = server_memory(QWEN, 1, GPU_BYTES)
     assert (server.weights, server.cache_token) == (2 * QWEN.parameters, 147_456)
     assert server.cache(256, 1000) == 256 * 1000 * 147_456
     assert server.fitting_tokens == int((0.85 * 80e9 - 2 * QWEN.parameters) / 147_456)
-    assert server_memory(replace(QWEN, parameters=10**12), 1).fitting_tokens == 0
-    assert server_memory(QWEN, 2).cache_token == 147_456 / 2
+    assert server_memory(replace(QWEN, parameters=10**12), 1, GPU_BYTES).fitting_tokens == 0
+    assert server_memory(QWEN, 2, GPU_BYTES).cache_token == 147_456 / 2
 
 
 def test_operations_of_a_token_by_hand() -> None:
@@ -241,10 +134,12 @@ def test_training_time_by_hand() -> None:
 
 def test_decoding_time_by_hand() -> None:
     """100 sequences of 1,000 tokens: (8.045e9 + 14.75e9 bytes) / 2.01e12 + 2 ms = 13.3 ms a step of 100 tokens."""
-    pace = rollout_pace(QWEN, server_memory(QWEN, 1), 100, 1000.0, 1, Hardware())
+    pace = rollout_pace(QWEN, server_memory(QWEN, 1, GPU_BYTES), 100, 1000.0, 1, Hardware())
     assert pace.running == 100
     assert pace.tokens_per_second == pytest.approx(100 / 0.01334, rel=1e-3)
-    assert rollout_pace(QWEN, server_memory(QWEN, 1), 10**6, 1000.0, 1, Hardware()).running == 406  # the cache is full
+    assert (
+        rollout_pace(QWEN, server_memory(QWEN, 1, GPU_BYTES), 10**6, 1000.0, 1, Hardware()).running == 406
+    )  # the cache is full
 
 
 def test_rollout_time_is_decoding_and_the_prompt_tokens_that_are_new() -> None:
@@ -311,11 +206,14 @@ def test_a_dry_run_prints_tokens_memory_and_time() -> None:
     assert "qwen3-4b: 4,022,468,096 parameters" in text
     assert "│ turns │ 1,328 │ 2,688 │" in text
     assert "46 optimizer steps an update, 13,800 in the run" in text
-    assert "│ AdamW moments │ 32.2 │ 16.1 │ 8.0 │ 4.0 │" in text
+    assert "│ weights │ 16.1 │ 8.0 │" in text
+    assert "trainer.recompute=layers optimizer.kind=adamw_8bit a server on the same card takes 17.7 GB" in text
     assert "│ bfloat16 weights │ 8.0 │ 8.0 │" in text
     assert "run of 300 updates, h" in text
     assert "Times are estimates" in text
-    assert "warning: the trainer needs 105 GB of one GPU" in text
+    assert "warning" not in text
+    text = printed("paper/sokoban-lamer.yaml", "trainer.recompute=none")
+    assert "a card of 80 GB has 77.0 GB for it: set trainer.recompute=layers (then 72." in text
 
 
 def test_a_prompting_row_is_evaluated_and_not_trained() -> None:
@@ -373,3 +271,33 @@ def test_training_without_the_papers_model_says_where_it_is_looked_for(
     monkeypatch.chdir(tmp_path)
     result = lamer("train", "-c", "paper/sokoban-lamer.yaml")
     assert (result.exit_code, "models/Qwen3-4B is not there" in result.stderr) == (3, True)
+
+
+TRAINED = sorted(path for path in (PACKAGED / "paper").glob("*.yaml") if load([path]).batch.updates)
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.stem)
+def test_every_row_of_the_paper_can_be_run_on_one_card_of_80_gb(path: Path) -> None:
+    """With its server on another card; rows of Qwen3-4B beside it as well, with 40 GB at most unless there is a critic
+    of the same size.
+    """
+    settings = load([path])
+    model = described(settings.model.architecture)
+    plan = TrainerPlan.of(settings, is_cuda=True)
+    assert plan.longest == longest_sequence(settings)
+    assert fit(plan, model, room_of(GPU_BYTES)) is not None
+    beside = fit(plan, model, room_of(GPU_BYTES, beside_trainer(model, settings.inference.cache_tokens)))
+    if model.name == "llama-3.1-8b":
+        return
+    assert beside is not None
+    assert beside.memory.total <= (60e9 if path.stem.endswith("-ppo") else 40e9)
+
+
+def test_a_dry_run_shows_what_makes_a_row_fit() -> None:
+    found = dry_run(load_settings([Path("paper/sokoban-ppo.yaml")], ()))
+    assert [(column.name, column.fits) for column in found.trainer] == [
+        ("as configured", False),
+        ("to fit one card", True),
+    ]
+    assert found.trainer[1].changes == ("trainer.recompute=layers", "optimizer.kind=adamw_8bit")
+    assert found.trainer[1].memory.total + found.beside < GPU_BYTES

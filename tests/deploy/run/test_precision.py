@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from lamer.common.config import config_hash, differing_keys, from_json, load, to_json
+from lamer.common.errors import BadInput
 from lamer.common.schema import ConfigError
 from lamer.common.settings import Settings
-from lamer.deploy.run import precision
+from lamer.deploy.run import folder, precision
 from lamer.deploy.run.precision import adopted, asked, has_cuda, resolved
 
 
@@ -91,3 +93,19 @@ def test_cuda_needs_a_gpu_and_a_torch_that_is_no_build_for_cpus(
     monkeypatch.setattr(precision, "has_nvidia_gpu", lambda: gpu)
     monkeypatch.setattr(precision, "version", lambda _: torch)
     assert has_cuda() is expected
+
+
+def test_a_run_folder_names_one_precision_and_keeps_it_on_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = settings(SGLANG, f"run.directory={tmp_path}", "run.name=one")
+    monkeypatch.setattr(folder, "has_cuda", lambda: True)
+    begun = folder.open_run(here, (), is_resume=False)
+    monkeypatch.setattr(folder, "has_cuda", lambda: False)
+    again = folder.open_run(here, (), is_resume=True)
+    written = load([begun.config])
+    assert dtypes(begun.settings) == dtypes(again.settings) == dtypes(written) == ("bfloat16", "bfloat16")
+    with pytest.raises(BadInput, match=r"trainer\.dtype \(bfloat16 there, float32 here\)"):
+        folder.open_run(
+            settings(SGLANG, f"run.directory={tmp_path}", "run.name=one", "trainer.dtype=float32"), (), is_resume=True
+        )

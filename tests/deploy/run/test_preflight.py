@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from lamer.common.settings import Settings
 from lamer.deploy.cli import app
 from lamer.deploy.models.fitness import check_fitness
 from lamer.deploy.models.warmstart import create_model
-from lamer.deploy.run.preflight import check_first_prompts, find_model
+from lamer.deploy.run.preflight import check_first_prompts, check_memory, find_model
 
 
 def lamer(*arguments: str) -> Result:
@@ -156,3 +157,38 @@ def test_a_model_whose_context_is_too_short_for_a_first_prompt_is_refused(model:
     with pytest.raises(BadInput, match=r"the context of .*short is 16 tokens: too short for first prompts of doors"):
         check_first_prompts(settings(), short)
     check_first_prompts(settings(), model)
+
+
+def a_card(folder: Path, monkeypatch: pytest.MonkeyPatch, *megabytes: int) -> None:
+    """nvidia-smi says that the machine has these cards."""
+    tool = folder / "bin" / "nvidia-smi"
+    tool.parent.mkdir(exist_ok=True)
+    tool.write_text("#!/bin/sh\n" + "".join(f"echo {each}\n" for each in megabytes))
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_a_trainer_that_a_card_has_no_room_for_is_refused_with_what_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(config.PACKAGED.parent / "architectures", tmp_path / "sizes")
+    folder = tmp_path / "Qwen3-4B"
+    folder.mkdir()
+    entries = json.loads((tmp_path / "sizes" / "qwen3-4b.json").read_text())
+    del entries["source"]
+    (folder / "config.json").write_text(json.dumps(entries))
+    a_card(tmp_path, monkeypatch, 81559)
+    chosen = config.load([Path("paper/sokoban-lamer.yaml")], [f"model.path={folder}"])
+    with pytest.raises(
+        BadInput, match=r"needs 72\.\d GB, a card of 86 GB beside a server of 17\.7 GB .*: set "
+    ) as told:
+        check_memory(chosen)
+    assert "optimizer.kind=adamw_8bit (then 30." in str(told.value)
+    check_memory(config.load([Path("paper/sokoban-lamer.yaml")], [f"model.path={folder}", "inference.servers=0"]))
+    a_card(tmp_path, monkeypatch, 81559, 81559)
+    check_memory(chosen)
+
+
+def test_a_machine_without_a_card_is_not_asked_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    check_memory(config.load([Path("paper/sokoban-lamer.yaml")], ["model.path=models/none"]))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lamer.common.errors import RunFailed
+from lamer.common.errors import OutOfMemory, RunFailed
 from lamer.common.liveness.restarts import HEALTHY_SECONDS, Clock, Restarts
 from lamer.common.settings import Settings
 from lamer.deploy.run.folder import RunFolder
@@ -104,6 +104,13 @@ async def test_a_trainer_that_keeps_dying_ends_the_run_after_waits_that_double(t
     with pytest.raises(RunFailed, match="no memory"):
         await keeper.keep()
     assert (keeper.starts, keeper.waits) == (4, [1.0, 2.0, 4.0])
+
+
+async def test_a_trainer_without_enough_memory_is_not_started_again(tmp_path: Path) -> None:
+    keeper = ScriptedKeeper(tmp_path, lifetime=1, code=OutOfMemory.trainer_code)
+    with pytest.raises(OutOfMemory, match="no memory") as ended:
+        await keeper.keep()
+    assert (keeper.starts, keeper.waits, ended.value.exit_code) == (1, [], 1)
 
 
 @pytest.mark.parametrize("code", [1, 130])

@@ -38,6 +38,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "mistral with a window": ("mistral", {"sliding_window": 8, "tie_word_embeddings": False}),
     "qwen3 moe": ("qwen3_moe", {"num_experts": 4, **EXPERTS}),
+    "mixtral": ("mixtral", {"num_local_experts": 4}),
+    "gemma 3": ("gemma3_text", {"sliding_window": 8}),
     "glm 4 moe": (
         "glm4_moe",
         {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, **EXPERTS},
