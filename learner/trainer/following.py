@@ -24,6 +24,7 @@ from lamer.common.records import Trial
 from lamer.common.settings import Settings
 from lamer.common.text import describe_error
 from lamer.common.weights import WeightFile
+from lamer.learner.trainer.fitting import is_out_of_memory
 from lamer.learner.trainer.model.snapshot import Snapshot
 from lamer.learner.trainer.ranks.group import Ranks
 from lamer.learner.trainer.update import GivenUp, PolicyUpdater, UpdateResult
@@ -110,6 +111,8 @@ def _together(ranks: Ranks, order: Order) -> Iterator[None]:
     except (LamerError, GivenUp):
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         name = type(order).__name__
         raise RankLost(
             f"{name} failed on rank 0 of {ranks.size}, or another rank is gone: {describe_error(error)}"

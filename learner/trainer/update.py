@@ -54,12 +54,9 @@ from lamer.learner.trainer.objective import (
 )
 from lamer.learner.trainer.optimizer import ParameterOptimizer, learning_rate
 from lamer.learner.trainer.parity import engine_parity
-<<<<<<< HEAD
+from lamer.learner.trainer.phases import Phases
 from lamer.learner.trainer.ranks.dealing import Share
 from lamer.learner.trainer.ranks.group import ALONE, Ranks
-=======
-from lamer.learner.trainer.phases import Phases
->>>>>>> main
 
 CRITIC = "critic."
 """Before the names of a critic's parameters in a checkpoint."""
@@ -116,19 +113,12 @@ class PolicyUpdater:
             )
         torch.set_num_threads(settings.trainer.threads)
         self._settings = settings
-<<<<<<< HEAD
         self._ranks = ranks
-        self._model = PolicyModel(
-            model_path, settings.trainer, settings.optimizer.pack_tokens, _weights_dtype(settings), ranks
-        )
-=======
         device = choose_device(settings.trainer)
         plan = TrainerPlan.of(settings, is_cuda=device.type == "cuda")
         trainer = fitted(plan, settings.inference, model_path, device)
         self.plan = replace(plan, trainer=trainer)
-        weights = torch.bfloat16 if settings.optimizer.kind == "adamw_8bit" else torch.float32
-        self._model = PolicyModel(model_path, trainer, settings.optimizer.pack_tokens, weights)
->>>>>>> main
+        self._model = PolicyModel(model_path, trainer, settings.optimizer.pack_tokens, _weights_dtype(settings), ranks)
         self._models = load_models(
             self._model,
             trainer,
@@ -183,22 +173,10 @@ class PolicyUpdater:
         settings = self._settings
         phases = self._phases = Phases(self._model.device)
         samples = self._make_samples(trials)
-<<<<<<< HEAD
-        batches = [
-            make_minibatch(self._model, pack(part, settings.optimizer.pack_tokens))
-            for part in self._split(samples, step)
-        ]
-        if needs_proximal(settings.loss):
-            compute_proximal(self._model, self._wanted(share for batch in batches[1:] for share in batch.shares))
-        if self._models.reference is not None:
-            everything = (share for batch in batches for share in batch.shares)
-            compute_reference(self._models.reference, self._wanted(everything))
-=======
         with phases.measure("packing"):
             batches = [self._minibatch(part) for part in self._split(samples, step)]
         with phases.measure("scoring"):
             self._score_before(batches)
->>>>>>> main
         coefficient = entropy_coefficient(settings.loss, step, settings.batch.updates)
         meter = TokenMeter(settings.batch.max_staleness)
         objective = Objective(settings.loss, settings.critic, self._models, coefficient, meter)
@@ -249,10 +227,10 @@ class PolicyUpdater:
     def _score_before(self, batches: Sequence[Minibatch]) -> None:
         """Proximal logprobs of all minibatches but the first, and those of the reference model, where they are used."""
         if needs_proximal(self._settings.loss):
-            compute_proximal(self._model, self._wanted(item for batch in batches[1:] for item in batch.packs))
+            compute_proximal(self._model, self._wanted(share for batch in batches[1:] for share in batch.shares))
         if self._models.reference is not None:
-            all_packs = (item for batch in batches for item in batch.packs)
-            compute_reference(self._models.reference, self._wanted(all_packs))
+            everything = (share for batch in batches for share in batch.shares)
+            compute_reference(self._models.reference, self._wanted(everything))
 
     def _wanted(self, shares: Iterable[Share[TrainingPack]]) -> Iterator[Share[TrainingPack]]:
         """The shares, for as long as the update is not given up; where there are other ranks it can't be."""
@@ -351,26 +329,17 @@ class PolicyUpdater:
         total = torch.zeros((), device=self._model.device)
         for one in self._optimizers:
             one.zero_grad()
-<<<<<<< HEAD
         for share in self._wanted(batch.shares) if is_first else batch.shares:
-            part = objective.of_pack(share, batch, is_first=is_first)
-            torch.autograd.backward(part)
-            total += part.detach()
-            del part  # and with it what the next pack's memory may be
-        total = self._ranks.total(total)
-=======
-        for item in self._wanted(batch.packs) if is_first else batch.packs:
             with self._phases.measure("forward"):
-                part = objective.of_pack(item, batch, is_first=is_first)
+                part = objective.of_pack(share, batch, is_first=is_first)
             with self._phases.measure("backward"):
                 torch.autograd.backward(part)
             total += part.detach()
             del part  # and with it what the next pack's memory may be
-        return total
+        return self._ranks.total(total)
 
     def _follow(self, step: int, batch: Minibatch, total: torch.Tensor) -> float:
         """The optimizer's step along a gradient that is finite; the norm of the policy's before clipping."""
->>>>>>> main
         norms = [one.clip_gradient() for one in self._optimizers]
         if not all(map(math.isfinite, (*norms, float(total)))):
             largest = max(float(np.abs(item.source.tokens.advantages).max()) for item in batch.packs)
