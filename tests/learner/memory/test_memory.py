@@ -85,27 +85,36 @@ def make(name: str, folder: Path) -> Architecture:
     )
 
 
-def predicted(model: Architecture, item: Pack, groups: int, *, is_recomputed: bool) -> float:
-    """The trainer's bytes on the CPU in float32, while it computes a pack."""
-    needs = AttentionNeeds(groups, torch.device("cpu"), torch.float32, {None})
+def predicted(model: Architecture, item: Pack, groups: int, *, is_recomputed: bool, is_small: bool = False) -> float:
+    """The trainer's bytes on the CPU in float32, or with small weights, while it computes a pack."""
+    dtype = torch.bfloat16 if is_small else torch.float32
+    needs = AttentionNeeds(groups, torch.device("cpu"), dtype, {None})
     blocks = MaskedAttention(needs).plan(item).blocks
     tokens = len(item.ids)
     gathered = Gathered(
         sum(block.queries.numel() for block in blocks) / tokens, sum(block.keys.numel() for block in blocks) / tokens
     )
     masks = sum(mask.nbytes for block in blocks for mask in block.masks.values())
-    layers = LayerRun(False, False, False, is_recomputed, gathered)
-    return trainer_memory(model, TrainerRun(layers, PLAIN_HEAD, tokens, len(item.rows), False, masks=masks)).total
+    layers = LayerRun(is_small, is_small, False, is_recomputed, gathered)
+    return trainer_memory(model, TrainerRun(layers, PLAIN_HEAD, tokens, len(item.rows), is_small, masks=masks)).total
 
 
-@pytest.mark.parametrize("recompute", ["none", "layers"])
-@pytest.mark.parametrize("name", MODELS)
-def test_what_an_update_holds_at_its_peak_is_what_was_predicted(name: str, recompute: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "recompute", "kind"),
+    [
+        *((name, recompute, "adamw") for name in MODELS for recompute in ("none", "layers")),
+        ("wide qwen3", "layers", "adamw_8bit"),
+    ],
+)
+def test_what_an_update_holds_at_its_peak_is_what_was_predicted(
+    name: str, recompute: str, kind: str, tmp_path: Path
+) -> None:
     """Every tensor that is alive is counted after every operation: weights, gradients, moments, activations, logits."""
     model = make(name, tmp_path)
     limits = ("trial.max_prompt_tokens=400", "trial.max_response_tokens=150", "trial.max_reflection_tokens=150")
     run = ("optimizer.pack_tokens=1000", "trainer.device=cpu", f"trainer.recompute={recompute}")
-    settings = load([], [*limits, *run])
+    kinds = (f"optimizer.kind={kind}",)
+    settings = load([], [*limits, *run, *kinds])
     trials = made_up_trials(TrialShape(groups=1, group_size=2, scale=0.1), model.vocabulary, 0)
     updater = PolicyUpdater(settings, tmp_path)
     updater.update(1, trials)
@@ -119,7 +128,8 @@ def test_what_an_update_holds_at_its_peak_is_what_was_predicted(name: str, recom
     samples = make_samples(trials, 0, settings.credit, settings.advantage, None)
     groups = model.heads // model.kv_heads
     packs = pack(samples, settings.optimizer.pack_tokens)
-    most = max(predicted(model, each, groups, is_recomputed=recompute == "layers") for each in packs)
+    how = {"is_recomputed": recompute == "layers", "is_small": kind == "adamw_8bit"}
+    most = max(predicted(model, each, groups, **how) for each in packs)
     assert most == pytest.approx(live.peak, rel=0.1)
 
 
