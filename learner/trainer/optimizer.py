@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Protocol, cast
 
 import torch
 
@@ -147,8 +147,7 @@ class ParameterOptimizer:
         place = own_chunk(self._parameters[name])
         if not _has_blocks(place):
             return _values(stored, key, place).to(part.dtype)
-        library: Any = self._optimizer
-        empty: torch.Tensor = library._new_buffer(part.detach(), kind == _MOMENTS[0])
+        empty: torch.Tensor = self._optimizer._new_buffer(part.detach(), kind == _MOMENTS[0])  # type: ignore[attr-defined]
         if not _copy_blocks(stored, key, empty, place):
             empty.copy_(_values(stored, key, place))
         return empty
@@ -183,6 +182,18 @@ def _eight_bit(parameters: list[torch.nn.Parameter], settings: OptimizerSettings
     return optimizer
 
 
+class _Blocks(Protocol):
+    """A moment of 8 bits: uint8 of the parameter's shape, and float32, one for each 256 of them in a row."""
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+
+
+def _blocks(moment: torch.Tensor) -> _Blocks | None:
+    """A moment as what it is made of, None if it is not of 8 bits."""
+    return cast(_Blocks, moment) if hasattr(moment, "codes") else None
+
+
 def _own_parts(parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.nn.Parameter]:
     """What this rank holds of each parameter, if that is anything, as a parameter that shares its memory."""
     chunks = {name: own_chunk(parameter) for name, parameter in parameters.items()}
@@ -203,7 +214,7 @@ def _has_blocks(place: Chunk) -> bool:
     return _first_value(place) % _BLOCK == 0
 
 
-def _chunks(kind: str, kept: Any, place: Chunk) -> Iterator[tuple[str, Chunk]]:
+def _chunks(kind: str, kept: torch.Tensor, place: Chunk) -> Iterator[tuple[str, Chunk]]:
     """A moment under its name, or what makes up one of 8 bits: codes and scales. What codes mean is the library's, the
     same for all.
 
@@ -214,25 +225,26 @@ def _chunks(kind: str, kept: Any, place: Chunk) -> Iterator[tuple[str, Chunk]]:
     """
     if kind not in _MOMENTS:
         yield kind, Chunk(kept, 0, ())
-    elif hasattr(kept, "codes"):
-        yield f"{kind}.codes", Chunk(kept.codes, place.start, place.shape)
-        yield f"{kind}.scale", _scale(kept, place)
+    elif (blocks := _blocks(kept)) is not None:
+        yield f"{kind}.codes", Chunk(blocks.codes, place.start, place.shape)
+        yield f"{kind}.scale", _scale(blocks, place)
     else:
         yield kind, Chunk(own_chunk(kept).data, place.start, place.shape)
 
 
-def _scale(moment: Any, place: Chunk) -> Chunk:
+def _scale(moment: _Blocks, place: Chunk) -> Chunk:
     """The scales of a part's blocks among those of all."""
     return Chunk(moment.scale, _first_value(place) // _BLOCK, (-(-math.prod(place.shape) // _BLOCK),))
 
 
-def _copy_blocks(stored: StoredTensors, key: str, moment: Any, place: Chunk) -> bool:
+def _copy_blocks(stored: StoredTensors, key: str, moment: torch.Tensor, place: Chunk) -> bool:
     """Take over codes and scales as they are, if all of a part's are stored; whether they are."""
     rows = range(place.start, place.start + len(place.data))
-    if not hasattr(moment, "codes") or not stored.covers(f"{key}.codes", rows.start, rows.stop):
+    blocks = _blocks(moment)
+    if blocks is None or not stored.covers(f"{key}.codes", rows.start, rows.stop):
         return False
-    stored.copy_to(f"{key}.codes", Chunk(moment.codes, place.start, place.shape))
-    stored.copy_to(f"{key}.scale", _scale(moment, place))
+    stored.copy_to(f"{key}.codes", Chunk(blocks.codes, place.start, place.shape))
+    stored.copy_to(f"{key}.scale", _scale(blocks, place))
     return True
 
 

@@ -4,7 +4,7 @@
     Snapshot    the bytes of a safetensors file and the small files beside it; written while training goes on
 
 A snapshot is one block of memory, laid out as the file is. On CUDA it is pinned, so that copying is as fast as the bus,
-and it is used again for the next snapshot: one at a time. Of several ranks all take part, a layer is gathered at a time,
+and it is used again for the next snapshot: one at a time. Of several ranks all take part and gather a layer at a time,
 and rank 0 keeps it on the host. Writing hashes each block while the next one is written.
 """
 

@@ -12,17 +12,17 @@ for itself (`no_dist`), since the library's own planning sends pickles from rank
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -38,6 +38,7 @@ from torch.distributed.checkpoint.planner import (
     WriteItem,
     WriteItemType,
 )
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 FILE_BYTES = 1 << 30
@@ -88,7 +89,9 @@ def write_chunks(folder: Path, chunks: Mapping[str, Chunk], rank: int) -> tuple[
     if not own:
         return ()
     writer = _OwnFiles(folder, rank, _file_numbers(own))
-    dcp.save({}, storage_writer=writer, planner=_OwnPlan(own), no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # so it is meant
+        save({}, storage_writer=writer, planner=_OwnPlan(own), no_dist=True)
     return tuple(sorted(path.name for path in folder.glob(f"shard-{rank + 1:05d}-*")))
 
 
@@ -98,6 +101,16 @@ class _Part(NamedTuple):
     start: int
     stop: int
     file: Path
+
+
+class _OpenFile(Protocol):
+    """What is used of a safetensors file, whose package has no types."""
+
+    def get_tensor(self, name: str) -> torch.Tensor:
+        """All of a tensor."""
+
+    def get_slice(self, name: str) -> torch.Tensor:
+        """A tensor, to be cut by rows."""
 
 
 class StoredTensors:
@@ -121,7 +134,7 @@ class StoredTensors:
             start = index.offset[0] if index.offset else 0
             rows = stored.shape[0] if stored.shape else 1
             self._parts.setdefault(index.fqn, []).append(_Part(start, start + rows, Path(stored.relative_path)))
-        self._open: dict[Path, Any] = {}
+        self._open: dict[Path, _OpenFile] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> StoredTensors:
@@ -136,8 +149,7 @@ class StoredTensors:
     def whole(self, name: str) -> torch.Tensor:
         """A tensor of one part, on the CPU."""
         (part,) = self._parts[name]
-        found: torch.Tensor = self._file(part.file).get_tensor(name)
-        return found
+        return self._file(part.file).get_tensor(name)
 
     def covers(self, name: str, start: int, stop: int) -> bool:
         """Whether all of these rows are there."""
@@ -163,7 +175,7 @@ class StoredTensors:
         parts = ((max(start, part.start), min(stop, part.stop), part) for part in self._parts.get(name, ()))
         return sorted((first, last, part) for first, last, part in parts if first < last)
 
-    def _file(self, path: Path) -> Any:  # safetensors has no types
+    def _file(self, path: Path) -> _OpenFile:
         if path not in self._open:
             self._open[path] = self._stack.enter_context(safe_open(path, framework="pt"))
         return self._open[path]
