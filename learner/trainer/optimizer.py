@@ -104,9 +104,9 @@ class ParameterOptimizer:
         """Follow the gradient."""
         for name, part in self._stepped.items():
             parameter = self._parameters[name]
-            if part is not parameter:
-                part.grad = None if parameter.grad is None else own_chunk(parameter.grad).data
-                if part.grad is not None and not self._optimizer.state[part] and not _has_blocks(own_chunk(parameter)):
+            if part is not parameter and parameter.grad is not None and part.numel():
+                part.grad = own_chunk(parameter.grad).data
+                if not self._optimizer.state[part] and not _has_blocks(own_chunk(parameter)):
                     moments = {kind: torch.zeros_like(part, requires_grad=False) for kind in _MOMENTS}
                     self._optimizer.state[part] |= {"step": torch.tensor(0.0), **moments}
         with torch.compiler.set_stance("force_eager") if self._is_eager else contextlib.nullcontext():
@@ -130,7 +130,7 @@ class ParameterOptimizer:
             name, _, kind = key.rpartition("/")
             kinds.setdefault(name, set()).add(kind.partition(".")[0])
         for name, part in self._stepped.items():
-            for kind in sorted(kinds.get(name, ())):
+            for kind in sorted(kinds.get(name, ())) if part.numel() else ():
                 self._optimizer.state[part][kind] = self._load(stored, f"{name}/{kind}", part)
 
     @torch.no_grad()
@@ -195,12 +195,10 @@ def _blocks(moment: torch.Tensor) -> _Blocks | None:
 
 
 def _own_parts(parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.nn.Parameter]:
-    """What this rank holds of each parameter, if that is anything, as a parameter that shares its memory."""
-    chunks = {name: own_chunk(parameter) for name, parameter in parameters.items()}
+    """What this rank holds of each parameter, as a parameter that shares its memory; it may be nothing."""
     return {
-        name: torch.nn.Parameter(chunk.data) if is_sharded(parameters[name]) else parameters[name]
-        for name, chunk in chunks.items()
-        if chunk.data.numel()
+        name: torch.nn.Parameter(own_chunk(value).data) if is_sharded(value) else value
+        for name, value in parameters.items()
     }
 
 

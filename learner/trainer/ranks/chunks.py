@@ -149,7 +149,7 @@ class StoredTensors:
     def whole(self, name: str) -> torch.Tensor:
         """A tensor of one part, on the CPU."""
         (part,) = self._parts[name]
-        return self._file(part.file).get_tensor(name)
+        return self._file(part.file).get_tensor(name).clone()
 
     def covers(self, name: str, start: int, stop: int) -> bool:
         """Whether all of these rows are there."""
