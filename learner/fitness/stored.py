@@ -93,18 +93,43 @@ class StoredForm:
                 yield self.tensors[name], tensor
         yield from ((self.tensors[name], tensor) for name, tensor in _read(self._folder, self._carried))
 
+    def take_part(self, model: PreTrainedModel) -> None:
+        """Gather what another rank fills the form with, and keep nothing of it."""
+        for _, own in self._layers(model):
+            _gather(own)
+
     def _parts(self, model: PreTrainedModel, *, on_meta: bool) -> Iterator[tuple[str, tuple[torch.Tensor, bool]]]:
         """Name -> (tensor, whether it is made of parameters), under all names that a folder of the class may use."""
-        parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-        layers: dict[tuple[str, bool], dict[str, torch.Tensor]] = defaultdict(dict)
-        for name, tensor in model.state_dict().items():
-            layer = _LAYER.match(name)
-            key = (layer[0] if layer else "", name in parameters)
-            layers[key][name] = tensor.to("meta") if on_meta else tensor
-        for (_, is_trained), own in layers.items():
+        for is_trained, layer in self._layers(model):
+            own = {name: _described(tensor) for name, tensor in layer.items()} if on_meta else _gather(layer)
             given = revert_weight_conversion(model, dict(own))
             for name, tensor in (own | given).items():
                 yield name, (tensor, is_trained)
+
+    def _layers(self, model: PreTrainedModel) -> Iterator[tuple[bool, dict[str, torch.Tensor]]]:
+        """The model's tensors, layer by layer: (whether they are parameters, by name); what belongs to none first."""
+        parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        layers: dict[tuple[str, bool], dict[str, torch.Tensor]] = defaultdict(dict)
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            layer = _LAYER.match(name)
+            layers[layer[0] if layer else "", name in parameters][name] = tensor
+        for (_, is_trained), own in layers.items():
+            yield is_trained, own
+
+
+def _described(tensor: torch.Tensor) -> torch.Tensor:
+    """Its shape and dtype, without values."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+
+def _gather(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """All of tensors that ranks may hold parts of, in which every rank takes part; a tied one once."""
+    found: dict[int, torch.Tensor] = {}
+    for tensor in tensors.values():
+        if id(tensor) not in found:
+            whole = getattr(tensor.detach(), "full_tensor", tensor.detach)
+            found[id(tensor)] = whole()
+    return {name: found[id(tensor)] for name, tensor in tensors.items()}
 
 
 def read_tensors(folder: Path, model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:

@@ -4,10 +4,15 @@
         model.safetensors       parameters in the dtype that they are trained in; a critic's under "critic."
         optimizer.safetensors   AdamW's moments and step counts, "<parameter>/<name>" (`learner.trainer.optimizer`)
         state.json              policy version (= the last batch trained, the journal position), settings hash, random
-        states manifest.json           SHA-256 of each of the others, written last
+                                states
+        manifest.json           SHA-256 of each of the others, written last
+
+Several ranks write shard-00001-model-00001-of-00002.safetensors and so on instead of the first two, each the rows that
+it holds (`learner.trainer.ranks.chunks`). Any number of ranks reads either, tensor by tensor.
 
 A checkpoint is written under a temporary name, synced and renamed. `latest` checks every digest, and passes over a
-damaged one with a warning. Loading reads tensors and JSON only, nothing that could run code.
+damaged one with a warning; a file that this process has found whole is read again only if it has changed. Loading reads
+tensors and JSON only, nothing that could run code.
 """
 
 from __future__ import annotations
@@ -16,7 +21,9 @@ import base64
 import logging
 import random
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,16 +31,25 @@ import msgspec
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from lamer.common.errors import BadInput, Missing
 from lamer.common.folders import file_digest, sweep, whole_folder
+from lamer.learner.trainer.ranks.chunks import Chunk, StoredTensors, write_chunks
+from lamer.learner.trainer.ranks.group import ALONE, Ranks
 
 log = logging.getLogger("lamer.checkpoint")
 
+_KNOWN, _UNREAD = b"known", b"unread"
+_verified: dict[Path, tuple[str, int, int, int, int]] = {}
+"""Files that this process has read and found whole: digest and signature."""
+
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 
-Tensors = Mapping[str, torch.Tensor]
+Chunks = Mapping[str, Chunk]
+
+_SETTLED_NANOSECONDS = 2_000_000_000
+"""Since a file's last change; what is younger may change again without another time stamp."""
 
 
 class RandomStates(msgspec.Struct, frozen=True):
@@ -47,12 +63,17 @@ class RandomStates(msgspec.Struct, frozen=True):
     cuda: str = ""
 
 
-class TrainingState(msgspec.Struct, frozen=True):
-    """What a checkpoint holds beside tensors."""
+class TrainingState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a checkpoint holds beside tensors. random: of rank 0. others: of ranks 1, 2, ..."""
 
     policy_version: int
     settings_hash: str
     random: RandomStates
+    others: tuple[RandomStates, ...] = ()
+
+    def random_of(self, ranks: Ranks) -> RandomStates:
+        """Those of this rank, or of rank 0 where there were more ranks, or fewer."""
+        return (self.random, *self.others)[ranks.rank if ranks.size == len(self.others) + 1 else 0]
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -73,58 +94,155 @@ def folder(run_dir: Path, step: int) -> Path:
     return run_dir / "checkpoints" / f"step-{step:08d}"
 
 
-def save(target: Path, parameters: Tensors, optimizer: Tensors, state: TrainingState) -> Path:
+def save(target: Path, parameters: Chunks, optimizer: Chunks, state: TrainingState, ranks: Ranks = ALONE) -> Path:
     """Write a checkpoint as folder `target`, replacing one of the same name.
 
     Args:
         target: see `folder`.
-        parameters: by name.
-        optimizer: by "<parameter>/<name>".
-        state: the rest.
+        parameters: by name, what this rank holds of them.
+        optimizer: by "<parameter>/<name>", likewise.
+        state: the rest. This rank's, whose random states are kept; version and hash are the same for all.
+        ranks: that call this alike, and see one file system.
 
     Returns:
-        `target`.
+        `target`, which is there when this returns.
     """
+    if ranks.rank:
+        temporary = Path(ranks.heard(None).decode())
+        _gathered(ranks, _write_own(temporary, parameters, optimizer, ranks), state.random)
+        ranks.heard(None)
+        return target
     with whole_folder(target, replaces=True) as temporary:
-        save_file(_on_cpu(parameters), temporary / MODEL)
-        save_file(_on_cpu(optimizer), temporary / OPTIMIZER)
-        (temporary / STATE).write_bytes(msgspec.json.encode(state))
-        digests = {name: file_digest(temporary / name) for name in (MODEL, OPTIMIZER, STATE)}
+        ranks.heard(str(temporary.absolute()).encode())
+        digests, others = _gathered(ranks, _write_own(temporary, parameters, optimizer, ranks), state.random)
+        whole = msgspec.structs.replace(state, others=others)
+        (temporary / STATE).write_bytes(msgspec.json.encode(whole))
+        digests[STATE] = file_digest(temporary / STATE)
         (temporary / MANIFEST).write_bytes(msgspec.json.encode(Manifest(digests)))
+    ranks.heard(b"written")
     return target
 
 
-def load(path: Path) -> tuple[Tensors, Tensors, TrainingState]:
-    """The parameters, the optimizer's tensors and the rest of checkpoint `path`.
+def _write_own(temporary: Path, parameters: Chunks, optimizer: Chunks, ranks: Ranks) -> dict[str, str]:
+    """Write this rank's files of tensors; their digests by name."""
+    if ranks.size == 1:
+        names: tuple[str, ...] = (MODEL, OPTIMIZER)
+        for name, chunks in zip(names, (parameters, optimizer), strict=True):
+            save_file({key: chunk.data.cpu().contiguous() for key, chunk in chunks.items()}, temporary / name)
+    else:
+        names = write_chunks(temporary, {**parameters, **optimizer}, ranks.rank)
+    return {name: file_digest(temporary / name) for name in names}
+
+
+def _gathered(
+    ranks: Ranks, digests: Mapping[str, str], states: RandomStates
+) -> tuple[dict[str, str], tuple[RandomStates, ...]]:
+    """The digests of all ranks' files, and the random states of ranks 1, 2, ..."""
+    own = {"digests": _as_bytes(msgspec.json.encode(digests)), "random": _as_bytes(msgspec.json.encode(states))}
+    found = ranks.all_of(own)
+    every = [msgspec.json.decode(each["digests"].numpy().tobytes(), type=dict[str, str]) for each in found]
+    random_states = [msgspec.json.decode(each["random"].numpy().tobytes(), type=RandomStates) for each in found]
+    return {name: digest for each in every for name, digest in each.items()}, tuple(random_states[1:])
+
+
+@contextmanager
+def opened(path: Path, ranks: Ranks = ALONE) -> Iterator[tuple[StoredTensors, TrainingState]]:
+    """The tensors of checkpoint `path`, parameters and what the optimizer keeps, to be read, and the rest.
 
     Raises:
         Missing: no such folder.
         Damaged: it is incomplete, or a file is not what was written.
     """
-    verify(path)
+    verify(path, ranks)
     try:
-        return load_file(path / MODEL), load_file(path / OPTIMIZER), _read(path / STATE, TrainingState)
+        stored = StoredTensors(path)
     except SafetensorError as error:
         raise Damaged(f"checkpoint {path} can't be read: {error}") from error
+    with stored:
+        yield stored, read_state(path)
 
 
-def verify(path: Path) -> None:
-    """Check a checkpoint against its manifest.
+def read_state(path: Path) -> TrainingState:
+    """What checkpoint `path` holds beside tensors.
+
+    Raises:
+        Damaged: it can't be read.
+    """
+    return _read(path / STATE, TrainingState)
+
+
+def verify(path: Path, ranks: Ranks = ALONE) -> None:
+    """Check a checkpoint against its manifest. Each of several ranks reads a part of the files, or none if rank 0 has
+    found them whole before; all come to the same.
 
     Raises:
         Missing: no such folder.
         Damaged: it is incomplete, or a file is not what was written.
     """
-    if not path.is_dir():
-        raise Missing(f"there is no checkpoint {path}")
-    manifest = _read(path / MANIFEST, Manifest)
-    for name in (MODEL, OPTIMIZER, STATE):
-        if not (path / name).is_file():
+    said = None if ranks.rank else _KNOWN if _is_known(path) else _UNREAD
+    is_known = ranks.heard(said) == _KNOWN
+    own: Missing | Damaged | None = None
+    try:
+        if not is_known:
+            _check_files(path, ranks)
+    except (Missing, Damaged) as error:
+        own = error
+    problems = ranks.all_of({"problem": _as_bytes(str(own or "").encode())})
+    if own is not None:
+        raise own
+    for each in problems:
+        if len(each["problem"]):
+            raise Damaged(each["problem"].numpy().tobytes().decode())
+
+
+def _is_known(path: Path) -> bool:
+    """Whether this process has read every file of a checkpoint as it is."""
+    try:
+        digests = _digests(path)
+        return all(_verified.get(path / name) == (digest, *_signature(path / name)) for name, digest in digests.items())
+    except (OSError, Missing, Damaged):
+        return False
+
+
+def _check_files(path: Path, ranks: Ranks) -> None:
+    """Read this rank's part of a checkpoint's files."""
+    digests = _digests(path)
+    for name in sorted(digests)[ranks.rank :: ranks.size]:
+        file, digest = path / name, digests[name]
+        if not file.is_file():
             raise Damaged(f"checkpoint {path} has no {name}; remove it to go on from the one before")
-        if file_digest(path / name) != manifest.sha256.get(name):
+        signature = _signature(file)
+        if file_digest(file) != digest:
             raise Damaged(
                 f"{name} of checkpoint {path} is damaged (SHA-256 differs); remove it to go on from the one before"
             )
+        if time.time_ns() - signature[1] > _SETTLED_NANOSECONDS:
+            _verified[file] = (digest, *signature)
+
+
+def _digests(path: Path) -> Mapping[str, str]:
+    """What a checkpoint's manifest lists: all of its files.
+
+    Raises:
+        Missing, Damaged: see `verify`.
+    """
+    if not path.is_dir():
+        raise Missing(f"there is no checkpoint {path}")
+    digests = _read(path / MANIFEST, Manifest).sha256
+    there = {file.name for file in path.glob("*.safetensors")}
+    strange = sorted((there | {STATE}) - digests.keys()) + [name for name in digests if Path(name).name != name]
+    if strange:
+        raise Damaged(
+            f"{MANIFEST} of checkpoint {path} does not agree with it on {strange[0]}; remove it to go on from the one "
+            "before"
+        )
+    return digests
+
+
+def _signature(file: Path) -> tuple[int, int, int, int]:
+    """Size, time of the last change, of the last change of anything, and inode."""
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 def checkpoints(run_dir: Path) -> tuple[Path, ...]:
@@ -194,8 +312,8 @@ def _from_text(text: str) -> torch.Tensor:
     return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
 
 
-def _on_cpu(tensors: Tensors) -> dict[str, torch.Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+def _as_bytes(data: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
 
 
 def _read(path: Path, kind: type[JsonT]) -> JsonT:

@@ -35,14 +35,16 @@ def engine_parity(
         pack_tokens: most tokens of one forward pass.
 
     Returns:
-        engine/parity_max, engine/parity_mean and engine/parity_version; nothing where that version's weights are gone.
+        engine/parity_max, engine/parity_mean and engine/parity_version; nothing where that version's weights are gone,
+        for any rank. Every rank scores all of them.
     """
     whole = [each for trial in trials for each in trial.completions() if len(each.versions) == 1]
     if not whole:
         return ()
     version = Counter(each.oldest_version for each in whole).most_common(1)[0][0]
     weights = folder_of(version)
-    if not weights.is_dir():
+    there = model.ranks.total(torch.tensor(float(weights.is_dir()), device=model.device))
+    if int(there) < model.ranks.size:
         return ()
     chosen = [each for each in whole if each.oldest_version == version]
     step = max(1, len(chosen) // responses)

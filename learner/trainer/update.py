@@ -55,6 +55,7 @@ from lamer.learner.trainer.objective import (
 from lamer.learner.trainer.optimizer import ParameterOptimizer, learning_rate
 from lamer.learner.trainer.parity import engine_parity
 from lamer.learner.trainer.phases import Phases
+from lamer.learner.trainer.ranks.chunks import own_chunk
 from lamer.learner.trainer.ranks.dealing import Share
 from lamer.learner.trainer.ranks.group import ALONE, Ranks
 
@@ -261,22 +262,25 @@ class PolicyUpdater:
         return engine_parity(self._model, trials, folder_of, responses, self._settings.optimizer.pack_tokens)
 
     def snapshot(self) -> Snapshot:
-        """The policy of this moment, to be written as a model folder in the dtype of its forward pass."""
+        """The policy of this moment, to be written as a model folder in the dtype of its forward pass; by rank 0, the
+        others' is empty.
+        """
         return self._model.snapshot()
 
     def save_weights(self, folder: Path) -> tuple[WeightFile, ...]:
         """Write that folder at once, whole or not at all.
 
         Returns:
-            its weight files.
+            its weight files; nothing on ranks other than 0, which write nothing.
         """
-        return self.snapshot().write(folder)
+        snapshot = self.snapshot()
+        return snapshot.write(folder) if self._ranks.rank == 0 else ()
 
     def export(self, folder: Path) -> tuple[WeightFile, ...]:
         """Write the policy as a complete model folder with the dtypes of the one that the run started from.
 
         Returns:
-            its weight files.
+            its weight files; nothing on ranks other than 0, which write nothing.
         """
         return self._model.export(folder)
 
@@ -286,10 +290,10 @@ class PolicyUpdater:
         Returns:
             the folder.
         """
-        parameters = {name: value for one in self._optimizers for name, value in one.parameters().items()}
+        parameters = {name: own_chunk(value) for name, value in self._parameters().items()}
         moments = {name: value for one in self._optimizers for name, value in one.moments().items()}
         state = checkpoint.TrainingState(self._version, self._settings_hash, checkpoint.random_states())
-        return checkpoint.save(folder, parameters, moments, state)
+        return checkpoint.save(folder, parameters, moments, state, self._ranks)
 
     def load_checkpoint(self, folder: Path) -> None:
         """Go on from a checkpoint: parameters, optimizer, random states and version become what they were.
@@ -298,25 +302,28 @@ class PolicyUpdater:
             Missing: no such folder.
             BadInput: damaged, of another model, or written under other settings.
         """
-        tensors, moments, state = checkpoint.load(folder)
-        expected = self._settings_hash
-        if state.settings_hash != expected:
-            raise BadInput(
-                f"checkpoint {folder} was written under settings {state.settings_hash}, these are {expected}: "
-                "env, trial, credit, advantage, loss and optimizer must stay as they were, or a new run start from its "
-                "weights"
-            )
-        parameters = {name: value for one in self._optimizers for name, value in one.parameters().items()}
-        shapes = {name: tuple(value.shape) for name, value in parameters.items()}
-        if {name: tuple(value.shape) for name, value in tensors.items()} != shapes:
-            raise BadInput(f"checkpoint {folder} is of another model than {self._model.path}")
-        with torch.no_grad():
+        with checkpoint.opened(folder, self._ranks) as (stored, state):
+            expected = self._settings_hash
+            if state.settings_hash != expected:
+                raise BadInput(
+                    f"checkpoint {folder} was written under settings {state.settings_hash}, these are {expected}: "
+                    "env, trial, credit, advantage, loss and optimizer must stay as they were, or a new run start from "
+                    "its weights"
+                )
+            parameters = self._parameters()
+            shapes = {name: tuple(value.shape) for name, value in parameters.items()}
+            if {name: shape for name, shape in stored.shapes.items() if "/" not in name} != shapes:
+                raise BadInput(f"checkpoint {folder} is of another model than {self._model.path}")
             for name, parameter in parameters.items():
-                parameter.copy_(tensors[name])
-        for one in self._optimizers:
-            one.load_moments(moments, self._model.device)
-        checkpoint.set_random_states(state.random)
+                stored.copy_to(name, own_chunk(parameter))
+            for one in self._optimizers:
+                one.load_moments(stored)
+        checkpoint.set_random_states(state.random_of(self._ranks))
         self._version = state.policy_version
+
+    def _parameters(self) -> dict[str, torch.nn.Parameter]:
+        """All that is trained, by name in a checkpoint."""
+        return {name: value for one in self._optimizers for name, value in one.parameters().items()}
 
     def _step(self, step: int, batch: Minibatch, objective: Objective, *, is_first: bool) -> float:
         """One optimizer step over a minibatch; the norm of the policy's gradient before clipping."""

@@ -29,7 +29,9 @@ from lamer.learner.fitness.stored import read_tensors
 from lamer.learner.trainer.model.layers import choose_compile, choose_recompute
 from lamer.learner.trainer.model.scorer import PackScorer
 from lamer.learner.trainer.model.snapshot import Exporter, Snapshot
+from lamer.learner.trainer.ranks.chunks import own_chunk
 from lamer.learner.trainer.ranks.group import ALONE, Ranks
+from lamer.learner.trainer.ranks.sharding import let_go
 
 LOCAL_RANK = "LOCAL_RANK"
 """The variable that says which of a machine's ranks a process is, as torchrun sets it."""
@@ -94,7 +96,7 @@ class PolicyModel(PackScorer):
         super().__init__(module, device, dtype, pack_tokens, ranks=ranks)
         tokens = np.arange(10, dtype=np.int32) % self.vocabulary
         self.check([_probe(tokens[:4], tokens[4:7]), _probe(tokens[:4], tokens[7:10])], _TOLERANCES[self.dtype])
-        self._exporter = Exporter(path, module)
+        self._exporter = Exporter(path, module, keeps=ranks.rank == 0)
         self.arrange(is_compiled=choose_compile(settings, device), is_recomputed=choose_recompute(settings, device))
 
     def another(self, settings: TrainerSettings) -> PolicyModel:
@@ -116,7 +118,8 @@ class PolicyModel(PackScorer):
     @contextlib.contextmanager
     def with_weights(self, folder: Path) -> Iterator[None]:
         """While the block runs the parameters have the values of another folder of the same model. They are exchanged
-        one by one, and ours wait on the host: the device never holds a second model.
+        one by one, and ours wait on the host: the device never holds a second model. Of several ranks each exchanges
+        what it holds of them.
 
         Raises:
             BadInput: the folder is of another model. Missing: it lacks a file.
@@ -124,17 +127,21 @@ class PolicyModel(PackScorer):
         own: dict[str, torch.Tensor] = {}
         parameters = dict(self.module.named_parameters(remove_duplicate=False))
         first = {id(parameter): name for name, parameter in reversed(parameters.items())}
+        parts = {name: own_chunk(parameter) for name, parameter in parameters.items()}
+        let_go(self._whole)
         try:
             with torch.no_grad():
                 for name, value in read_tensors(folder, self.module):
-                    if name in parameters and first[id(parameters[name])] not in own:
-                        own[first[id(parameters[name])]] = parameters[name].to("cpu", copy=True)
-                        parameters[name].copy_(value)
+                    if name in parts and first[id(parameters[name])] not in own:
+                        part = parts[name]
+                        own[first[id(parameters[name])]] = part.data.to("cpu", copy=True)
+                        part.data.copy_(value[part.start :][: len(part.data)])
             yield
         finally:
             with torch.no_grad():
                 for name, value in own.items():
-                    parameters[name].copy_(value)
+                    parts[name].data.copy_(value)
+            let_go(self._whole)
 
     def snapshot(self) -> Snapshot:
         """The weights of this moment in the forward pass's dtype. On CUDA it takes the place of the one before."""
@@ -146,9 +153,10 @@ class PolicyModel(PackScorer):
         The folder appears whole or not at all, and replaces one of the same name.
 
         Returns:
-            its weight files.
+            its weight files; nothing on ranks other than 0, which write nothing.
         """
-        return self._exporter.take(None).write(target)
+        snapshot = self._exporter.take(None)
+        return snapshot.write(target) if self.ranks.rank == 0 else ()
 
 
 def check_layers(config: PreTrainedConfig) -> None:

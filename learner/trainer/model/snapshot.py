@@ -4,7 +4,8 @@
     Snapshot    the bytes of a safetensors file and the small files beside it; written while training goes on
 
 A snapshot is one block of memory, laid out as the file is. On CUDA it is pinned, so that copying is as fast as the bus,
-and it is used again for the next snapshot: one at a time. Writing hashes each block while the next one is written.
+and it is used again for the next snapshot: one at a time. Of several ranks all take part and gather a layer at a time,
+and rank 0 keeps it on the host. Writing hashes each block while the next one is written.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 class Snapshot:
     """header: the first bytes of the weight file (length and JSON); data: the bytes of its tensors, uint8 on the host.
 
-    companions: configuration, tokenizer and template, with their contents.
+    companions: configuration, tokenizer and template, with their contents. On ranks other than 0 all are empty.
     """
 
     header: bytes
@@ -54,6 +55,7 @@ class Snapshot:
         Raises:
             OSError: it can't be written; what was there before is there still.
         """
+        assert self.header, "only rank 0 has what a snapshot is written of"
         with whole_folder(target, replaces=True) as folder:
             for companion in self.companions:
                 (folder / companion.name).write_bytes(companion.data)
@@ -96,8 +98,9 @@ class Snapshot:
 class Exporter:
     """Takes snapshots of one model."""
 
-    def __init__(self, folder: Path, module: PreTrainedModel) -> None:
-        """folder: that `module` was loaded from; its small files are read again with each snapshot.
+    def __init__(self, folder: Path, module: PreTrainedModel, *, keeps: bool = True) -> None:
+        """folder: that `module` was loaded from; its small files are read again with each snapshot. keeps: whether
+        snapshots are kept here; if not, this only takes part in gathering what another rank keeps.
 
         Raises:
             BadInput: the module can't be brought into the form of the folder.
@@ -105,6 +108,7 @@ class Exporter:
         self._folder = folder
         self._module = module
         self._form = StoredForm(folder, module)
+        self._keeps = keeps
         self._pinned: torch.Tensor | None = None
 
     def take(self, dtype: torch.dtype | None) -> Snapshot:
@@ -113,6 +117,9 @@ class Exporter:
         Args:
             dtype: of trained tensors, as the configuration then says too; None: each tensor's in the folder.
         """
+        if not self._keeps:
+            self._form.take_part(self._module)
+            return Snapshot(b"", torch.empty(0, dtype=torch.uint8), ())
         placed = _layout(self._form.tensors, dtype)
         size = max((place.end for place in placed.values()), default=0)
         data = self._room(size)

@@ -73,7 +73,7 @@ async def test_an_update_that_has_begun_to_change_the_policy_is_ended_reported_a
     assert [step for step, _ in run.tracker.logged] == [1, 2]
     assert (result.exit_code, result.updates, result.policy_version) == (130, 2, 2)
     assert checkpoint.latest(run.plan.run_dir) == checkpoint.folder(run.plan.run_dir, 2)
-    assert checkpoint.load(checkpoint.folder(run.plan.run_dir, 2))[2].policy_version == 2
+    assert checkpoint.read_state(checkpoint.folder(run.plan.run_dir, 2)).policy_version == 2
 
 
 async def test_an_update_that_has_not_changed_the_policy_is_given_up_and_the_version_before_is_saved(

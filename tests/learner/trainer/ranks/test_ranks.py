@@ -27,7 +27,7 @@ CASES = {
 MEASURED = ("loss/", "engine/", "critic/", "policy/")
 
 
-def task(folder: Path, name: str, settings: Settings, updates: int, dtype: str = "float64", **others: bool) -> Task:
+def task(folder: Path, name: str, settings: Settings, updates: int, dtype: str = "float64", **others: object) -> Task:
     model = folder / "model"
     if not model.is_dir():
         write_model(model)

@@ -28,6 +28,8 @@ class Task(msgspec.Struct, frozen=True):
     """What ranks do. settings: as JSON. dtype: of everything. seeds: of a made-up batch for each update.
 
     has_steps: whether optimizer steps are taken; if not, gradients are what is saved.
+    start: a checkpoint to go on from. save, snapshot, export: folders that are written at the end.
+    parity: for each rank the model folder that version 0 is read from.
     """
 
     model: str
@@ -36,12 +38,21 @@ class Task(msgspec.Struct, frozen=True):
     seeds: tuple[int, ...]
     output: str
     has_steps: bool = True
+    start: str = ""
+    save: str = ""
+    snapshot: str = ""
+    export: str = ""
+    parity: tuple[str, ...] = ()
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What rank 0 found. metrics: of every update."""
+    """What rank 0 found. metrics: of every update. parity: of the last batch. drawn: by each rank after all, from the
+    generator of its own.
+    """
 
     metrics: tuple[tuple[Metric, ...], ...]
+    parity: tuple[Metric, ...] = ()
+    drawn: tuple[float, ...] = ()
 
 
 def train(task: Task) -> None:
@@ -55,15 +66,30 @@ def train(task: Task) -> None:
         for one in updater._optimizers:
             one.step = lambda: None
             one.zero_grad = lambda: None
+    torch.manual_seed(ranks.rank)
+    if task.start:
+        updater.load_checkpoint(Path(task.start))
     results = [
-        updater.update(step, play_batch(seed, version=step - 1)).metrics for step, seed in enumerate(task.seeds, 1)
+        updater.update(step, play_batch(seed, version=step - 1)).metrics
+        for step, seed in enumerate(task.seeds, updater.version + 1)
     ]
+    parity = ()
+    if task.parity:
+        parity = updater.parity(play_batch(0), lambda _: Path(task.parity[ranks.rank]))
+    if task.save:
+        updater.save_checkpoint(Path(task.save))
+    if task.snapshot:
+        updater.save_weights(Path(task.snapshot))
+    if task.export:
+        updater.export(Path(task.export))
+    drawn = tuple(float(each["drawn"]) for each in ranks.all_of({"drawn": torch.rand(1)}))
     named = {name: value for one in updater._optimizers for name, value in one.parameters().items()}
     kept = named if task.has_steps else {name: value.grad for name, value in named.items()}
     tensors = {name: full(value.detach()).clone() for name, value in kept.items() if value is not None}
     if ranks.rank == 0:
         save_file(tensors, task.output)
-        Path(task.output).with_suffix(".json").write_bytes(msgspec.json.encode(Outcome(tuple(results))))
+        outcome = Outcome(tuple(results), parity, drawn)
+        Path(task.output).with_suffix(".json").write_bytes(msgspec.json.encode(outcome))
     ranks.close()
 
 
