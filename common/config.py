@@ -76,12 +76,13 @@ ADDED_LATER = ("model.enable_thinking", "optimizer.kind")
 _LEARNING = ("env", "trial", "credit", "advantage", "critic", "loss", "optimizer")
 
 
-def load(files: Sequence[Path], overrides: Sequence[str] = ()) -> Settings:
+def load(files: Sequence[Path], overrides: Sequence[str] = (), *, reopens_auto: bool = False) -> Settings:
     """The configuration that `files` (later ones win) and `key=value` overrides (they win over files) describe.
 
     Args:
         files: YAML files. One that is not there is looked up by its name in `PACKAGED`, with or without `.yaml`.
         overrides: `batch.groups=8`, values in YAML's syntax.
+        reopens_auto: a precision that a file names since lamer resolved it there is auto again; overrides name theirs.
 
     Raises:
         ConfigError: unknown key, wrong type, value out of range, contradiction between keys, or no YAML.
@@ -92,6 +93,10 @@ def load(files: Sequence[Path], overrides: Sequence[str] = ()) -> Settings:
         for path, tree in _read_with_bases(_find(file), ()):
             merged = _merge(merged, tree, path.name)
             options.add([tree], path.name)
+    if reopens_auto and merged.trainer.auto_dtype:
+        is_same = merged.inference.dtype == merged.trainer.dtype
+        merged.trainer.dtype, merged.trainer.auto_dtype = "auto", False
+        merged.inference.dtype = "auto" if is_same else merged.inference.dtype
     typed = [_read_override(override) for override in overrides]
     for tree in typed:
         merged = _merge(merged, tree, "the command line")

@@ -41,6 +41,7 @@ MOST_UNREAD_BYTES = 4 * 1024**3
 LINGER_MS = 2000
 HANDSHAKE_SECONDS = 15.0
 """How long a newcomer may take to exchange keys at the gateway, which takes four round trips."""
+FRAMES_A_TURN = 1000
 _WATCH_MS = 250
 _RECONNECT_MS = 100
 _CONNECT_MS = 5000
@@ -163,6 +164,7 @@ class RouterEndpoint:
         self._socket.setsockopt(zmq.TCP_MAXRT, _UNANSWERED_MS)
         self._socket.setsockopt(zmq.HANDSHAKE_IVL, int(1000 * handshake_seconds))
         self._socket.linger = LINGER_MS
+        self._rest: zmq.Socket[bytes] = zmq.Socket.shadow(self._socket.underlying)
         self._watcher = threading.Thread(target=self._watch, name="connections", daemon=True)
         try:
             self._gate = ConnectionGate(self._allowance.most, self._close_door, self._open_door)
@@ -206,7 +208,7 @@ class RouterEndpoint:
                         return
                     self._note(told["event"], told["value"])
                 if time.monotonic() - looked >= _WATCH_MS / 1000:
-                    self._unread.bound()
+                    self._gate.crowd(self._unread.bound())
                     looked = time.monotonic()
 
     def _note(self, event: int, value: int) -> None:
@@ -241,10 +243,20 @@ class RouterEndpoint:
 
     async def receive(self) -> Received:
         """The next message."""
-        identity, *frames = await self._socket.recv_multipart(copy=False)
-        key = str(frames[0].get("User-Id")) if frames else ""
-        self._unread.read(int(identity.get(zmq.SRCFD)), sum(_on_wire(len(frame)) for frame in frames))
-        return Received(identity.bytes, key, frames[0].bytes if len(frames) == 1 else b"")
+        if not self._rest.poll(0):
+            self._unread.drained()
+        identity = await self._socket.recv(copy=False)
+        frame = self._rest.recv(zmq.NOBLOCK, copy=False)  # a message is there as a whole, or not at all
+        key, descriptor, is_one = str(frame.get("User-Id")), int(identity.get(zmq.SRCFD)), not frame.more
+        self._unread.read(descriptor, _on_wire(len(frame)))
+        data, others = frame.bytes if is_one else b"", 0
+        while frame.more:
+            frame = self._rest.recv(zmq.NOBLOCK, copy=False)
+            self._unread.read(descriptor, _on_wire(len(frame)))
+            others += 1
+            if others % FRAMES_A_TURN == 0:
+                await asyncio.sleep(0)
+        return Received(identity.bytes, key, data)
 
     def send(self, identity: bytes, data: bytes) -> bool:
         """Queue a message for a peer without waiting; False if the peer has gone or does not read its messages.

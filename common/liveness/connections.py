@@ -93,6 +93,7 @@ class ConnectionGate:
         self._descriptors: set[int] = set()
         self.half_open = 0
         self.is_paused = False
+        self._is_crowded = False
 
     @property
     def open(self) -> int:
@@ -113,6 +114,13 @@ class ConnectionGate:
             told = (self.open, min(self.half_open, self.open))
             log.warning("%d connections are open, %d without keys: newcomers wait until some are closed", *told)
 
+    def crowd(self, is_crowded: bool) -> None:
+        """Whether there is no memory for more, whatever the count."""
+        if is_crowded:
+            self.exhausted()
+        self._is_crowded = is_crowded
+        self._reopen()
+
     def shook_hands(self) -> None:
         """A connection exchanged keys, or failed to."""
         self.half_open = max(self.half_open - 1, 0)
@@ -120,7 +128,10 @@ class ConnectionGate:
     def closed(self, descriptor: int) -> None:
         """A connection is gone."""
         self._descriptors.discard(descriptor)
-        if self.is_paused and self.open < _REOPEN_AT * self._most:
+        self._reopen()
+
+    def _reopen(self) -> None:
+        if self.is_paused and not self._is_crowded and self.open < _REOPEN_AT * self._most:
             self._resume()
             self.is_paused = False
             log.info("%d connections are open: newcomers are let in again", self.open)

@@ -15,7 +15,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -48,7 +48,7 @@ class CardOptions:
 @dataclass(frozen=True, slots=True)
 class Step:
     """A command and how long it may take, in seconds. report: JSON that it writes, None if it writes none. missing:
-    what it would need and is not there, "" if it can be run.
+    what it would need and is not there, "" if it can be run. tests: whether it runs tests, of which some have to pass.
     """
 
     name: str
@@ -56,6 +56,8 @@ class Step:
     limit: float
     report: Path | None = None
     missing: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    tests: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +128,13 @@ async def _run(step: Step, limit: float, folder: Path) -> StepResult:
         status = "missing" if step.missing else "too long"
         return StepResult(step.name, status, 0.0, step.limit, command, step.missing or "no time is left", None)
     log = folder / f"{step.name}.log"
-    process = await processes.start(step.command, log)
+    process = await processes.start(step.command, log, environment=step.environment)
     try:
         async with asyncio.timeout(limit):
             code = await process.wait()
         status = {0: "ok", Missing.exit_code: "missing"}.get(code, "failed")
+        if status == "ok" and step.tests and " passed" not in log.read_text(errors="replace"):
+            status = "missing"
     except TimeoutError:
         status = "too long"
     finally:
@@ -202,7 +206,8 @@ def _contract(options: CardOptions) -> Step:
     tests = _CONTRACT / "test_control_contract.py" if options.is_small else _CONTRACT
     marks = "not sglang" if options.is_small else "sglang and not slow"
     command = (sys.executable, "-P", "-m", "pytest", "-q", "-x", "-m", marks, str(tests))
-    return Step("contract", command, 95.0, missing=missing)
+    environment = {"LAMER_TEST_SGLANG_PYTHON": options.python} if options.python else {}
+    return Step("contract", command, 95.0, missing=missing, environment=environment, tests=True)
 
 
 def _doors(options: CardOptions, folder: Path) -> Step:

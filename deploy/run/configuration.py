@@ -40,7 +40,7 @@ def read_settings(files: Sequence[Path], overrides: Sequence[str], name: str = "
     from lamer.envs import registry
 
     try:
-        settings = config.load(files, overrides)
+        settings = config.load(files, overrides, reopens_auto=True)
     except ForeignOption as error:
         registry.get(error.env)  # of an environment that doesn't exist, that is what to say
         raise

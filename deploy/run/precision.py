@@ -25,8 +25,10 @@ _CPU_BUILD = "+cpu"
 
 
 def has_nvidia_gpu() -> bool:
-    """Whether there is an NVIDIA GPU here that programs may use."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES") != "" and any(Path("/dev").glob("nvidia[0-9]*"))
+    """Whether there is an NVIDIA GPU here that programs may use. CUDA takes "" and "-1" for none."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() not in ("", "-1") and any(
+        Path("/dev").glob("nvidia[0-9]*")
+    )
 
 
 def has_cuda() -> bool:

@@ -5,6 +5,7 @@ prompts that it has room for.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -31,7 +32,7 @@ def check_memory(settings: Settings) -> None:
         BadInput: it does not fit; the line says what to change.
     """
     folder, device = Path(settings.model.path), settings.trainer.device
-    cards = _cards()
+    cards = _visible(_cards(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     if not (cards and settings.model.path and settings.batch.updates and device.startswith(("auto", "cuda"))):
         return
     from lamer.learner.memory.advice import TrainerPlan, advice, resolved, room_of
@@ -39,10 +40,11 @@ def check_memory(settings: Settings) -> None:
 
     model = sizes_of(folder)
     server = server_beside(model, settings.inference, len(cards))
-    plan, room = TrainerPlan.of(settings, is_cuda=True), room_of(cards[0], server)
+    card = cards[int(device.partition(":")[2] or 0) % len(cards)]
+    plan, room = TrainerPlan.of(settings, is_cuda=True), room_of(card, server)
     if resolved(plan, model, room).memory(model).total > _DOUBT * room:
         beside = f" beside a server of {server / 1e9:.1f} GB" if server else ""
-        raise BadInput(advice(plan, model, room, f"a card of {cards[0] / 1e9:.0f} GB{beside}"))
+        raise BadInput(advice(plan, model, room, f"a card of {card / 1e9:.0f} GB{beside}"))
 
 
 def _cards() -> tuple[float, ...]:
@@ -56,6 +58,17 @@ def _cards() -> tuple[float, ...]:
         return ()
     words = asked.stdout.split() if asked.returncode == 0 else []
     return tuple(float(word) * 2**20 for word in words if word.isdigit())
+
+
+def _visible(cards: tuple[float, ...], named: str | None) -> tuple[float, ...]:
+    """Those of the machine's cards that CUDA_VISIBLE_DEVICES names by number; by another kind of name, as many."""
+    if named is None:
+        return cards
+    names = [name.strip() for name in named.split(",")]
+    chosen = names[: names.index("-1")] if "-1" in names else [name for name in names if name]
+    if all(name.isdigit() and int(name) < len(cards) for name in chosen):
+        return tuple(cards[int(name)] for name in chosen)
+    return cards[: len(chosen)]
 
 
 class _ModelConfig(msgspec.Struct):

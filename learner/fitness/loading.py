@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.utils.logging import disable_progress_bar
 
 from lamer.common.errors import BadInput, LamerError, Missing
+from lamer.learner.fitness.allocation import is_out_of_memory
 from lamer.learner.fitness.tensors import check_tensors
 
 _QUANTISED = ("quantization_config", "compression_config")
@@ -125,6 +126,8 @@ def load_model(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedMo
             output_loading_info=True,
         )
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise _refusal(folder, error) from error
     for kind, what in (("missing_keys", "lacks"), ("unexpected_keys", "holds, foreign to the model,")):
         if found[kind]:

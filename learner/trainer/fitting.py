@@ -16,9 +16,6 @@ from lamer.learner.memory.advice import TrainerPlan, relief, resolved, room_of
 from lamer.learner.memory.architecture import Architecture, architecture_of
 from lamer.learner.memory.server import beside_trainer
 
-_SAID = ("not enough memory", "can't allocate memory", "out of memory")
-"""What a RuntimeError of torch says where an allocation fails; CUDA's has a class of its own."""
-
 
 def sizes_of(folder: Path) -> Architecture:
     """The sizes of the model in a folder, without its weights.
@@ -40,8 +37,11 @@ def sizes_of(folder: Path) -> Architecture:
 
 
 def server_beside(model: Architecture, inference: InferenceSettings, cards: int) -> float:
-    """Bytes that a server on the trainer's card takes at least; 0 where the run starts none or has more cards."""
-    return beside_trainer(model, inference.cache_tokens) if inference.servers and cards == 1 else 0.0
+    """Bytes that a server on the trainer's card takes at least; 0 where the run starts none that needs a card (the
+    embedded engine computes on the CPU) or has more cards.
+    """
+    is_beside = inference.servers > 0 and inference.engine == "sglang" and cards == 1
+    return beside_trainer(model, inference.cache_tokens) if is_beside else 0.0
 
 
 def fitted(plan: TrainerPlan, inference: InferenceSettings, folder: Path, device: torch.device) -> TrainerSettings:
@@ -58,13 +58,6 @@ def fitted(plan: TrainerPlan, inference: InferenceSettings, folder: Path, device
     return resolved(plan, model, room).trainer
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on a card or on the host."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(part in str(error) for part in _SAID)
-
-
 def out_of_memory(error: BaseException, plan: TrainerPlan, folder: Path, device: torch.device) -> OutOfMemory:
     """The one line that the run ends with: where it happened, and what to change."""
     model = sizes_of(folder)
@@ -73,4 +66,7 @@ def out_of_memory(error: BaseException, plan: TrainerPlan, folder: Path, device:
     changes = relief(plan, model)
     if not changes:
         return OutOfMemory(f"{said}; take a {kind} with more memory or a smaller model")
-    return OutOfMemory(f"{said}; set {' '.join(changes)} and go on with --resume")
+    changed = " ".join(changes)
+    if all(change.startswith("trainer.") for change in changes):
+        return OutOfMemory(f"{said}; set {changed} and go on with --resume")
+    return OutOfMemory(f"{said}; start a run with {changed}, which a run that has begun can't change")

@@ -24,7 +24,7 @@ from lamer.common.records import Trial
 from lamer.common.settings import Settings
 from lamer.common.text import describe_error
 from lamer.common.weights import WeightFile
-from lamer.learner.trainer.fitting import is_out_of_memory
+from lamer.learner.fitness.allocation import is_out_of_memory
 from lamer.learner.trainer.model.snapshot import Snapshot
 from lamer.learner.trainer.ranks.group import Ranks
 from lamer.learner.trainer.update import GivenUp, PolicyUpdater, UpdateResult

@@ -29,6 +29,7 @@ class Phases:
 
     def __init__(self, device: torch.device) -> None:
         """device: where the work is done."""
+        self._device = device
         self._is_cuda = device.type == "cuda"
         self._seconds: dict[str, float] = defaultdict(float)
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
@@ -39,9 +40,10 @@ class Phases:
         if self._is_cuda:
             first = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             last = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            first.record()
+            stream = torch.cuda.current_stream(self._device)
+            first.record(stream)
             yield
-            last.record()
+            last.record(stream)
             self._events.append((phase, first, last))
             return
         begin = time.perf_counter()

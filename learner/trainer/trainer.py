@@ -52,12 +52,13 @@ from lamer.common.messages import (
 )
 from lamer.common.session import BUSY_SECONDS, Session
 from lamer.common.text import describe_error, valid_text
+from lamer.learner.fitness.allocation import is_out_of_memory
 from lamer.learner.journal.reader import read_batch
 from lamer.learner.memory.advice import TrainerPlan
 from lamer.learner.trainer import checkpoint
 from lamer.learner.trainer.broadcast.broadcaster import Broadcaster
 from lamer.learner.trainer.broadcast.rank_zero import group_address
-from lamer.learner.trainer.fitting import is_out_of_memory, out_of_memory
+from lamer.learner.trainer.fitting import out_of_memory
 from lamer.learner.trainer.following import LeadingUpdater, RankLost, dismiss
 from lamer.learner.trainer.model.policy import choose_device
 from lamer.learner.trainer.publishing import Publisher
@@ -284,12 +285,11 @@ class Trainer:
         began = time.perf_counter()
         if not self._interrupted.is_set():
             await self._publisher.publish(updater)
-            if is_last:  # its evaluation begins with the next question
-                await self._publisher.settled()
         waited = Metric("trainer/publishing_seconds", time.perf_counter() - began)
         parity = await asyncio.to_thread(updater.parity, trials, self._publisher.folder)
         await self._session.send(UpdateReport(step=batch.step, metrics=(*result.metrics, *parity, waited)))
         if is_last:
+            await self._publisher.settled()  # the export is copied to where a snapshot lies that is being written
             await asyncio.to_thread(updater.export, self._options.run_dir / "model")
         if batch.step % self._settings.trainer.checkpoint_every == 0 or is_last:
             await self._save(updater)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lamer.common.errors import Missing
 from lamer.common.keys import create_keys, load_client_keys, load_server_keys
 from lamer.common.messages import Role
 from lamer.common.transport import DealerEndpoint, RouterEndpoint
@@ -67,3 +68,52 @@ async def test_what_is_received_does_not_count(tmp_path: Path) -> None:
                 await asyncio.sleep(0.3)  # the bound is looked at four times a second
         assert not lost.done()
         lost.cancel()
+
+
+async def test_what_peers_left_that_are_gone_makes_newcomers_wait_until_it_is_received(tmp_path: Path) -> None:
+    async with a_router(tmp_path, most_unread=8_000_000) as (router, honest, _):
+        keys = load_client_keys(tmp_path, Role.ACTOR)
+        for _ in range(40):
+            peer = DealerEndpoint(router.url, keys.pair, keys.server_public)
+            with contextlib.suppress(Missing):  # the door may be closed by now
+                await peer.connected(1.0)
+                for _ in range(6):
+                    await peer.send(MEGABYTE)
+                await asyncio.sleep(0.05)
+            peer.close()
+            if router._gate.is_paused:
+                break
+        assert router._gate.is_paused, "newcomers are let in, whatever those before them left"
+        heard: list[bytes] = []
+
+        async def receive() -> None:
+            while True:
+                heard.append((await router.receive()).data)
+
+        receiving = asyncio.create_task(receive())
+        await honest.send(b"still here")
+        async with asyncio.timeout(TIMEOUT):
+            while router._gate.is_paused or b"still here" not in heard:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.05)
+        receiving.cancel()
+
+
+async def test_a_message_of_many_frames_is_no_message_and_keeps_nobody_from_work(tmp_path: Path) -> None:
+    async with a_router(tmp_path, most_unread=1_000_000_000) as (router, honest, hostile):
+        turns = 0
+
+        async def work() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        working = asyncio.create_task(work())
+        await hostile._socket.send_multipart([b""] * 50_000)
+        received = await asyncio.wait_for(router.receive(), TIMEOUT)
+        before = turns
+        assert received.data == b""
+        await honest.send(b"next")
+        assert (await asyncio.wait_for(router.receive(), TIMEOUT)).data == b"next"
+        assert before > 0
+        working.cancel()

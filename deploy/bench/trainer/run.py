@@ -136,8 +136,11 @@ class _Bench:
         """All rounds."""
         memory = PeakMemory.begin(self._device)
         updater = PolicyUpdater(self._settings, self._folder)
+        self._settings = replace(self._settings, trainer=updater.plan.trainer)  # with what auto came to
         parameters = updater.parameters()
         dtype = choose_dtype(self._settings.trainer, self._device)
+        if all(parameter.dtype is torch.bfloat16 for parameter in parameters.values()):
+            dtype = torch.bfloat16
         peak = 0
         plain: PlainModel | None = None
         for number, trials in enumerate(self._batches):

@@ -23,6 +23,7 @@ from lamer.common.errors import BadInput
 from lamer.common.settings import TrainerSettings
 from lamer.common.weights import WeightFile
 from lamer.learner.credit.samples import Sample, SampleKind
+from lamer.learner.fitness.allocation import is_out_of_memory
 from lamer.learner.fitness.loading import load_model
 from lamer.learner.fitness.probe import TOKENS, TOLERANCE, make_probe
 from lamer.learner.fitness.stored import read_tensors
@@ -53,6 +54,8 @@ def choose_device(settings: TrainerSettings) -> torch.device:
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
         raise BadInput(f"trainer.device {settings.device!r} can't be used: {error}") from error
 
 

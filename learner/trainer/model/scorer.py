@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 
 from lamer.common.errors import BadInput
 from lamer.learner.credit.samples import Sample
+from lamer.learner.fitness.allocation import is_out_of_memory
 from lamer.learner.fitness.loading import exact_context
 from lamer.learner.trainer.model.attention.base import AttentionNeeds, AttentionPlan
 from lamer.learner.trainer.model.attention.choice import choose_attention
@@ -297,6 +298,8 @@ class PackScorer:
             try:
                 found = torch.cat([self.score(self.prepare(one)).logprobs for one in pack(samples, 256)])
             except Exception as error:  # what an architecture does with an attention that it does not expect
+                if is_out_of_memory(error):
+                    raise
                 raise BadInput(f"{name} can't be trained: {' '.join(str(error).split())[:300]}") from error
             self.module.set_attn_implementation("eager")
             expected = torch.cat([self._plain_logprobs(sample) for sample in samples])

@@ -129,7 +129,7 @@ class Exporter:
                 view = data[place.start : place.end].view(place.dtype).view(tensor.shape)
                 view.copy_(value, non_blocking=data.is_pinned())
         if data.is_pinned():
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._module.device)
         return Snapshot(_header(placed), data, tuple(_companions(self._folder, dtype)))
 
     def _room(self, size: int) -> torch.Tensor:

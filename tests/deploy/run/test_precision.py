@@ -12,6 +12,7 @@ from lamer.common.errors import BadInput
 from lamer.common.schema import ConfigError
 from lamer.common.settings import Settings
 from lamer.deploy.run import folder, precision
+from lamer.deploy.run.configuration import read_settings
 from lamer.deploy.run.precision import adopted, asked, has_cuda, resolved
 
 
@@ -109,3 +110,32 @@ def test_a_run_folder_names_one_precision_and_keeps_it_on_another_machine(
         folder.open_run(
             settings(SGLANG, f"run.directory={tmp_path}", "run.name=one", "trainer.dtype=float32"), (), is_resume=True
         )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ((), ("float32", "float32")),
+        (("trainer.dtype=bfloat16", "inference.dtype=bfloat16"), ("bfloat16", "bfloat16")),
+        (("trainer.dtype=bfloat16",), ("bfloat16", "bfloat16")),
+        (("inference.dtype=bfloat16",), ("bfloat16", "bfloat16")),
+        (("optimizer.kind=adamw_8bit",), ("bfloat16", "bfloat16")),
+    ],
+)
+def test_a_new_run_from_a_runs_own_file_takes_what_is_named_beside_it(
+    tmp_path: Path, overrides: tuple[str, ...], expected: tuple[str, str]
+) -> None:
+    begun = folder.open_run(settings(f"run.directory={tmp_path}", "run.name=one"), (), is_resume=False)
+    assert dtypes(begun.settings) == ("float32", "float32")
+    again = read_settings([begun.config], [*overrides, "run.name=two"])
+    assert dtypes(folder.open_run(again, (), is_resume=False).settings) == expected
+
+
+@pytest.mark.parametrize(("visible", "expected"), [(None, True), ("0", True), ("", False), ("-1", False)])
+def test_gpus_that_are_hidden_are_none(monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: bool) -> None:
+    monkeypatch.setattr(precision.Path, "glob", lambda *_: [Path("/dev/nvidia0")])
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert precision.has_nvidia_gpu() is expected

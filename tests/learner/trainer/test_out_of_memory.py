@@ -14,12 +14,17 @@ from lamer.common.keys import create_keys, load_server_keys, write_trainer_keys
 from lamer.common.messages import BatchFailed, Role
 from lamer.common.session import Session
 from lamer.common.settings import OptimizerSettings, TrainerSettings
+from lamer.learner.fitness.allocation import is_out_of_memory
 from lamer.learner.gateway.gateway import run_gateway
+from lamer.learner.memory.advice import TrainerPlan
 from lamer.learner.trainer import __main__ as entry
-from lamer.learner.trainer.fitting import is_out_of_memory
+from lamer.learner.trainer.fitting import out_of_memory
+from lamer.learner.trainer.model.scorer import PackScorer
 from lamer.learner.trainer.trainer import TrainerOptions, run_trainer
+from lamer.learner.trainer.update import PolicyUpdater
 from tests.learner.builders import write_model
 from tests.learner.scripted import Actor, make_run
+from tests.learner.trainer.test_update import SETTINGS
 
 ON_THE_HOST = RuntimeError(
     "[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: not enough memory: you tried ..."
@@ -82,3 +87,23 @@ def test_only_an_allocation_that_failed_is_taken_for_one() -> None:
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("the size of tensor a must match"))
     assert not is_out_of_memory(ValueError("not enough memory"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"))
+
+
+def test_memory_that_runs_out_while_a_model_is_tried_is_not_the_models_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(PackScorer, "score", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        PolicyUpdater(SETTINGS, write_model(tmp_path / "model"))
+
+
+def test_what_a_run_that_has_begun_cannot_change_asks_for_a_new_one(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    trainer = TrainerSettings(recompute="layers")
+    plan = TrainerPlan(OptimizerSettings(pack_tokens=3072), trainer, None, False, 3072, True)
+    said = str(out_of_memory(MemoryError(), plan, folder, torch.device("cpu")))
+    assert said.endswith("start a run with optimizer.kind=adamw_8bit, which a run that has begun can't change")
