@@ -94,9 +94,10 @@ def load(files: Sequence[Path], overrides: Sequence[str] = (), *, reopens_auto: 
             merged = _merge(merged, tree, path.name)
             options.add([tree], path.name)
     if reopens_auto and merged.trainer.auto_dtype:
-        is_same = merged.inference.dtype == merged.trainer.dtype
-        merged.trainer.dtype, merged.trainer.auto_dtype = "auto", False
-        merged.inference.dtype = "auto" if is_same else merged.inference.dtype
+        opened: Tree = {"trainer": {"dtype": "auto", "auto_dtype": False}}
+        if merged.inference.dtype == merged.trainer.dtype:
+            opened = {**opened, "inference": {"dtype": "auto"}}
+        merged = _merge(merged, opened, "the run's file")
     typed = [_read_override(override) for override in overrides]
     for tree in typed:
         merged = _merge(merged, tree, "the command line")
