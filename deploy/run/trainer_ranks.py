@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import tempfile
 from asyncio.subprocess import Process
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from lamer.deploy.run import processes
 
+_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 DISMISSED_SECONDS = 20.0
 """How long ranks may take to end that rank 0 has dismissed."""
 
@@ -98,9 +100,8 @@ def _environment(rank: int, size: int, port: int) -> dict[str, str]:
     if size == 1:
         return {}
     values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
-    own = {"TORCHINDUCTOR_CACHE_DIR": f"{cache}/rank-{rank}"} if cache else {}
-    return {**{name: str(value) for name, value in values.items()}, **own}
+    cache = os.environ.get(_CACHE) or f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}"
+    return {**{name: str(value) for name, value in values.items()}, _CACHE: f"{cache}/rank-{rank}"}
 
 
 def _open_logs(folder: Path, count: int) -> tuple[list[Path], list[int]]:

@@ -278,30 +278,26 @@ def prune(run_dir: Path, keep: int) -> None:
         shutil.rmtree(path)
 
 
-def random_states() -> RandomStates:
-    """Where the process's generators stand."""
+def random_states(device: torch.device) -> RandomStates:
+    """Where the process's generators stand. device: that the model is on."""
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return RandomStates(
         python=(version, tuple(internal), gauss),
         numpy=(str(name), tuple(int(key) for key in keys), int(position), int(has_gauss), float(cached)),
         torch=_as_text(torch.get_rng_state()),
-        cuda=_as_text(torch.cuda.get_rng_state()) if _uses_cuda() else "",
+        cuda=_as_text(torch.cuda.get_rng_state(device)) if device.type == "cuda" else "",
     )
 
 
-def set_random_states(states: RandomStates) -> None:
+def set_random_states(states: RandomStates, device: torch.device) -> None:
     """Put the process's generators where `states` says."""
     random.setstate(states.python)
     name, keys, position, has_gauss, cached = states.numpy
     np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(_from_text(states.torch))
-    if states.cuda and _uses_cuda():
-        torch.cuda.set_rng_state(_from_text(states.cuda))
-
-
-def _uses_cuda() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    if states.cuda and device.type == "cuda":
+        torch.cuda.set_rng_state(_from_text(states.cuda), device)
 
 
 def _as_text(state: torch.Tensor) -> str:

@@ -292,7 +292,9 @@ class PolicyUpdater:
         """
         parameters = {name: own_chunk(value) for name, value in self._parameters().items()}
         moments = {name: value for one in self._optimizers for name, value in one.moments().items()}
-        state = checkpoint.TrainingState(self._version, self._settings_hash, checkpoint.random_states())
+        state = checkpoint.TrainingState(
+            self._version, self._settings_hash, checkpoint.random_states(self._model.device)
+        )
         return checkpoint.save(folder, parameters, moments, state, self._ranks)
 
     def load_checkpoint(self, folder: Path) -> None:
@@ -318,7 +320,7 @@ class PolicyUpdater:
                 stored.copy_to(name, own_chunk(parameter))
             for one in self._optimizers:
                 one.load_moments(stored)
-        checkpoint.set_random_states(state.random_of(self._ranks))
+        checkpoint.set_random_states(state.random_of(self._ranks), self._model.device)
         self._version = state.policy_version
 
     def _parameters(self) -> dict[str, torch.nn.Parameter]:

@@ -36,7 +36,7 @@ def test_a_killed_rank_takes_the_others_along_they_come_back_and_one_process_can
     assert "the trainer's rank 1 was killed by SIGKILL: restart 1 of 3" in (run / "logs" / "learner.log").read_text()
 
     last = last_step(run)
-    alone = train("ranked", f"batch.updates={last + 2}", "trainer.gpus=1", "evaluation.tasks=0", "--resume")
+    alone = train("ranked", f"batch.updates={last + 2}", "trainer.gpus=1", "--resume")
     assert alone.wait() == 0, alone.text
     assert last_step(run) == last + 2
     assert (run / "model" / "model.safetensors").is_file()
