@@ -26,14 +26,17 @@ _DOUBT = 1.1
 def check_memory(settings: Settings) -> None:
     """Refuse a trainer that the first card of this machine has no memory for, less what a server beside it takes.
 
-    A machine without a card, a trainer that is told to use none and the pocket model are not looked at.
+    A machine without a card, a trainer that is told to use none, one of several ranks (the formulas are of one) and the
+    pocket model are not looked at.
 
     Raises:
         BadInput: it does not fit; the line says what to change.
     """
     folder, device = Path(settings.model.path), settings.trainer.device
     cards = _visible(_cards(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    if not (cards and settings.model.path and settings.batch.updates and device.startswith(("auto", "cuda"))):
+    if settings.trainer.gpus > 1 or not (
+        cards and settings.model.path and settings.batch.updates and device.startswith(("auto", "cuda"))
+    ):
         return
     from lamer.learner.memory.advice import TrainerPlan, advice, resolved, room_of
     from lamer.learner.trainer.fitting import server_beside, sizes_of
