@@ -20,7 +20,7 @@ from lamer.deploy.run import processes
 
 INTERRUPTED = 130
 MAX_RESTARTS = 5
-ENDING_SECONDS = 0.5
+ENDING_SECONDS = 5.0
 """How long a helper's failure waits to be one: when the whole run is ending, its helpers lose the learner first."""
 END_SECONDS = 8.0
 ENDING = "ending: what was trained last is saved first where no checkpoint has it; Ctrl-C again ends at once"
