@@ -28,7 +28,7 @@ from lamer.common.errors import BadInput
 from lamer.learner.credit.samples import Sample
 from lamer.learner.fitness.allocation import is_out_of_memory
 from lamer.learner.fitness.loading import exact_context
-from lamer.learner.trainer.model.attention.base import AttentionNeeds, AttentionPlan
+from lamer.learner.trainer.model.attention.base import PREFIX, AttentionNeeds, AttentionPlan
 from lamer.learner.trainer.model.attention.choice import choose_attention
 from lamer.learner.trainer.model.head import Chunk, HeadTask, head_scores
 from lamer.learner.trainer.model.layers import arrange_layers, decoder_layers
@@ -120,7 +120,7 @@ class PackScorer:
             getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         )
         self._attention = choose_attention(AttentionNeeds(groups, device, dtype), pack_tokens, attention)
-        self.module.set_attn_implementation(self._attention.name)
+        self.module.set_attn_implementation(PREFIX)
         self._decoder = cast(torch.nn.Module, module.base_model)
         self._head = cast(torch.nn.Module, module.get_output_embeddings())
         self._is_compiled = False
@@ -303,7 +303,7 @@ class PackScorer:
                 raise BadInput(f"{name} can't be trained: {' '.join(str(error).split())[:300]}") from error
             self.module.set_attn_implementation("eager")
             expected = torch.cat([self._plain_logprobs(sample) for sample in samples])
-            self.module.set_attn_implementation(self._attention.name)
+            self.module.set_attn_implementation(PREFIX)
         gap = float((found.sort().values - expected.sort().values).abs().max())
         if not gap <= tolerance:
             raise BadInput(f"{name} can't be trained: logprobs differ by {gap:.3g} from its own forward pass")

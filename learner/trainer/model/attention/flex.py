@@ -29,10 +29,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from lamer.common.errors import BadInput
-from lamer.learner.fitness.attention import refuse_arguments
 from lamer.learner.trainer.model.attention.base import AttentionBackend, AttentionNeeds, AttentionPlan
 from lamer.learner.trainer.model.moving import to_device
 from lamer.learner.trainer.model.packing import Indices, Pack
@@ -115,11 +112,28 @@ class FlexPlan(AttentionPlan):
             )
         return self.masks[window]
 
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, window: int | None
+    ) -> torch.Tensor:
+        """Attention of one layer, by the fused kernel where there is one."""
+        if window not in self.masks:
+            self.needs.see(window)
+            self.mask(window)
+        width = query.shape[-1]
+        padding = max(0, _LEAST_HEAD_DIM - width)
+        dtype = self.needs.dtype
+        q, k, v = (
+            F.pad(states.to(dtype), (0, padding)) if padding else states.to(dtype) for states in (query, key, value)
+        )
+        compute: Any = flex_attention
+        if query.is_cuda and not torch.compiler.is_compiling():
+            compute = _fused()
+        output: torch.Tensor = compute(q, k, v, block_mask=self.masks[window], scale=scaling, enable_gqa=True)
+        return output[..., :width].transpose(1, 2)
+
 
 class FlexAttention(AttentionBackend):
     """Plans packs at one length."""
-
-    name = FLEX
 
     def __init__(self, needs: AttentionNeeds, pack_tokens: int = 0) -> None:
         """pack_tokens: most tokens of a pack, all of which are padded to this; 0: each to its own next multiple of
@@ -163,59 +177,3 @@ def subtree_ends(pack: Pack) -> Indices:
 def _fused() -> Any:  # noqa: ANN401 - what torch makes of a function
     """FlexAttention outside of compiled layers: compiled by itself, since its unfused form holds all scores at once."""
     return torch.compile(flex_attention, dynamic=False)
-
-
-def flex_prefix_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *,
-    scaling: float,
-    attention_plan: FlexPlan | None = None,
-    sliding_window: int | None = None,
-    dropout: float = 0.0,
-    is_causal: bool | None = None,
-    **others: object,
-) -> tuple[torch.Tensor, None]:
-    """Attention of one layer, called by transformers.
-
-    Args:
-        module: the layer, unused.
-        query: [1, H, T, D], rotated.
-        key: [1, Hk, T, D], rotated.
-        value: [1, Hk, T, D].
-        attention_mask: None; transformers builds none for this function.
-        scaling: of the scores.
-        attention_plan: the pack's, handed to the model's forward call.
-        sliding_window: of the layer, itself included; None for full attention.
-        dropout: 0: none is computed.
-        is_causal: not False: a token sees those before it.
-        others: whatever else the architecture has; refused unless it changes nothing.
-
-    Returns:
-        the output [1, T, H, D] and no weights.
-
-    Raises:
-        BadInput: the layer attends in a way that is not computed here.
-    """
-    refuse_arguments(attention_mask, dropout, is_causal, others)
-    if attention_plan is None:
-        raise BadInput("its layers do not hand the plan of a pack on to their attention")
-    if sliding_window not in attention_plan.masks:
-        attention_plan.needs.see(sliding_window)
-        attention_plan.mask(sliding_window)
-    width = query.shape[-1]
-    padding = max(0, _LEAST_HEAD_DIM - width)
-    dtype = attention_plan.needs.dtype
-    q, k, v = (F.pad(states.to(dtype), (0, padding)) if padding else states.to(dtype) for states in (query, key, value))
-    mask = attention_plan.masks[sliding_window]
-    attend: Any = flex_attention
-    if query.is_cuda and not torch.compiler.is_compiling():
-        attend = _fused()
-    output: torch.Tensor = attend(q, k, v, block_mask=mask, scale=scaling, enable_gqa=True)
-    return output[..., :width].transpose(1, 2), None
-
-
-ALL_ATTENTION_FUNCTIONS.register(FLEX, flex_prefix_attention)

@@ -25,10 +25,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from lamer.common.errors import BadInput
-from lamer.learner.fitness.attention import refuse_arguments
 from lamer.learner.trainer.model.attention.base import AttentionBackend, AttentionNeeds, AttentionPlan
 from lamer.learner.trainer.model.moving import to_device
 from lamer.learner.trainer.model.packing import Indices, Pack, Segment
@@ -87,11 +84,26 @@ class MaskedPlan(AttentionPlan):
     def load(self) -> None:
         """Nothing: layers are handed all of the plan."""
 
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, window: int | None
+    ) -> torch.Tensor:
+        """Attention of one layer, block by block."""
+        heads, tokens, head_dim = query.shape[1:]
+        flat_query, flat_key, flat_value = (
+            states[0].transpose(0, 1).reshape(tokens, -1) for states in (query, key, value.to(key.dtype))
+        )
+        if window not in self.needs.windows:
+            self.needs.see(window)
+        scores = [
+            _attend(block, flat_query, flat_key, flat_value, key.shape[1], scaling, block.mask(window, self.needs))
+            for block in self.blocks
+        ]
+        joined = scores[0] if len(scores) == 1 else torch.cat(scores)
+        return F.embedding(self.order, joined).view(1, tokens, heads, head_dim)
+
 
 class MaskedAttention(AttentionBackend):
     """Plans packs as blocks."""
-
-    name = MASKED
 
     def length(self, tokens: int) -> int:
         """The pack's own tokens: nothing is padded."""
@@ -173,60 +185,3 @@ def _attend(
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
     out = out.view(count, key_heads, groups, queries, head_dim).permute(0, 3, 1, 2, 4)
     return out.reshape(count * queries, key_heads * groups * head_dim)
-
-
-def masked_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *,
-    scaling: float,
-    attention_plan: MaskedPlan | None = None,
-    sliding_window: int | None = None,
-    dropout: float = 0.0,
-    is_causal: bool | None = None,
-    **others: object,
-) -> tuple[torch.Tensor, None]:
-    """Attention of one layer, called by transformers.
-
-    Args:
-        module: the layer, unused.
-        query: [1, H, T, D], rotated.
-        key: [1, Hk, T, D], rotated.
-        value: [1, Hk, T, D].
-        attention_mask: None; transformers builds none for this function.
-        scaling: of the scores.
-        attention_plan: the pack's, handed to the model's forward call.
-        sliding_window: of the layer, itself included; None for full attention.
-        dropout: 0: none is computed.
-        is_causal: not False: a token sees those before it.
-        others: whatever else the architecture has; refused unless it changes nothing.
-
-    Returns:
-        the output [1, T, H, D] and no weights.
-
-    Raises:
-        BadInput: the layer attends in a way that is not computed here.
-    """
-    refuse_arguments(attention_mask, dropout, is_causal, others)
-    if attention_plan is None:
-        raise BadInput("its layers do not hand the plan of a pack on to their attention")
-    heads, tokens, head_dim = query.shape[1:]
-    key_heads = key.shape[1]
-    flat_query, flat_key, flat_value = (
-        states[0].transpose(0, 1).reshape(tokens, -1) for states in (query, key, value.to(key.dtype))
-    )
-    needs = attention_plan.needs
-    if sliding_window not in needs.windows:
-        needs.see(sliding_window)
-    scores = [
-        _attend(block, flat_query, flat_key, flat_value, key_heads, scaling, block.mask(sliding_window, needs))
-        for block in attention_plan.blocks
-    ]
-    joined = scores[0] if len(scores) == 1 else torch.cat(scores)
-    return F.embedding(attention_plan.order, joined).view(1, tokens, heads, head_dim), None
-
-
-ALL_ATTENTION_FUNCTIONS.register(MASKED, masked_attention)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from lamer.common.errors import BadInput
 from lamer.learner.credit.samples import Sample
-from lamer.learner.trainer.model.attention.base import AttentionNeeds
-from lamer.learner.trainer.model.attention.flex import BLOCK, FLEX, FlexAttention, flex_prefix_attention
-from lamer.learner.trainer.model.attention.masked import MASKED, MaskedAttention, masked_attention
+from lamer.learner.trainer.model.attention.base import AttentionNeeds, prefix_attention
+from lamer.learner.trainer.model.attention.flex import BLOCK, FLEX, FlexAttention
+from lamer.learner.trainer.model.attention.masked import MASKED, MaskedAttention
 from lamer.learner.trainer.model.packing import Pack, pack
 from lamer.learner.trainer.model.scorer import PackScorer
 from tests.learner.builders import sample, write_model
@@ -79,9 +78,9 @@ def test_flex_and_masked_attention_agree_on_200_random_packs() -> None:
         count, length = len(item.ids), flex.length(len(item.ids))
         query, key, value = (torch.randn(1, width, length, 8) for width in (heads, key_heads, key_heads))
         arguments = {"attention_mask": None, "scaling": 0.3, "sliding_window": window}
-        one, _ = flex_prefix_attention(None, query, key, value, attention_plan=flex.plan(item), **arguments)
+        one, _ = prefix_attention(None, query, key, value, attention_plan=flex.plan(item), **arguments)
         own = (states[:, :, :count] for states in (query, key, value))
-        other, _ = masked_attention(None, *own, attention_plan=masked.plan(item), **arguments)
+        other, _ = prefix_attention(None, *own, attention_plan=masked.plan(item), **arguments)
         assert (one[:, :count] - other).abs().max() <= 1e-5, (seed, heads, key_heads, window)
         torch.testing.assert_close(one[0, count:, ::heads], value[0, ::key_heads, count:].transpose(0, 1))
 
@@ -145,16 +144,14 @@ def test_layers_with_one_window_share_one_mask(tmp_path: Path) -> None:
         assert {window: mask.data_ptr() for window, mask in block.masks.items()} == kept
 
 
-@pytest.mark.parametrize("attend", [masked_attention, flex_prefix_attention])
 @pytest.mark.parametrize("argument", ["softcap", "s_aux", "position_bias"])
-def test_what_neither_computes_is_refused(attend: Callable[..., object], argument: str) -> None:
+def test_what_neither_computes_is_refused(argument: str) -> None:
     states = torch.zeros(1, 1, 4, 8)
     with pytest.raises(BadInput, match=f"attend with {argument}, which is not computed here"):
-        attend(None, states, states, states, None, scaling=1.0, **{argument: 30.0})
+        prefix_attention(None, states, states, states, None, scaling=1.0, **{argument: 30.0})
 
 
-@pytest.mark.parametrize("attend", [masked_attention, flex_prefix_attention])
-def test_layers_that_drop_the_plan_are_refused(attend: Callable[..., object]) -> None:
+def test_layers_that_drop_the_plan_are_refused() -> None:
     states = torch.zeros(1, 1, 4, 8)
     with pytest.raises(BadInput, match="do not hand the plan of a pack on"):
-        attend(None, states, states, states, None, scaling=1.0)
+        prefix_attention(None, states, states, states, None, scaling=1.0)
