@@ -26,6 +26,7 @@ from lamer.common.settings import (
 from lamer.learner.credit.samples import Sample
 from lamer.learner.trainer import checkpoint
 from lamer.learner.trainer.critic import Critic, value_metrics
+from lamer.learner.trainer.model.attention.base import PREFIX
 from lamer.learner.trainer.model.packing import pack
 from lamer.learner.trainer.model.policy import PolicyModel
 from lamer.learner.trainer.update import PolicyUpdater, UpdateResult
@@ -105,7 +106,7 @@ def test_a_value_is_the_head_on_the_hidden_state_of_a_plain_forward_pass(model_p
     with torch.no_grad():
         hidden = policy.module.base_model(torch.tensor([[1, 2, 3]])).last_hidden_state[0, -1]
         expected = float(hidden @ head["head.weight"][0] + 3.0)
-    policy.module.set_attn_implementation(policy._attention.name)
+    policy.module.set_attn_implementation(PREFIX)
     assert critic.score([sample([1, 2, 3], [4, 5])], 64)[0] == pytest.approx(expected, abs=1e-4)
 
 
