@@ -30,13 +30,14 @@ def check_memory(settings: Settings) -> None:
     pocket model are not looked at.
 
     Raises:
-        BadInput: it does not fit; the line says what to change.
+        BadInput: it does not fit; the line says what to change. There are fewer cards than `trainer.gpus`.
     """
     folder, device = Path(settings.model.path), settings.trainer.device
     cards = _visible(_cards(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    if settings.trainer.gpus > 1 or not (
-        cards and settings.model.path and settings.batch.updates and device.startswith(("auto", "cuda"))
-    ):
+    uses_cards = bool(cards) and settings.batch.updates > 0 and device.startswith(("auto", "cuda"))
+    if uses_cards and settings.trainer.gpus > len(cards):
+        raise BadInput(f"trainer.gpus is {settings.trainer.gpus}, and this machine has {len(cards)}")
+    if not uses_cards or settings.trainer.gpus > 1 or not settings.model.path:
         return
     from lamer.learner.memory.advice import TrainerPlan, advice, resolved, room_of
     from lamer.learner.trainer.fitting import server_beside, sizes_of

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lamer.deploy.run import processes
 
-_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+_CACHE, _VISIBLE = "TORCHINDUCTOR_CACHE_DIR", "CUDA_VISIBLE_DEVICES"
 DISMISSED_SECONDS = 20.0
 """How long ranks may take to end that rank 0 has dismissed."""
 
@@ -48,17 +48,19 @@ class TrainerRanks:
             OSError: they can't be started.
         """
         files, starts = _open_logs(logs, count)
-        port = _free_port()
+        address = f"127.0.0.1:{_free_port()}"
         started = [
-            await processes.start(command, file, environment=_environment(rank, count, port))
+            await processes.start(
+                (*command, *_which(rank, count, address)), file, environment=_environment(rank, count)
+            )
             for rank, file in enumerate(files)
         ]
         return cls(started, files, starts)
 
     @property
     def is_up(self) -> bool:
-        """Whether rank 0 has not ended yet."""
-        return self._processes[0].returncode is None
+        """Whether a rank has not ended yet."""
+        return any(process.returncode is None for process in self._processes)
 
     async def ended(self) -> Ended:
         """Wait for the first rank that ends, and end the others: they can't go on without it."""
@@ -95,13 +97,19 @@ class TrainerRanks:
         return Ended(code, name, self._logs[rank], self._starts[rank])
 
 
-def _environment(rank: int, size: int, port: int) -> dict[str, str]:
-    """What torchrun would tell a rank; and a cache of compiled code of its own, which ranks can't share."""
-    if size == 1:
+def _which(rank: int, count: int, address: str) -> tuple[str, ...]:
+    """What tells a process which rank it is."""
+    return () if count == 1 else ("--rank", str(rank), "--ranks", str(count), "--meet", address)
+
+
+def _environment(rank: int, count: int) -> dict[str, str]:
+    """One GPU for each rank, the only one that it sees; and a cache of compiled code, which ranks can't share."""
+    if count == 1:
         return {}
-    values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    named = os.environ.get(_VISIBLE)
+    cards = [str(card) for card in range(count)] if named is None else [card for card in named.split(",") if card]
     cache = os.environ.get(_CACHE) or f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}"
-    return {**{name: str(value) for name, value in values.items()}, _CACHE: f"{cache}/rank-{rank}"}
+    return {_VISIBLE: cards[rank] if rank < len(cards) else "", _CACHE: f"{cache}/rank-{rank}"}
 
 
 def _open_logs(folder: Path, count: int) -> tuple[list[Path], list[int]]:

@@ -25,7 +25,7 @@ from lamer.learner.trainer.model.packing import pack
 from lamer.learner.trainer.model.policy import PolicyModel
 from lamer.learner.trainer.model.scorer import PackInput, at_least_float32
 from lamer.learner.trainer.ranks.dealing import deal
-from lamer.learner.trainer.ranks.sharding import shard
+from lamer.learner.trainer.ranks.sharding import let_go, shard
 
 
 class Critic:
@@ -87,7 +87,9 @@ class Critic:
             values = self._read(model.hidden(data), data).cpu().numpy()
             if share.counts:
                 found[share.pack.responses.samples] = values
-        return ranks.total(torch.from_numpy(found)).numpy()
+        let_go(self._head)
+        parts = [each["values"].numpy() for each in ranks.all_of({"values": torch.from_numpy(found)})]
+        return parts[0] if len(parts) == 1 else np.sum(parts, axis=0)
 
 
 def value_metrics(samples: Sequence[Sample]) -> list[Metric]:

@@ -4,12 +4,14 @@
     follow           another rank: hears what comes, and does its part, until rank 0 ends
 
 What is wrong with a batch or a model is found by every rank alike, since all of them see the same trials: each gives
-the step up, and rank 0 says how it goes on. What goes wrong on one rank alone ends that rank, and with it all others.
+the step up once the others do, and rank 0 says how it goes on. What goes wrong on one rank alone ends that rank, and
+with it all others.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,15 +20,18 @@ import msgspec
 
 from lamer.common import config
 from lamer.common.codec import decode_trial, encode_trial
-from lamer.common.errors import LamerError, RunFailed
+from lamer.common.errors import LamerError, OutOfMemory
 from lamer.common.messages import Metric
 from lamer.common.records import Trial
 from lamer.common.settings import Settings
 from lamer.common.text import describe_error
 from lamer.common.weights import WeightFile
 from lamer.learner.fitness.allocation import is_out_of_memory
+from lamer.learner.memory.advice import TrainerPlan
+from lamer.learner.trainer.fitting import out_of_memory
+from lamer.learner.trainer.model.policy import choose_device
 from lamer.learner.trainer.model.snapshot import Snapshot
-from lamer.learner.trainer.ranks.group import Ranks
+from lamer.learner.trainer.ranks.group import RankLost, Ranks
 from lamer.learner.trainer.update import GivenUp, PolicyUpdater, UpdateResult
 
 log = logging.getLogger("lamer.trainer")
@@ -94,10 +99,6 @@ def dismiss(ranks: Ranks) -> None:
         ranks.close()
 
 
-class RankLost(RunFailed):
-    """What all ranks do together failed on one of them, or one is gone: the others can't go on."""
-
-
 @contextlib.contextmanager
 def _together(ranks: Ranks, order: Order) -> Iterator[None]:
     """As rank 0: have the other ranks do it, and take part in it inside.
@@ -108,7 +109,12 @@ def _together(ranks: Ranks, order: Order) -> Iterator[None]:
     try:
         say(ranks, order)
         yield
-    except (LamerError, GivenUp):
+    except RankLost:
+        raise
+    except LamerError:
+        ranks.fail_together()
+        raise
+    except GivenUp:
         raise
     except Exception as error:
         if is_out_of_memory(error):
@@ -169,6 +175,15 @@ class _Follower:
         self._ranks = ranks
         self._updater: PolicyUpdater | None = None
         self._trials: tuple[Trial, ...] = ()
+        self._begun = Begin("{}", "")
+
+    def out_of_memory(self, error: Exception) -> OutOfMemory:
+        """What a run ends with whose memory ran out here."""
+        settings, folder = config.from_json(self._begun.settings), Path(self._begun.model_path)
+        device = choose_device(settings.trainer)
+        held = self._updater
+        plan = TrainerPlan.of(settings, is_cuda=device.type == "cuda") if held is None else held.plan
+        return out_of_memory(error, plan, folder, device)
 
     def do(self, order: Order) -> None:
         """Take part in a step.
@@ -177,7 +192,8 @@ class _Follower:
             LamerError: what every rank finds.
         """
         if isinstance(order, Begin):
-            self._updater, self._trials = None, ()  # before the next one is loaded
+            self._updater, self._trials, self._begun = None, (), order
+            gc.collect()  # sharded modules are in circles, and their memory is needed for the next one
             self._updater = PolicyUpdater(config.from_json(order.settings), Path(order.model_path), self._ranks)
             return
         updater = self._updater
@@ -211,5 +227,10 @@ def follow(ranks: Ranks) -> None:
         try:
             follower.do(order)
         except LamerError as error:
-            log.warning("rank %d gave up a step, as all ranks do: %s", ranks.rank, error)
+            log.warning("rank %d gives a step up: %s", ranks.rank, error)
+            ranks.fail_together()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise follower.out_of_memory(error) from error
+            raise
     ranks.close()

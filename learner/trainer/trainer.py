@@ -21,6 +21,7 @@ reported, but not published any more: whoever resumes publishes it.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import time
@@ -59,10 +60,10 @@ from lamer.learner.trainer import checkpoint
 from lamer.learner.trainer.broadcast.broadcaster import Broadcaster
 from lamer.learner.trainer.broadcast.rank_zero import group_address
 from lamer.learner.trainer.fitting import out_of_memory
-from lamer.learner.trainer.following import LeadingUpdater, RankLost, dismiss
+from lamer.learner.trainer.following import LeadingUpdater, dismiss
 from lamer.learner.trainer.model.policy import choose_device
 from lamer.learner.trainer.publishing import Publisher
-from lamer.learner.trainer.ranks.group import Ranks, meet
+from lamer.learner.trainer.ranks.group import ONLY, Placement, RankLost, Ranks, meet
 from lamer.learner.trainer.update import GivenUp, PolicyUpdater
 from lamer.learner.trainer.watchdog import Watchdog
 
@@ -86,6 +87,7 @@ class TrainerOptions:
     url: str
     keys: ClientKeys
     run_dir: Path
+    placement: Placement = ONLY
 
 
 class Trainer:
@@ -248,8 +250,9 @@ class Trainer:
 
     def _load_updater(self) -> PolicyUpdater:
         if self._ranks is None:
-            self._ranks = meet(choose_device(self._settings.trainer), self._settings.trainer.collective_seconds)
+            self._ranks = meet(self._options.placement, choose_device(self._settings.trainer))
         path = Path(self._session.welcome.model_path)
+        gc.collect()  # sharded modules are in circles, and the memory of one that was given up is needed
         if self._ranks.size > 1:
             updater: PolicyUpdater = LeadingUpdater(self._settings, path, self._ranks)
         else:

@@ -17,7 +17,7 @@ Train = Callable[..., Started]
 
 def ranks_of(process: Started) -> dict[str, psutil.Process]:
     found = [each for each in process.descendants() if "lamer.learner.trainer" in each.cmdline()]
-    return {each.environ().get("RANK", ""): each for each in found}
+    return {each.cmdline()[each.cmdline().index("--rank") + 1]: each for each in found}
 
 
 def test_a_killed_rank_takes_the_others_along_they_come_back_and_one_process_can_go_on(

@@ -11,7 +11,6 @@ rounds stochastically (`learner.trainer.optimizer`) parameters and gradients are
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -34,14 +33,11 @@ from lamer.learner.trainer.ranks.chunks import own_chunk
 from lamer.learner.trainer.ranks.group import ALONE, Ranks
 from lamer.learner.trainer.ranks.sharding import let_go
 
-LOCAL_RANK = "LOCAL_RANK"
-"""The variable that says which of a machine's ranks a process is, as torchrun sets it."""
-
 _TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.25}
 
 
 def choose_device(settings: TrainerSettings) -> torch.device:
-    """The configured device; "auto" is CUDA where there is one. A machine's ranks have a GPU each.
+    """The configured device; "auto" is CUDA where there is one.
 
     Raises:
         BadInput: the name is no device of torch, or the device is not there.
@@ -49,8 +45,6 @@ def choose_device(settings: TrainerSettings) -> torch.device:
     name = settings.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and LOCAL_RANK in os.environ:
-        name = f"cuda:{int(os.environ[LOCAL_RANK]) % max(1, torch.cuda.device_count())}"
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:

@@ -298,7 +298,7 @@ class PackScorer:
             try:
                 found = torch.cat([self.score(self.prepare(one)).logprobs for one in pack(samples, 256)])
             except Exception as error:  # what an architecture does with an attention that it does not expect
-                if is_out_of_memory(error):
+                if is_out_of_memory(error) or self.ranks.size > 1:  # then it may be another rank's end
                     raise
                 raise BadInput(f"{name} can't be trained: {' '.join(str(error).split())[:300]}") from error
             self.module.set_attn_implementation("eager")

@@ -22,6 +22,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from safetensors import safe_open
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
@@ -84,6 +85,9 @@ def write_chunks(folder: Path, chunks: Mapping[str, Chunk], rank: int) -> tuple[
 
     Returns:
         the files' names.
+
+    Raises:
+        OSError: they can't be written.
     """
     own = {name: chunk for name, chunk in chunks.items() if chunk.data.numel() and (rank == 0 or not chunk.is_whole)}
     if not own:
@@ -91,7 +95,11 @@ def write_chunks(folder: Path, chunks: Mapping[str, Chunk], rank: int) -> tuple[
     writer = _OwnFiles(folder, rank, _file_numbers(own))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # so it is meant
-        save({}, storage_writer=writer, planner=_OwnPlan(own), no_dist=True)
+        try:
+            save({}, storage_writer=writer, planner=_OwnPlan(own), no_dist=True)
+        except CheckpointException as error:  # no Exception: what failed inside of it is
+            failed = [each[0] for each in error.failures.values()]
+            raise (failed[0] if failed else RuntimeError(str(error))) from error
     return tuple(sorted(path.name for path in folder.glob(f"shard-{rank + 1:05d}-*")))
 
 

@@ -14,7 +14,6 @@ whoever reaches a rank's port can make it fail, not run code. These ports belong
 from __future__ import annotations
 
 import datetime
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,42 +22,31 @@ import torch.distributed as dist
 from safetensors.torch import load, save
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from lamer.common.errors import BadInput, Missing
+from lamer.common.errors import RunFailed
 from lamer.common.text import describe_error
 
 Tensors = Mapping[str, torch.Tensor]
 
+_AGREEING = datetime.timedelta(seconds=120)
 _FOR_EVER = datetime.timedelta(days=365)
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a rank stands, as torchrun tells its processes. local: its place on its own machine, which is its GPU's.
-    address: where rank 0 listens, host:port. seconds: that an exchange of tensors may take.
-    """
+    """Where a rank stands. address: where the ranks meet, host:port. seconds: that an exchange of tensors may take."""
 
-    rank: int
-    size: int
-    local: int
-    address: str
-    seconds: float
+    rank: int = 0
+    size: int = 1
+    address: str = ""
+    seconds: float = 1800.0
 
 
-def read_placement(environment: Mapping[str, str], seconds: float) -> Placement:
-    """What RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT say; without them the only rank.
+ONLY = Placement()
+"""Of a model that one process trains."""
 
-    Raises:
-        BadInput: they are no numbers, or contradict each other.
-    """
-    try:
-        rank, size = int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1"))
-        local = int(environment.get("LOCAL_RANK", str(rank)))
-    except ValueError as error:
-        raise BadInput(f"RANK, WORLD_SIZE and LOCAL_RANK are not whole numbers: {error}") from error
-    if not 0 <= rank < size:
-        raise BadInput(f"RANK {rank} is not one of WORLD_SIZE {size}")
-    host, port = environment.get("MASTER_ADDR", "127.0.0.1"), environment.get("MASTER_PORT", "29500")
-    return Placement(rank, size, local, f"{host}:{port}", seconds)
+
+class RankLost(RunFailed):
+    """What ranks do together failed on one of them, or one is gone: none can go on."""
 
 
 class Ranks:
@@ -84,6 +72,13 @@ class Ranks:
         """The sum over all ranks."""
         return value
 
+    def fail_together(self) -> None:
+        """Wait for the others to give the same step up, which every rank has to find by itself.
+
+        Raises:
+            RankLost: they do not: this rank alone has failed.
+        """
+
     def close(self) -> None:
         """Leave the others."""
 
@@ -103,10 +98,9 @@ class RankGroup(Ranks):
             device: that models are on.
 
         Raises:
-            Missing: they do not come within the placement's seconds.
+            RankLost: they do not come within the placement's seconds.
         """
         self.rank, self.size = placement.rank, placement.size
-        self._device = device
         backend = "nccl" if device.type == "cuda" else "gloo"
         bound = datetime.timedelta(seconds=placement.seconds)
         try:
@@ -115,8 +109,9 @@ class RankGroup(Ranks):
             )
             self._mesh = init_device_mesh(device.type, (placement.size,))
             self._talk = dist.new_group(backend="gloo", timeout=_FOR_EVER)
+            self._failing = dist.new_group(backend="gloo", timeout=_AGREEING)
         except (RuntimeError, ValueError) as error:
-            raise Missing(
+            raise RankLost(
                 f"rank {placement.rank} of {placement.size} did not meet the others at {placement.address} within "
                 f"{placement.seconds:g} s: {describe_error(error)}"
             ) from error
@@ -151,19 +146,25 @@ class RankGroup(Ranks):
         dist.all_gather(parts, value.contiguous())
         return torch.stack(parts).sum(dim=0)
 
+    def fail_together(self) -> None:
+        """See `Ranks`."""
+        try:
+            dist.barrier(group=self._failing)
+        except RuntimeError as error:
+            raise RankLost(f"rank {self.rank} of {self.size} failed where the others did not") from error
+
     def close(self) -> None:
         """Leave the others."""
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
-def meet(device: torch.device, seconds: float) -> Ranks:
-    """The ranks of this process's environment.
+def meet(placement: Placement, device: torch.device) -> Ranks:
+    """The ranks of a placement, once all of them are there. device: that models are on.
 
     Raises:
-        BadInput, Missing: see `read_placement` and `RankGroup`.
+        RankLost: the others did not come.
     """
-    placement = read_placement(os.environ, seconds)
     return RankGroup(placement, device) if placement.size > 1 else ALONE
 
 

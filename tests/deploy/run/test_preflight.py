@@ -186,9 +186,12 @@ def test_a_trainer_that_a_card_has_no_room_for_is_refused_with_what_to_change(
     assert "optimizer.kind=adamw_8bit (then 30." in str(told.value)
     check_memory(config.load([Path("paper/sokoban-lamer.yaml")], [f"model.path={folder}", "inference.servers=0"]))
     check_memory(config.load([Path("paper/sokoban-lamer.yaml")], [f"model.path={folder}", "inference.engine=embedded"]))
-    check_memory(config.load([Path("paper/sokoban-lamer.yaml")], [f"model.path={folder}", "trainer.gpus=2"]))
+    several = config.load([Path("paper/sokoban-lamer.yaml")], [f"model.path={folder}", "trainer.gpus=2"])
+    with pytest.raises(BadInput, match=r"trainer\.gpus is 2, and this machine has 1"):
+        check_memory(several)
     a_card(tmp_path, monkeypatch, 81559, 81559)
     check_memory(chosen)
+    check_memory(several)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     with pytest.raises(BadInput, match=r"beside a server"):  # one card is seen, which both share
         check_memory(chosen)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from lamer.common import config
 from lamer.common.messages import Metric
-from lamer.learner.trainer.ranks.group import full, meet
+from lamer.learner.trainer.ranks.group import Placement, full, meet
 from lamer.learner.trainer.update import PolicyUpdater
 from tests.learner.builders import play_batch
 
 SECONDS = 60.0
-_FRESH = multiprocessing.get_context("forkserver")
-_FRESH.set_forkserver_preload(["tests.learner.trainer.ranks.training"])
+FRESH = multiprocessing.get_context("forkserver")
+FRESH.set_forkserver_preload(["tests.learner.trainer.ranks.training", "lamer.learner.trainer.following"])
 """Processes that start with everything imported and nothing done yet."""
 
 
@@ -55,12 +54,12 @@ class Outcome(msgspec.Struct, frozen=True):
     drawn: tuple[float, ...] = ()
 
 
-def train(task: Task) -> None:
-    """Be the rank that the environment says; rank 0 writes parameters and metrics."""
+def train(task: Task, placement: Placement) -> None:
+    """Be a rank; rank 0 writes parameters and metrics."""
     torch.set_num_threads(1)
     settings = config.from_json(task.settings)
     settings = replace(settings, trainer=replace(settings.trainer, dtype=task.dtype))
-    ranks = meet(torch.device("cpu"), SECONDS)
+    ranks = meet(placement, torch.device("cpu"))
     updater = PolicyUpdater(settings, Path(task.model), ranks)
     if not task.has_steps:
         for one in updater._optimizers:
@@ -98,7 +97,10 @@ def run(task: Task, size: int) -> tuple[dict[str, torch.Tensor], Outcome]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [_FRESH.Process(target=_be, args=(task, rank, size, port)) for rank in range(size)]
+    processes = [
+        FRESH.Process(target=train, args=(task, Placement(rank, size, f"127.0.0.1:{port}", SECONDS)))
+        for rank in range(size)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -107,9 +109,3 @@ def run(task: Task, size: int) -> tuple[dict[str, torch.Tensor], Outcome]:
     return load_file(task.output), msgspec.json.decode(
         Path(task.output).with_suffix(".json").read_bytes(), type=Outcome
     )
-
-
-def _be(task: Task, rank: int, size: int, port: int) -> None:
-    where = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in where.items()})
-    train(task)
