@@ -122,7 +122,7 @@ def test_what_an_update_holds_at_its_peak_is_what_was_predicted(
     optimizer.zero_grad()
     live = LiveBytes()
     with live:
-        for each in (*optimizer.parameters().values(), *optimizer.moments().values()):
+        for each in (*optimizer.parameters().values(), *(chunk.data for chunk in optimizer.moments().values())):
             live.show(each)
         updater.update(2, trials)
     samples = make_samples(trials, 0, settings.credit, settings.advantage, None)
