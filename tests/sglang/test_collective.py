@@ -146,21 +146,19 @@ async def test_broadcast_weights_are_those_on_disk_whoever_comes_and_goes(
     async with scene_in(tmp_path) as scene:
         first = await scene.start_host("a")
         await scene.publish(1)
-        await scene.until(lambda: scene.hold(1))
-        assert scene.broadcaster.applied == 1
+        await scene.until(lambda: scene.hold(1) and scene.broadcaster.applied == 1)
 
         await scene.start_host("b")  # the group is formed anew, of both
+        await scene.until(lambda: len(scene.broadcaster.members) == 2)
         await scene.publish(2)
-        await scene.until(lambda: scene.hold(2))
-        assert scene.broadcaster.applied == 2
+        await scene.until(lambda: scene.hold(2) and scene.broadcaster.applied == 2)
 
         kill(first)
         await scene.publish(3)  # by folder, if the trainer has not noticed yet
         await scene.until(lambda: len(scene.servers) == 1 and scene.hold(3))
         await scene.until(lambda: len(scene.broadcaster.members) == 1)
         folder = await scene.publish(4)
-        await scene.until(lambda: scene.hold(4))
-        assert scene.broadcaster.applied == 4
+        await scene.until(lambda: scene.hold(4) and scene.broadcaster.applied == 4)
 
         (server,) = scene.servers
         got = await asyncio.to_thread(logprobs, server.url, server.api_key)
